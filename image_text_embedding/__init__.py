@@ -1,0 +1,1 @@
+"""BLIP and ALBEF: vectors for pictures and texts that can be compared."""

@@ -1,0 +1,84 @@
+"""One small tree of errors. Each says what was expected, what came, and what to do.
+
+EmbeddingError
+├── ConfigError        a model's YAML or config.json is malformed                      (also a ValueError)
+├── UnknownModelError  no model of that name                                           (also a ValueError)
+├── InputError         something handed in cannot be used; `.index` in a list          (also a ValueError)
+│   ├── ImageError     not an image, truncated, zero-sized, too many pixels
+│   │   └── FetchError a URL: refused, too slow, too large, not there
+│   └── TextError      empty, not a string
+├── WeightsError       a checkpoint cannot be used
+│   ├── DownloadError  it cannot be had, or came damaged
+│   └── CheckpointError  it cannot be read, or does not fit the model
+├── ComputeError       the towers gave something that is not a vector (overflow in half precision)
+└── SetupError         the installation itself is broken or lacks a part
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class EmbeddingError(Exception):
+    """The root: catch this to catch everything that this package raises on purpose."""
+
+
+class ConfigError(EmbeddingError, ValueError):
+    """A model's configuration is malformed."""
+
+
+class UnknownModelError(EmbeddingError, ValueError):
+    """No model of that name; the message lists the names and guesses the typo."""
+
+
+class InputError(EmbeddingError, ValueError):
+    """Something handed in cannot be used.
+
+    Attributes:
+        index: the item's place in the list that it came in, None where it came alone.
+    """
+
+    def __init__(self, message: str, index: int | None = None) -> None:
+        super().__init__(message)
+        self.index = index
+
+    def at(self, index: int) -> InputError:
+        """The same error, naming the item's place in its list."""
+        error = type(self)(f"item {index}: {self}", index)
+        error.__cause__ = self.__cause__
+        return error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.index)
+
+
+class ImageError(InputError):
+    """A picture cannot be used."""
+
+
+class TextError(InputError):
+    """A text cannot be used."""
+
+
+class FetchError(ImageError):
+    """A picture's URL was refused, too slow, too large, or not there."""
+
+
+class WeightsError(EmbeddingError):
+    """A checkpoint cannot be used."""
+
+
+class DownloadError(WeightsError):
+    """A file cannot be had from where it lives, or came damaged."""
+
+
+class CheckpointError(WeightsError):
+    """A checkpoint cannot be read safely, or does not fit the model."""
+
+
+class ComputeError(EmbeddingError, ArithmeticError):
+    """The towers gave something that is not a vector."""
+
+
+class SetupError(EmbeddingError, ImportError):
+    """The installation is broken or lacks a part; the message says what to install."""
