@@ -1,1 +1,81 @@
-"""BLIP and ALBEF: vectors for pictures and texts that can be compared."""
+"""BLIP and ALBEF: vectors for pictures and texts that can be compared.
+
+    import image_text_embedding as ite
+    model = ite.load("blip_base")
+    model.similarity(model.encode_image("teddy.jpg"), model.encode_text("a teddy bear on a skateboard"))
+
+Importing this package registers its operators with Towhee, where Towhee is installed. torch is imported by `load`, not
+here.
+"""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from image_text_embedding.config import Limits, ModelConfig, list_models, model_config
+from image_text_embedding.errors import (
+    CheckpointError,
+    ComputeError,
+    ConfigError,
+    DownloadError,
+    EmbeddingError,
+    FetchError,
+    ImageError,
+    InputError,
+    SetupError,
+    TextError,
+    UnknownModelError,
+    WeightsError,
+)
+
+if TYPE_CHECKING:
+    from image_text_embedding.encoder import Encoder, TruncatedTextWarning, load
+
+__version__ = metadata.version("image-text-embedding")
+
+__all__ = [
+    "CheckpointError",
+    "ComputeError",
+    "ConfigError",
+    "DownloadError",
+    "EmbeddingError",
+    "Encoder",
+    "FetchError",
+    "ImageError",
+    "InputError",
+    "Limits",
+    "ModelConfig",
+    "SetupError",
+    "TextError",
+    "TruncatedTextWarning",
+    "UnknownModelError",
+    "WeightsError",
+    "list_models",
+    "load",
+    "model_config",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("load", "Encoder", "TruncatedTextWarning"):
+        from image_text_embedding import encoder
+
+        return getattr(encoder, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _register_operators() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("towhee") is not None:
+        from image_text_embedding import operators
+
+        operators.register()
+
+
+_register_operators()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import json
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -53,6 +54,21 @@ class TextConfig:
     text_depth: int
     fusion_start: int
     layer_norm_eps: float = 1e-12
+    enc_id: int | None = None  # [ENC], which begins a text that is fused with a picture; None: [CLS] does
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """A causal stack with a language-model head, of the text stack's sizes but for its depth.
+
+    A captioning decoder attends to the picture (official `models/blip.py`), an answering one to the question as it was
+    read while looking at the picture (`models/blip_vqa.py`, ALBEF's `models/model_vqa.py`).
+    """
+
+    depth: int
+    dec_id: int | None = None  # [DEC], which begins what is written; None: [CLS] does
+    label_smoothing: float = 0.0  # of the loss that ranks given answers
+    first_token_twice: bool = False  # ALBEF adds the first token's log-probability to the whole answer's
 
 
 @dataclass(frozen=True)
@@ -85,12 +101,16 @@ class ModelConfig:
     family: str  # "blip" | "albef"
     summary: str
     license: str
-    embed_dim: int
+    tasks: tuple[str, ...]  # of TASKS: what its checkpoint has a head for
     vision: VisionConfig
     text: TextConfig
     captions: TextRules
     tokenizer: str  # hub id of the WordPiece vocabulary
     source: Source
+    embed_dim: int | None = None  # length of a vector; None: no projections, so no vectors
+    rerank_adds_cosine: bool = False  # BLIP ranks by match logit + cosine, ALBEF by the match logit alone
+    decoder: DecoderConfig | None = None  # what captions or answers
+    questions: TextRules | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +135,7 @@ class Limits:
 
 
 FAMILIES = ("blip", "albef")
+TASKS = ("embed", "match", "caption", "answer")
 
 
 def config_dir() -> Path:
@@ -146,7 +167,7 @@ def model_config(name: str) -> ModelConfig:
     names = list_models()
     wanted = str(name).replace("-", "_")
     if wanted not in names:
-        raise UnknownModelError(f"unknown model {name!r}{guess(wanted, names)}. Known models: {', '.join(names)}.")
+        raise UnknownModelError(f"unknown model {name!r}{guess(wanted, names)} Known models: {', '.join(names)}.")
     return read_config(config_dir() / f"{wanted}.yaml")
 
 
@@ -175,6 +196,14 @@ def from_mapping(raw: Mapping[str, Any], where: str) -> ModelConfig:
         (not 0 <= text.fusion_start < text.depth, "text: fusion_start must lie in 0..depth-1"),
         (text.fusion_start not in (0, text.text_depth), "text: fusion_start must be 0 or text_depth"),
         (config.captions.max_tokens > text.max_positions, "captions: max_tokens is more than text.max_positions"),
+        (not set(config.tasks) <= set(TASKS), f"tasks: expected some of {', '.join(TASKS)}, came {list(config.tasks)}"),
+        (("embed" in config.tasks) != (config.embed_dim is not None), "embed_dim goes with the task 'embed'"),
+        (
+            len({"caption", "answer"} & set(config.tasks)) != (config.decoder is not None),
+            "a decoder goes with one of the tasks 'caption' and 'answer'",
+        ),
+        (not 0 <= (config.decoder or DecoderConfig(1)).label_smoothing < 1, "label_smoothing must lie in [0, 1)"),
+        (("answer" in config.tasks) != (config.questions is not None), "questions go with the task 'answer'"),
     ]
     for wrong, message in problems:
         if wrong:
@@ -185,7 +214,7 @@ def from_mapping(raw: Mapping[str, Any], where: str) -> ModelConfig:
 def guess(wrong: str, names: Iterable[str]) -> str:
     """ " — did you mean 'x'?" or nothing."""
     close = difflib.get_close_matches(wrong, list(names), n=1, cutoff=0.6)
-    return f" — did you mean {close[0]!r}?" if close else ""
+    return f" — did you mean {close[0]!r}?" if close else "."
 
 
 def _build(cls: Any, raw: Any, where: str) -> Any:
@@ -219,6 +248,71 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if isinstance(value, bool) is not (hint is bool) or not isinstance(value, hint):
         raise ConfigError(f"{where}: expected {hint.__name__}, came {value!r}")
-    if hint in (int, float) and value <= 0 and not where.endswith("fusion_start"):
+    if hint in (int, float) and value <= 0 and not where.endswith(("fusion_start", "label_smoothing")):
         raise ConfigError(f"{where}: expected a positive number, came {value!r}")
     return value
+
+
+def from_transformers(folder: Path) -> ModelConfig:
+    """The configuration of a folder that transformers' `save_pretrained` wrote for BLIP.
+
+    Sizes and epsilons are the folder's own, so vectors equal what transformers computes from it; text rules are BLIP's.
+
+    Raises:
+        ConfigError: the folder holds another kind of model.
+    """
+    from transformers import BlipConfig  # late: it takes most of a second to import
+
+    try:
+        raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found = raw["model_type"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{folder}: expected a config.json with a model_type, came {error!r}") from error
+    if found != "blip":
+        raise ConfigError(f"{folder}: expected a config.json with model_type 'blip', came {found!r}")
+    theirs = BlipConfig.from_dict(raw)
+    base = model_config("blip_base")
+    vision, text = theirs.vision_config, theirs.text_config
+    if vision.intermediate_size != 4 * vision.hidden_size or {vision.hidden_act, text.hidden_act} != {"gelu"}:
+        raise ConfigError(f"{folder}: expected a ViT with a GELU MLP 4 times its width, as every official BLIP has")
+    mean, std = base.vision.mean, base.vision.std
+    processor = folder / "preprocessor_config.json"
+    if processor.is_file():
+        try:
+            rules = json.loads(processor.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{processor}: {error}") from error
+        mean, std = tuple(rules.get("image_mean", mean)), tuple(rules.get("image_std", std))
+    changes = {
+        "name": folder.name,
+        "summary": f"BLIP, from {folder.name}",
+        "license": "unknown",
+        "tasks": ["embed", "match"],
+        "decoder": None,
+        "embed_dim": theirs.image_text_hidden_size,
+        "vision": {
+            "image_size": vision.image_size,
+            "patch_size": vision.patch_size,
+            "width": vision.hidden_size,
+            "depth": vision.num_hidden_layers,
+            "num_heads": vision.num_attention_heads,
+            "layer_norm_eps": vision.layer_norm_eps,
+            "mean": mean,
+            "std": std,
+        },
+        "text": {
+            "vocab_size": text.vocab_size,
+            "width": text.hidden_size,
+            "depth": text.num_hidden_layers,
+            "num_heads": text.num_attention_heads,
+            "intermediate_size": text.intermediate_size,
+            "max_positions": text.max_position_embeddings,
+            "layer_norm_eps": text.layer_norm_eps,
+            "token_types": False,
+            "text_depth": text.num_hidden_layers,
+            "fusion_start": 0,
+            "enc_id": text.bos_token_id + 1,  # theirs is [DEC]; the port keeps no note of [ENC], which follows it
+        },
+        "source": {},
+    }
+    return from_mapping({**dataclasses.asdict(base), **changes}, where=str(folder / "config.json"))

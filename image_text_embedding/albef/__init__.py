@@ -1,0 +1,32 @@
+"""ALBEF as a Towhee operator: `ops.image_text_embedding.albef(model_name=..., modality=...)`."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from image_text_embedding.operators import Albef
+
+__all__ = ["Albef", "albef"]
+
+
+def albef(
+    model_name: str,
+    modality: str,
+    device: Any = None,
+    checkpoint_path: str | os.PathLike[str] | None = None,
+) -> Albef:
+    """Build the operator; arguments and errors are those of `operators.EmbeddingOperator`."""
+    from image_text_embedding.operators import Albef
+
+    return Albef(model_name, modality, device, checkpoint_path)
+
+
+def __getattr__(name: str) -> Any:
+    # Late, because plain Python reads this package's names.py and must work where Towhee is missing or broken.
+    if name == "Albef":
+        from image_text_embedding.operators import Albef
+
+        return Albef
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,248 @@
+"""The Towhee operators and their registration, in every generation of Towhee: 0.9.0 (which has two registries), 1.x, and
+the unreleased head, whose `ops` has fixed names.
+
+An operator is a thin thing: `encoder.load` in `__init__`, `encode_image` or `encode_text` in `__call__`. Nothing here
+imports torch before an operator is built.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from image_text_embedding.config import Limits, guess, list_models, model_config
+from image_text_embedding.errors import InputError, SetupError, UnknownModelError
+from image_text_embedding.link import operator_folder
+
+try:
+    with warnings.catch_warnings():  # Towhee imports pkg_resources; that is not our user's business
+        warnings.filterwarnings("ignore", "pkg_resources is deprecated")
+        from towhee.operator import NNOperator, PyOperator, SharedType
+    from towhee.runtime.operator_manager import OperatorRegistry
+    from towhee.types import Image
+except ImportError as error:  # the commonest cause: setuptools 82 has no pkg_resources, which Towhee imports
+    raise SetupError(
+        f"Towhee cannot be imported ({error}). Its operators need it: pip install towhee 'setuptools<81'. "
+        "image_text_embedding.load works without."
+    ) from error
+
+try:  # 0.9.0 alone: `dc`, `glob` and `towhee.ops` look here, dc2 looks in the registry above
+    from towhee.engine.operator_registry import OperatorRegistry as LegacyRegistry
+    from towhee.hub.file_manager import FileManagerConfig
+except ModuleNotFoundError:
+    LegacyRegistry = None
+
+MODALITIES = ("image", "text")
+
+
+class EmbeddingOperator(NNOperator):
+    """One tower of one model as a Towhee operator: pictures or texts in, vectors of unit length out.
+
+    Shareable: one instance may be called from many threads at once. Instances of one model share its weights.
+
+    Args:
+        model_name: one of `supported_model_names()`; `-` and `_` are equal.
+        modality: "image" or "text"; the other tower is not loaded.
+        device: None = the device that the pipeline's config names, else CUDA where there is one, else the CPU.
+        checkpoint_path: a file or folder with weights for `model_name`, instead of the official ones.
+
+    Raises:
+        UnknownModelError: no such model in this family; the message lists its names.
+        InputError: an unknown modality or device.
+        WeightsError: the weights cannot be had or do not fit.
+    """
+
+    family = ""
+
+    def __init__(
+        self,
+        model_name: str,
+        modality: str,
+        device: Any = None,
+        checkpoint_path: str | os.PathLike[str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.model_name = self._known(model_name)
+        if modality not in MODALITIES:
+            raise InputError(
+                f"modality: expected 'image' or 'text', came {modality!r}{guess(str(modality), MODALITIES)}"
+            )
+        self.modality = modality
+        if device is None and self._device_id >= 0:
+            device = f"cuda:{self._device_id}"
+        from image_text_embedding.encoder import load  # here, so that registering does not import torch
+
+        self.encoder = load(self.model_name, checkpoint=checkpoint_path, device=device, modality=modality)
+
+    def __call__(self, data: Any) -> Any:
+        """One item -> a vector, (D,) float32. A list -> a list of vectors, as Towhee's own embedding operators do.
+
+        Args:
+            data: for "image" whatever `Encoder.encode_image` takes: a Towhee Image or VideoFrame (its mode is
+                honoured), an array, a PIL image, a path, a URL, encoded bytes; for "text" a string; or a list of them.
+
+        Raises:
+            ImageError, TextError: an item cannot be used; `.index` is its place in a list.
+        """
+        encode = self.encoder.encode_image if self.modality == "image" else self.encoder.encode_text
+        vectors = encode(data, show_progress_bar=False)
+        return list(vectors) if isinstance(data, (list, tuple)) else vectors
+
+    @property
+    def shared_type(self) -> SharedType:
+        """Shareable, which 1.x assumes and 0.9.0 does not: it would build one model for each concurrent call."""
+        return SharedType.NotShareable
+
+    @classmethod
+    def supported_model_names(cls, format: str | None = None) -> list[str]:
+        """The family's models; all are computed by torch, so another `format` than "pytorch" has none."""
+        names = list_models() if format in (None, "pytorch") else []
+        return [name for name in names if model_config(name).family == cls.family]
+
+    def input_schema(self) -> list[tuple[Any, tuple[int, ...]]]:
+        """Towhee's type and shape of what one call takes."""
+        return [(Image, (-1, -1, 3))] if self.modality == "image" else [(str, (1,))]
+
+    def output_schema(self) -> list[tuple[Any, tuple[int, ...]]]:
+        """Towhee's type and shape of what one call gives: a float32 vector."""
+        return [(np.float32, (self.encoder.dim,))]
+
+    @classmethod
+    def _known(cls, model_name: Any) -> str:
+        name = str(model_name).replace("-", "_")
+        ours = cls.supported_model_names()
+        if name in ours:
+            return name
+        if name in list_models():
+            other = model_config(name).family
+            raise UnknownModelError(
+                f"{name!r} is not of the family {cls.family!r}: use "
+                f"image_text_embedding.{other}(model_name={name!r}, ...), or one of {', '.join(ours)}."
+            )
+        raise UnknownModelError(
+            f"unknown model {model_name!r}{guess(name, ours)} Models of {cls.family}: {', '.join(ours)}."
+        )
+
+
+class Blip(EmbeddingOperator):
+    """BLIP's image and text towers (Li et al. 2022, arXiv 2201.12086)."""
+
+    family = "blip"
+
+
+class Albef(EmbeddingOperator):
+    """ALBEF's image and text towers (Li et al. 2021, arXiv 2107.07651)."""
+
+    family = "albef"
+
+
+class ImageDecode(PyOperator):
+    """`image_decode` and `image_decode.cv2` where Towhee's hub is out of reach. EXIF is applied; no OpenCV is needed.
+
+    Args:
+        mode: order of the channels, "BGR" as on the hub, or "RGB"; in either case.
+    """
+
+    def __init__(self, mode: str = "BGR") -> None:
+        super().__init__()
+        self.mode = str(mode).upper()
+        if self.mode not in ("BGR", "RGB"):
+            raise InputError(f"mode: expected 'BGR' or 'RGB', came {mode!r}")
+
+    def __call__(self, image_data: Any) -> Image:
+        """A path, an http(s) or data: URL or encoded bytes -> a uint8 Towhee Image (H, W, 3), its mode set.
+
+        Raises:
+            ImageError: it cannot be read as a picture.
+        """
+        from image_text_embedding.preprocess import load_picture  # here, so that registering does not import torch
+
+        pixels = np.array(load_picture(image_data, Limits()))
+        return Image(pixels if self.mode == "RGB" else pixels[:, :, ::-1].copy(), self.mode)
+
+    @property
+    def shared_type(self) -> SharedType:
+        """Shareable: it keeps no state."""
+        return SharedType.NotShareable
+
+
+class ImageDecodeRGB(ImageDecode):
+    """`image_decode.cv2_rgb`, which takes no mode."""
+
+    def __init__(self) -> None:
+        super().__init__("RGB")
+
+
+EMBEDDINGS: dict[str, type] = {
+    "image-text-embedding/blip": Blip,
+    "image-text-embedding/bilp": Blip,  # as the unreleased head of Towhee spells it
+    "image-text-embedding/albef": Albef,
+}
+DECODERS: dict[str, type] = {
+    "image-decode": ImageDecode,  # `ops.image_decode()`; the head asks for it by the next name
+    "towhee/image-decode": ImageDecode,
+    "image-decode/cv2": ImageDecode,
+    "image-decode/cv2-rgb": ImageDecodeRGB,
+}
+
+
+def register() -> None:
+    """Make our operators known to the Towhee that is installed. Doing it again changes nothing.
+
+    The decoders are registered only where nothing else provides them: neither a registered operator nor a folder in
+    Towhee's local cache, which a registered one would hide.
+    """
+    for registry in (OperatorRegistry, LegacyRegistry):
+        if registry is None:
+            continue
+        for name, operator in EMBEDDINGS.items():
+            _register(registry, name, operator)
+        for name, operator in DECODERS.items():
+            if registry.resolve(name) is None and not _is_in_local_cache(name):
+                _register(registry, name, operator)
+    _complete_fixed_names()
+
+
+def _register(registry: Any, name: str, operator: type) -> None:
+    there = registry.resolve(name)
+    if isinstance(there, type) and issubclass(there, operator):
+        return
+    if registry is LegacyRegistry:
+        # It replaces __call__ of the class that it is given, so it gets one of its own.
+        own = type(operator.__name__, (operator,), {"__doc__": operator.__doc__, "__module__": operator.__module__})
+        registry.register(name=name, output_schema=["img" if name in DECODERS else "vec"])(own)
+    else:
+        registry.register(name=name)(operator)
+
+
+def _is_in_local_cache(name: str) -> bool:
+    name = name if "/" in name else f"towhee/{name}"
+    if LegacyRegistry is not None:
+        return any(operator_folder(Path(home), name, legacy=True).is_dir() for home in FileManagerConfig().cache_paths)
+    from towhee.hub.cache_manager import get_local_dir
+
+    return operator_folder(Path(get_local_dir()), name, legacy=False).is_dir()
+
+
+def _complete_fixed_names() -> None:
+    """On the head `ops.image_text_embedding` and `ops.image_decode` know only the names written into their classes."""
+    try:
+        from towhee.runtime.factory import HubOp
+        from towhee.runtime.hub_ops.image_decode import ImageDecode as FixedDecode
+        from towhee.runtime.hub_ops.image_text_embedding import ImageTextEmbedding as FixedEmbedding
+    except ImportError:
+        return  # a released Towhee, where every name resolves
+    wanted = {
+        (FixedEmbedding, "blip"): "image_text_embedding.blip",
+        (FixedEmbedding, "bilp"): "image_text_embedding.blip",
+        (FixedEmbedding, "albef"): "image_text_embedding.albef",
+        (FixedDecode, "cv2"): "image_decode.cv2",
+        (FixedDecode, "cv2_rgb"): "image_decode.cv2_rgb",
+    }
+    for (fixed, attribute), name in wanted.items():
+        if not hasattr(fixed, attribute):
+            setattr(fixed, attribute, HubOp(name))

@@ -1,0 +1,142 @@
+"""What a user calls a model -> its configuration, its weights file and its vocabulary on this machine's disk.
+
+A model may be called by name, by hub id, by a local file or folder, or be a configuration of the user's own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from image_text_embedding import config as configs
+from image_text_embedding import download
+from image_text_embedding.config import ModelConfig, Source
+from image_text_embedding.errors import CheckpointError, ConfigError
+from image_text_embedding.weights import METADATA_KEY, Checkpoint, read_checkpoint, rename
+
+VOCABULARY_FILES = ("vocab.txt", "tokenizer.json")
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A model whose files are here."""
+
+    config: ModelConfig
+    weights: Path
+    sha256: str
+    revision: str | None
+    folder: Path | None  # the folder that came with the weights, which may bring a vocabulary
+
+
+def resolve(model: str | os.PathLike[str] | ModelConfig, checkpoint: str | os.PathLike[str] | None) -> Resolved:
+    """Find a model's configuration and weights, downloading them where they are not cached.
+
+    Raises:
+        UnknownModelError: no such name, file or hub id.
+        ConfigError, CheckpointError, DownloadError: as their docstrings say.
+    """
+    if checkpoint is not None:
+        config = model if isinstance(model, ModelConfig) else configs.model_config(os.fspath(model))
+        return _local(Path(checkpoint), config)
+    if isinstance(model, ModelConfig):
+        return _official(model)
+    name = os.fspath(model)
+    if isinstance(model, str) and name.replace("-", "_") in configs.list_models():
+        return _official(configs.model_config(name))
+    if Path(name).exists():
+        return _local(Path(name), None)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
+        return _hub(name)
+    if not isinstance(model, str) or os.sep in name or Path(name).suffix in (".pth", ".pt", ".bin", ".safetensors"):
+        return _local(Path(name), None)  # which says that it does not exist
+    configs.model_config(name)  # raises, listing the names
+    raise AssertionError("unreachable")
+
+
+def vocabulary(resolved: Resolved, tokenizer: str | os.PathLike[str] | None) -> Path:
+    """The vocabulary file: of `tokenizer` (a file, a folder or a hub id), else of the weights' folder, else of the hub."""
+    if tokenizer is not None and Path(tokenizer).exists():
+        return Path(tokenizer)
+    if tokenizer is None and resolved.folder is not None:
+        found = next((path for name in VOCABULARY_FILES if (path := resolved.folder / name).is_file()), None)
+        if found is not None:
+            return found
+    name = resolved.config.tokenizer if tokenizer is None else os.fspath(tokenizer)
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        raise ConfigError(f"tokenizer: expected a vocab.txt, a tokenizer.json, a folder or a hub id, came {name!r}")
+    return download.hub_file(name, VOCABULARY_FILES).path
+
+
+def recognise(checkpoint: Checkpoint) -> ModelConfig:
+    """Which model a lone file holds: from our own metadata, else from its names and shapes.
+
+    Raises:
+        CheckpointError: it cannot be told.
+    """
+    own = checkpoint.metadata.get(METADATA_KEY)
+    if own is not None:
+        try:
+            return configs.from_mapping(json.loads(own)["config"], where=str(checkpoint.path))
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{checkpoint.path}: its metadata cannot be read: {error}") from error
+    family = "albef" if any("token_type_embeddings" in key for key in checkpoint.tensors) else "blip"
+    names = import_module(f"image_text_embedding.{family}.names").NAMES
+    theirs = {ours: key for key, ours in rename(checkpoint.tensors, names).items()}
+    sizes = {768: "blip_base" if family == "blip" else "albef_14m", 1024: "blip_large"}
+    try:
+        position = checkpoint.tensors[theirs["vision.pos_embed"]]
+        base = configs.model_config(sizes[position.shape[-1]])
+        image_size = round((position.shape[1] - 1) ** 0.5) * base.vision.patch_size
+    except (KeyError, IndexError) as error:
+        raise CheckpointError(
+            f"cannot tell from {checkpoint.path} which model it holds (no vision tower of a known width). Name the "
+            f"model and pass the file as its checkpoint: load(NAME, checkpoint={str(checkpoint.path)!r}); "
+            f"names: {', '.join(configs.list_models())}."
+        ) from error
+    return dataclasses.replace(
+        base,
+        name=checkpoint.path.stem,
+        summary=f"{base.family.upper()}, from {checkpoint.path.name}",
+        license="unknown",
+        source=Source(),
+        vision=dataclasses.replace(base.vision, image_size=image_size),
+    )
+
+
+def _official(config: ModelConfig) -> Resolved:
+    if config.source.hub is None and config.source.url is None:
+        raise ConfigError(f"{config.name} names no source for its weights: pass checkpoint=PATH")
+    found = download.locate(config.source)
+    return Resolved(config, found.path, found.sha256, found.revision, found.path.parent if config.source.hub else None)
+
+
+def _local(path: Path, config: ModelConfig | None) -> Resolved:
+    """A file; or a folder that transformers' `save_pretrained` wrote."""
+    if not path.exists():
+        raise CheckpointError(f"expected a checkpoint file or folder, came {path}, which does not exist")
+    if not path.is_dir():
+        config = config or recognise(read_checkpoint(path))
+        return Resolved(config, path, download.file_sha256(path), None, None)
+    weights = next((file for name in download.WEIGHT_FILES if (file := path / name).is_file()), None)
+    if weights is None:
+        raise CheckpointError(f"expected {' or '.join(download.WEIGHT_FILES)} in the folder {path}, came neither")
+    config = config or configs.from_transformers(path)
+    return Resolved(config, weights, download.file_sha256(weights), None, path)
+
+
+def _hub(repo_id: str) -> Resolved:
+    for name in configs.list_models():
+        config = configs.model_config(name)
+        if config.source.hub is not None and config.source.hub.lower() == repo_id.lower():
+            return _official(config)
+    found = download.locate(Source(hub=repo_id))
+    folder = download.hub_file(repo_id, ("config.json",), found.revision).path.parent
+    for optional in (("preprocessor_config.json",), VOCABULARY_FILES):
+        download.hub_file(repo_id, (*optional, "config.json"), found.revision)  # which is there, so none is no error
+    config = dataclasses.replace(configs.from_transformers(folder), name=repo_id, source=Source(hub=repo_id))
+    return Resolved(config, found.path, found.sha256, found.revision, folder)

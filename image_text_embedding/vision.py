@@ -1,0 +1,64 @@
+"""Pixels -> patch states: the ViT that both families share.
+
+The official code (`models/vit.py` in both repositories) names its parameters as timm's `VisionTransformer` does, so timm's
+is used and official weights load into it strictly.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from image_text_embedding.config import VisionConfig
+from image_text_embedding.errors import SetupError
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
+
+
+def build_vision(config: VisionConfig) -> VisionTransformer:
+    """A ViT without a head: `forward_features` maps (B, 3, S, S) to (B, 1 + (S / patch)^2, width), class token first.
+
+    Raises:
+        SetupError: timm or torchvision cannot be imported, most often because a CPU build of torch lies beside a CUDA
+            build of torchvision.
+    """
+    try:
+        from timm.models.vision_transformer import VisionTransformer
+    except (ImportError, RuntimeError) as error:
+        raise SetupError(
+            f"timm needs a torchvision that was built for the installed torch {torch.__version__}, and importing it "
+            f"failed with: {error}. Install the two together from one place, e.g. "
+            "`pip install --upgrade --force-reinstall torch torchvision timm`."
+        ) from error
+    return VisionTransformer(
+        img_size=config.image_size,
+        patch_size=config.patch_size,
+        embed_dim=config.width,
+        depth=config.depth,
+        num_heads=config.num_heads,
+        num_classes=0,
+        global_pool="",
+        norm_layer=partial(nn.LayerNorm, eps=config.layer_norm_eps),
+        weight_init="skip",
+    )
+
+
+def resize_pos_embed(pos_embed: torch.Tensor, num_tokens: int) -> torch.Tensor:
+    """Position embeddings for another picture size: (1, 1 + g*g, D) -> (1, num_tokens, D).
+
+    Bicubic, no antialias, the class token's row kept: `interpolate_pos_embed` of the official `models/vit.py`. (timm's
+    own helper antialiases and differs by up to 6e-2.)
+
+    Raises:
+        ValueError: either grid is not square.
+    """
+    old, new = (int(n**0.5) for n in (pos_embed.shape[1] - 1, num_tokens - 1))
+    if old * old != pos_embed.shape[1] - 1 or new * new != num_tokens - 1:
+        raise ValueError(f"cannot resize {pos_embed.shape[1]} position embeddings to {num_tokens}: not square grids")
+    grid = pos_embed[:, 1:].reshape(1, old, old, -1).permute(0, 3, 1, 2)
+    grid = nn.functional.interpolate(grid.float(), size=(new, new), mode="bicubic", align_corners=False)
+    return torch.cat([pos_embed[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2).to(pos_embed.dtype)], dim=1)

