@@ -10,6 +10,7 @@ here.
 
 from __future__ import annotations
 
+import warnings
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -70,11 +71,12 @@ def __dir__() -> list[str]:
 
 
 def _register_operators() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("towhee") is not None:
+    """With the Towhee that is installed. One that cannot be imported takes nothing but its operators away."""
+    try:
         from image_text_embedding import operators
-
+    except SetupError as error:
+        warnings.warn(str(error), stacklevel=3)
+    else:
         operators.register()
 
 

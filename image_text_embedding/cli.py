@@ -28,6 +28,8 @@ SAID = {
     "changed": "left alone, changed since it was written:",
 }
 
+WORDS = {True: "yes", False: "no", None: "-"}  # a cell of the table
+
 app = typer.Typer(
     help="BLIP and ALBEF: vectors for pictures and texts that can be compared.",
     epilog="Examples: `image-text-embedding models` and `image-text-embedding link`",
@@ -102,8 +104,9 @@ def models(
         return
     table = Table(*(column.replace("_", " ") for column in rows[0]), box=None)
     for row in rows:
-        cells = [("yes" if value else "no") if isinstance(value, bool) else str(value) for value in row.values()]
-        table.add_row(*cells)
+        table.add_row(
+            *(WORDS[value] if value is None or isinstance(value, bool) else str(value) for value in row.values())
+        )
     # A table that goes into a file or a pipe is not folded to the width of a terminal that is not there.
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 

@@ -81,7 +81,11 @@ def url_cache_path(url: str) -> Path:
 
 
 def is_cached(source: Source) -> bool:
-    """Whether `locate` can do without the network. Looks at names only: no digest is checked."""
+    """Whether `locate` can do without the network. Looks at names only: no digest is checked.
+
+    Raises:
+        DownloadError: this is neither a hub id nor an https URL.
+    """
     if source.hub:
         return any(_in_hub_cache(source.hub, name, source.revision) for name in WEIGHT_FILES)
     return url_cache_path(source.url or "").is_file()
@@ -237,7 +241,7 @@ def _download(url: str, target: Path, sha256: str | None) -> None:
                 _remember(target.resolve(), _stamp(target), came["sha256"], answer.revision)
             finally:
                 part.unlink(missing_ok=True)
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:  # the latter from a file system without locks
         raise DownloadError(
             f"{url}: expected that {target.parent} can be written and has room, came: {error}. Set {HOME_VARIABLE} to "
             f"another folder. {hand}"
@@ -386,9 +390,11 @@ def _hub_trouble(repo_id: str, error: Exception, asked: bool) -> str:
     cache = Path(constants.HF_HUB_CACHE)
     if asked:
         return f"{repo_id}: the download failed and nothing was kept ({error!r}). See that {cache} can be written, {INSTEAD}"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    trouble = f"the hub answered {status}" if status else "no network"
     return (
-        f"no network and nothing cached: {repo_id} ({error!r}). Copy the folder models--{repo_id.replace('/', '--')} "
-        f"from another machine into {cache}, {INSTEAD}"
+        f"{trouble} and nothing cached: {repo_id} ({error!r}). Copy the folder models--{repo_id.replace('/', '--')} from "
+        f"another machine into {cache}, {INSTEAD}"
     )
 
 

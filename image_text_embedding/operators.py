@@ -24,7 +24,7 @@ try:
         from towhee.operator import NNOperator, PyOperator, SharedType
     from towhee.runtime.operator_manager import OperatorRegistry
     from towhee.types import Image
-except ImportError as error:  # the commonest cause: setuptools 82 has no pkg_resources, which Towhee imports
+except Exception as error:  # setuptools 82 has no pkg_resources, which Towhee imports; 1.1.0 fails beside pydantic 2
     raise SetupError(
         f"Towhee cannot be imported ({error}). Its operators need it: pip install towhee 'setuptools<81'. "
         "image_text_embedding.load works without."
@@ -95,19 +95,19 @@ class EmbeddingOperator(NNOperator):
     @property
     def shared_type(self) -> SharedType:
         """Shareable, which 1.x assumes and 0.9.0 does not: it would build one model for each concurrent call."""
-        return SharedType.NotShareable
+        return SharedType.Shareable
 
     @classmethod
     def supported_model_names(cls, format: str | None = None) -> list[str]:
-        """The family's models; all are computed by torch, so another `format` than "pytorch" has none."""
-        names = list_models() if format in (None, "pytorch") else []
-        return [name for name in names if model_config(name).family == cls.family]
+        """The family's models that make vectors; all are computed by torch, so another `format` than "pytorch" has none."""
+        configs = [model_config(name) for name in list_models()] if format in (None, "pytorch") else []
+        return [config.name for config in configs if config.family == cls.family and "embed" in config.tasks]
 
     def input_schema(self) -> list[tuple[Any, tuple[int, ...]]]:
         """Towhee's type and shape of what one call takes."""
         return [(Image, (-1, -1, 3))] if self.modality == "image" else [(str, (1,))]
 
-    def output_schema(self) -> list[tuple[Any, tuple[int, ...]]]:
+    def output_schema(self) -> list[tuple[Any, tuple[Any, ...]]]:
         """Towhee's type and shape of what one call gives: a float32 vector."""
         return [(np.float32, (self.encoder.dim,))]
 
@@ -118,11 +118,10 @@ class EmbeddingOperator(NNOperator):
         if name in ours:
             return name
         if name in list_models():
-            other = model_config(name).family
-            raise UnknownModelError(
-                f"{name!r} is not of the family {cls.family!r}: use "
-                f"image_text_embedding.{other}(model_name={name!r}, ...), or one of {', '.join(ours)}."
-            )
+            family = model_config(name).family
+            why = "makes no vectors" if family == cls.family else f"is of the family {family!r}"
+            instead = "" if family == cls.family else f"image_text_embedding.{family}(model_name={name!r}, ...), or "
+            raise UnknownModelError(f"{name!r} {why}: use {instead}one of {', '.join(ours)}.")
         raise UnknownModelError(
             f"unknown model {model_name!r}{guess(name, ours)} Models of {cls.family}: {', '.join(ours)}."
         )
@@ -167,7 +166,7 @@ class ImageDecode(PyOperator):
     @property
     def shared_type(self) -> SharedType:
         """Shareable: it keeps no state."""
-        return SharedType.NotShareable
+        return SharedType.Shareable
 
 
 class ImageDecodeRGB(ImageDecode):
@@ -208,9 +207,6 @@ def register() -> None:
 
 
 def _register(registry: Any, name: str, operator: type) -> None:
-    there = registry.resolve(name)
-    if isinstance(there, type) and issubclass(there, operator):
-        return
     if registry is LegacyRegistry:
         # It replaces __call__ of the class that it is given, so it gets one of its own.
         own = type(operator.__name__, (operator,), {"__doc__": operator.__doc__, "__module__": operator.__module__})

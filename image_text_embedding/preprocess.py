@@ -134,9 +134,7 @@ def _from_array(array: np.ndarray, limits: Limits) -> Image.Image:
         raise ImageError(f"expected a mode of {modes} or None, came {mode!r} with shape {array.shape}")
     values = values[:, :, colours]
     values = (values >> 8 if values.dtype.itemsize == 2 else values).astype(np.uint8, copy=False)
-    if channels == 1:
-        return Image.fromarray(np.ascontiguousarray(values[:, :, 0])).convert("RGB")
-    return Image.fromarray(np.ascontiguousarray(values))
+    return Image.fromarray(values) if channels > 1 else Image.fromarray(values[:, :, 0]).convert("RGB")
 
 
 def _from_file(path: str | os.PathLike[Any], limits: Limits) -> Image.Image:
@@ -179,8 +177,7 @@ def _open(file: Any, what: str, limits: Limits) -> Image.Image:
         raise ImageError(f"{what}: expected a picture ({', '.join(formats)}), came {came}") from error
     except Exception as error:
         raise _broken(what, error, limits) from error
-    with picture:
-        return _decode(picture, what, limits)
+    return _decode(picture, what, limits)
 
 
 def _decode(picture: Image.Image, what: str, limits: Limits) -> Image.Image:

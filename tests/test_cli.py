@@ -13,15 +13,13 @@ from pathlib import Path
 import pytest
 from PIL import Image as PILImage
 from sklearn.datasets import load_sample_image
-from towhee_090 import python_090
+from towhee_090 import OFFLINE, python_090
 
 import image_text_embedding as ite
 from image_text_embedding import cli, link
 from image_text_embedding.download import url_cache_path
 
 Run = Callable[..., tuple[int, str, str]]
-# What a subprocess gets: our caches from conftest.py, and no way out to the network.
-OFFLINE = {"PIP_NO_INDEX": "1", "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
 FOLDERS = [
     "image-text-embedding/blip/main",
     "image-text-embedding/blip/versions/main",

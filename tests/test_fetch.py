@@ -156,11 +156,13 @@ def moved(where: str, status: str = "302 Found") -> bytes:
 
 
 def drip(first: bytes, again: bytes) -> Answer:
-    """Sends a beginning at once, then the same piece every now and then for ever."""
+    """Sends a beginning at once, then the same piece every now and then, longer than anybody should listen."""
 
     def answer(wire: socket.socket, path: str, stop: threading.Event) -> None:
         wire.sendall(first)
-        while not stop.wait(0.02):
+        for _ in range(500):
+            if stop.wait(0.02):
+                return
             wire.sendall(again)
 
     return answer
@@ -361,8 +363,8 @@ def test_a_claimed_size_is_refused_before_the_body_comes(serve: Callable[..., Se
     asked = threading.Event()
 
     def answer(wire: socket.socket, path: str, stop: threading.Event) -> None:
-        wire.sendall(reply(b"", Content_Length=1001))
         asked.set()
+        wire.sendall(reply(b"", Content_Length=1001))
         stop.wait(20)
 
     server, start = serve(answer), time.monotonic()
@@ -419,6 +421,12 @@ def test_nonsense_is_an_error_of_ours(serve: Callable[..., Server], answer: byte
     with pytest.raises(FetchError) as caught:
         fetch_picture(serve(answer).url, EASY)
     assert len(str(caught.value)) < 500 and str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("answer", [reply(b""), reply(b"", Content_Length=0), b"HTTP/1.1 200 OK\r\nContent-Le"])
+def test_an_empty_answer_is_an_error(serve: Callable[..., Server], answer: bytes) -> None:
+    with pytest.raises(FetchError, match="the answer is empty"):
+        fetch_picture(serve(answer).url, EASY)
 
 
 def test_a_closed_connection_and_a_closed_port_are_errors_of_ours(serve: Callable[..., Server]) -> None:

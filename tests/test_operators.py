@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -27,7 +28,7 @@ from towhee.runtime import factory
 from towhee.runtime.operator_manager import OperatorRegistry
 from towhee.runtime.runtime_conf import set_runtime_config
 from towhee.types import Image, VideoFrame
-from towhee_090 import python_090
+from towhee_090 import OFFLINE, python_090
 
 import image_text_embedding as ite
 from image_text_embedding import encoder as encoder_module
@@ -36,8 +37,6 @@ from image_text_embedding.albef import Albef, albef
 from image_text_embedding.blip import Blip, blip
 from image_text_embedding.config import model_config
 
-# What a subprocess gets: our caches from conftest.py, nobody's home folder, and no way out to the network.
-OFFLINE = {"PIP_NO_INDEX": "1", "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
 PHOTO = load_sample_image("china.jpg")  # (427, 640, 3) uint8 RGB
 
 
@@ -158,7 +157,7 @@ def test_list_in_list_out(models: dict[str, Any]) -> None:
 
 
 def test_window_hands_over_video_frames(models: dict[str, Any], expected: dict[str, np.ndarray]) -> None:
-    frames = [VideoFrame(np.full((32, 32, 3), 40 * i, np.uint8), "BGR", i, True) for i in range(4)]
+    frames = [VideoFrame(np.full((32, 32, 3), 40 * i, np.uint8), "BGR", i, True) for i in range(3)]
     operator = towhee.ops.image_text_embedding.blip(model_name="blip_base", modality="image")
     pipe = towhee.pipe.input("frames").flat_map("frames", "frame", lambda frames: frames)
     results = pipe.window("frame", "vecs", 2, 2, operator).output("vecs")(frames)
@@ -215,13 +214,26 @@ def test_eight_nodes_built_at_once_share_one_set_of_weights(home: Path, monkeypa
     ("make", "model", "says"),
     [
         (blip, "blip_bas", "unknown model 'blip_bas' — did you mean 'blip_base'\\? Models of blip: blip_base,"),
-        (albef, "blip_base", r"use image_text_embedding.blip\(model_name='blip_base', ...\), or one of albef_14m,"),
+        (
+            albef,
+            "blip_base",
+            r"is of the family 'blip': use image_text_embedding.blip\(model_name='blip_base', ...\), or one of albef_14m,",
+        ),
         (blip, None, "unknown model None. Models of blip"),
     ],
 )
 def test_unknown_model(make: Callable[..., Any], model: Any, says: str) -> None:
     with pytest.raises(ite.UnknownModelError, match=says):
         make(model_name=model, modality="image")
+
+
+def test_a_model_that_makes_no_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = dataclasses.replace(model_config("blip_base"), name="blip_vqa", tasks=("answer",))
+    monkeypatch.setattr(operators, "list_models", lambda: ["blip_base", "blip_vqa"])
+    monkeypatch.setattr(operators, "model_config", lambda name: config if name == "blip_vqa" else model_config(name))
+    assert Blip.supported_model_names() == ["blip_base"]
+    with pytest.raises(ite.UnknownModelError, match="'blip_vqa' makes no vectors: use one of blip_base"):
+        blip("blip_vqa", "text")
 
 
 @pytest.mark.parametrize("modality", ["img", None, "both"])
@@ -260,7 +272,8 @@ def test_what_load_is_asked_for(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_names_and_schemas(models: dict[str, Any]) -> None:
-    assert set(Blip.supported_model_names()) | set(Albef.supported_model_names()) == set(ite.list_models())
+    embedding = {name for name in ite.list_models() if "embed" in model_config(name).tasks}
+    assert set(Blip.supported_model_names()) | set(Albef.supported_model_names()) == embedding
     assert all(model_config(name).family == "albef" for name in Albef.supported_model_names())
     assert Blip.supported_model_names(format="pytorch") == Blip.supported_model_names()
     assert Blip.supported_model_names(format="onnx") == []
@@ -385,7 +398,11 @@ def legacy(folder: Path, home: Path, tmp_path_factory: pytest.TempPathFactory) -
     if sys.version_info >= (3, 12):
         pytest.skip("towhee 0.9.0 does not run on Python 3.12 and later")
     python, script = python_090(), Path(__file__).with_name("towhee_090.py")
-    environment = os.environ | OFFLINE | {"HOME": str(tmp_path_factory.mktemp("nobody"))}
+    user = tmp_path_factory.mktemp("user")
+    theirs = user / ".towhee" / "operators" / "image-decode" / "cv2" / "main"
+    theirs.mkdir(parents=True)
+    (theirs / "__init__.py").write_text("def cv2(): return lambda data: 'theirs'\n")
+    environment = os.environ | OFFLINE | {"HOME": str(user)}
     done = subprocess.run([python, script], cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -424,6 +441,10 @@ def test_batch_of_090_hands_over_lists(legacy: dict[str, Any]) -> None:
 
 def test_090_shares_one_operator_between_calls_at_once(legacy: dict[str, Any]) -> None:
     assert legacy["builds"] == 1
+
+
+def test_090_keeps_a_local_decoder_of_theirs(legacy: dict[str, Any]) -> None:
+    assert legacy["decoded"] == ["theirs", "theirs"]  # of the chains' registry and of dc2's
 
 
 def test_090_errors(legacy: dict[str, Any]) -> None:

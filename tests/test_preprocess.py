@@ -805,14 +805,14 @@ def test_odd_strings(tokenizer: Tokenizer) -> None:
 
 
 def test_enormous_strings_cost_little(tokenizer: Tokenizer) -> None:
-    for text in ("中" * 20_000_000, " " * 20_000_000 + "dog", "ab, " * 5_000_000, "x" * 20_000_000):
+    for text in ("中" * 8_000_000, " " * 8_000_000 + "dog", "ab, " * 2_000_000, "x" * 8_000_000):
         start = time.monotonic()
         try:
             ids, cut = tokenizer.encode(text, BLIP)
             assert cut and len(ids) <= BLIP.max_tokens
         except TextError:
             assert text[0] == " "
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 1
 
 
 def test_ids_are_the_same_from_many_threads(tokenizer: Tokenizer) -> None:

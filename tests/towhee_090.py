@@ -22,6 +22,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # OpenCV: in `.show()` 0.9.0 draws pictures with it, and would pip-install it there and then.
 REQUIREMENTS = ["towhee==0.9.0", "pyarrow<21", "setuptools<81", "pandas", "ipython", "opencv-python-headless"]
 
+# Of a subprocess's environment: what keeps Towhee from the network. Our own caches are set in conftest.py.
+OFFLINE = {"PIP_NO_INDEX": "1", "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+
 
 def python_090() -> Path:
     """The interpreter of the environment, which is built where it is not there or not whole.
@@ -57,7 +60,9 @@ def run() -> dict[str, Any]:
     from towhee.utils.thirdparty import ipython_utils
 
     import image_text_embedding as ite  # all that it takes
+    from image_text_embedding import operators
 
+    operators.register()  # a second time
     shown: list[str] = []
     ipython_utils.display = lambda html: shown.append(html.data)
     answer: dict[str, Any] = {"vectors": {}, "expected": {}, "shown": {}, "errors": {}}
@@ -85,6 +90,7 @@ def run() -> dict[str, Any]:
     answer["lists"] = [[vector.tolist() for vector in vectors] for vectors in chain.to_list()]
     answer["expected"]["lists"] = ite.load("blip_base").encode_text(texts).tolist()
     answer["builds"] = concurrent_builds()
+    answer["decoded"] = [ops.image_decode.cv2()("teddy.jpg") for ops in (towhee.ops, towhee.dc2.ops)]
 
     chain = towhee.dc([""]).image_text_embedding
     pipe = towhee.dc2.pipe.input("text").map(
@@ -101,9 +107,9 @@ def run() -> dict[str, Any]:
             answer["errors"][name] = [type(error).__name__, str(error)]
 
     # pkg_resources makes `towhee` a namespace of both versions' folders: nothing may have come from the other one.
-    own = str(Path(sys.prefix).resolve())
-    modules = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
-    answer["foreign"] = [f for n, f in modules.items() if n.split(".")[0] == "towhee" and f and not f.startswith(own)]
+    files = [getattr(module, "__file__", None) or "" for module in sys.modules.values()]
+    towhees = [file for file in files if "/site-packages/towhee/" in file]
+    answer["foreign"] = [file for file in towhees if not file.startswith(str(Path(sys.prefix).resolve()))]
     return answer
 
 

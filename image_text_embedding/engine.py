@@ -1,0 +1,84 @@
+"""A model at work on a device: its parts, loaded when they are needed, and what they share, the pictures' states."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from image_text_embedding.config import Limits, list_models, model_config
+from image_text_embedding.errors import InputError
+from image_text_embedding.parts import load_part
+from image_text_embedding.preprocess import Tokenizer, load_picture, normalize, to_pixels
+from image_text_embedding.resolve import Resolved
+
+
+class Engine:
+    """What `Encoder` and the tasks compute with. Safe to use from many threads at once."""
+
+    def __init__(
+        self,
+        resolved: Resolved,
+        tokenizer: Tokenizer | None,
+        device: torch.device,
+        dtype: torch.dtype,
+        modality: str | None,
+        limits: Limits,
+    ) -> None:
+        self.config = resolved.config
+        self.resolved = resolved
+        self.device = device
+        self.dtype = dtype
+        self.modality = modality
+        self.limits = limits
+        self.parts: dict[str, nn.Module] = {}  # those in use; the process keeps them while somebody does
+        self._tokenizer = tokenizer
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        assert self._tokenizer is not None, "require() comes first"
+        return self._tokenizer
+
+    def require(self, task: str, modality: str | None = None) -> None:
+        """Check, before anything is read, that the checkpoint can do a task and that what it takes was not left out.
+
+        Raises:
+            InputError: it cannot; the message names the models that can.
+        """
+        if task not in self.config.tasks:
+            able = [name for name in list_models() if task in model_config(name).tasks]
+            raise InputError(
+                f"{self.config.name} cannot {task}: its checkpoint has heads for {', '.join(self.config.tasks)}. "
+                f"Models that can {task}: {', '.join(able)}."
+            )
+        if self.modality not in (None, modality):
+            raise InputError(
+                f"this {self.config.name} was loaded with modality={self.modality!r} and has no "
+                f"{modality or ('text' if self.modality == 'image' else 'image')} tower: load it with modality=None"
+                + (f" or {modality!r}" if modality else "")
+            )
+
+    def part(self, name: str) -> Any:
+        """One of the model's parts, loaded if it is not in memory."""
+        if name not in self.parts:
+            self.parts[name] = load_part(name, self.resolved, self.device, self.dtype)
+        return self.parts[name]
+
+    def pixels(self, picture: Any) -> np.ndarray:
+        """What a user calls a picture -> uint8 (S, S, 3)."""
+        return to_pixels(load_picture(picture, self.limits), self.config.vision.image_size)
+
+    def states(self, pixels: list[np.ndarray]) -> torch.Tensor:
+        """uint8 (S, S, 3) each -> (B, 1 + patches, width): the one pass through the ViT that every head shares."""
+        vision = self.config.vision
+        values = normalize(torch.from_numpy(np.stack(pixels)).to(self.device), vision.mean, vision.std)
+        return self.part("image").states(values.to(self.dtype))
+
+    def padded(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids of unequal length -> ids and mask, both (B, longest), 1 = a real token."""
+        longest = max(map(len, rows))
+        ids = torch.tensor([row + [self.tokenizer.pad_id] * (longest - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+        return ids.to(self.device), mask.to(self.device)

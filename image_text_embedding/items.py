@@ -1,0 +1,106 @@
+"""One or many items in: what counts as one, what cannot be used of many, batches of the rest."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from image_text_embedding.config import TextRules
+from image_text_embedding.errors import EmbeddingError, InputError
+from image_text_embedding.preprocess import Tokenizer
+
+
+class TruncatedTextWarning(UserWarning):
+    """A text was longer than the model reads, and was cut by the family's own rule."""
+
+
+class Failures:
+    """What cannot be used of one call's items: raised at once with its index, or kept beside the index.
+
+    Args:
+        on_error: "raise" or "skip".
+        one: whether the item came alone; then its error names no index.
+    """
+
+    def __init__(self, on_error: str, one: bool) -> None:
+        if on_error not in ("raise", "skip"):
+            raise InputError(f"on_error: expected 'raise' or 'skip', came {on_error!r}")
+        self.skip = on_error == "skip"
+        self.one = one
+        self.errors: list[tuple[Any, EmbeddingError]] = []
+
+    def each(self, items: Iterable[tuple[int, Any]], function: Callable[[Any], Any]) -> Iterator[tuple[int, Any]]:
+        """(index, function(item)) of those that can be used."""
+        for index, item in items:
+            try:
+                yield index, function(item)
+            except InputError as error:
+                if not self.skip:
+                    raise (error if self.one else error.at(index)) from error.__cause__
+                self.errors.append((index, error.at(index)))
+
+    def result(self, value: Any) -> Any:
+        """What the caller gets: the value, and the errors in order of their items where they were asked for."""
+        self.errors.sort(key=lambda pair: pair[0])
+        return (value, self.errors) if self.skip else value
+
+
+def is_one_picture(images: Any) -> bool:
+    if isinstance(images, np.ndarray):
+        return images.ndim < 4 and images.dtype.kind not in "OUS"
+    single = (str, bytes, bytearray, memoryview, os.PathLike)
+    return isinstance(images, single) or hasattr(images, "read") or not isinstance(images, Iterable)
+
+
+def is_one_text(texts: Any) -> bool:
+    return isinstance(texts, (str, bytes))
+
+
+def many(items: Any, what: str) -> Iterable[Any]:
+    if not isinstance(items, Iterable) or isinstance(items, (dict, set, frozenset)):
+        raise InputError(f"expected one or a list of {what}, came {type(items).__name__}")
+    return items
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """The value, if it is a whole number of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name}: expected a whole number of at least {least}, came {value!r}")
+    return value
+
+
+def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    whole_number("batch_size", size)
+    return _batches(iter(items), size)
+
+
+def _batches(iterator: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
+
+
+def token_rows(
+    tokenizer: Tokenizer, rules: TextRules, texts: Iterable[tuple[int, Any]], failures: Failures, stacklevel: int
+) -> list[tuple[int, list[int]]]:
+    """(index, token ids) of the texts that can be used; a warning, at the caller's line, if some were cut."""
+    cut = []
+
+    def encode(text: Any) -> list[int]:
+        ids, was_cut = tokenizer.encode(text, rules)
+        cut.append(was_cut)
+        return ids
+
+    rows = list(failures.each(texts, encode))
+    if any(cut):
+        warnings.warn(
+            f"{sum(cut)} of {len(cut)} texts are longer than the model reads ({rules.max_words} words, "
+            f"{rules.max_tokens} tokens) and were cut",
+            TruncatedTextWarning,
+            stacklevel=stacklevel + 1,
+        )
+    return rows
