@@ -429,12 +429,11 @@ def _recall(real: Path) -> dict[str, str]:
 
 
 def _remember(real: Path, stamp: dict[str, Any], sha256: str, revision: str | None = None) -> str:
-    """Write it down, unless the file changed since `stamp` was taken. Failing to costs time only."""
+    """Write it down. `stamp` was taken before the file was read, so a file that changed meanwhile is not recognised."""
     memo = _memo(real)
     new = memo.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
-    with contextlib.suppress(OSError):
-        if stamp == _stamp(real):
-            memo.parent.mkdir(parents=True, exist_ok=True)
-            new.write_text(json.dumps({**stamp, "sha256": sha256, "revision": revision}))
-            os.replace(new, memo)
+    with contextlib.suppress(OSError):  # costs time only
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        new.write_text(json.dumps({**stamp, "sha256": sha256, "revision": revision}))
+        os.replace(new, memo)
     return sha256

@@ -47,8 +47,8 @@ def write(
         prompt_ids: (B, L), all of one length, first token included.
         states, states_mask: (B, K, width) and (B, K), 1 = a real place. Keys and values are computed once for each, and
             shared by its beams.
-        seeds: one for each text drawn of one context, when sampling. A text depends on its context, its prompt and its
-            seed alone, not on what else is in the batch, nor on torch's global generator.
+        seeds: B * num_return_sequences when sampling, one for each text. A text depends on its context, its prompt and
+            its seed alone, not on what else is in the batch, nor on torch's global generator.
 
     Returns:
         (B * num_return_sequences, longest), prompts included, padded with `pad_id`.
@@ -56,7 +56,7 @@ def write(
     context = _Context(decoder.read(states), states_mask)
     count, drawn = manner.num_return_sequences, LogitsProcessorList()
     if manner.top_p is not None:
-        assert seeds is not None and len(seeds) == count
+        assert seeds is not None and len(seeds) == len(prompt_ids) * count
         prompt_ids, count = prompt_ids.repeat_interleave(count, dim=0), 1
         drawn += [TopKLogitsWarper(TOP_K), TopPLogitsWarper(manner.top_p), _Draw(seeds)]
     config = GenerationConfig(
@@ -125,6 +125,5 @@ class _Draw(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         waits = torch.stack([torch.empty(scores.shape[1]).exponential_(generator=g) for g in self.generators])
-        waits = waits.to(scores.device).repeat(scores.shape[0] // len(waits), 1)  # the same for each context
-        drawn = (scores.softmax(-1) / waits).argmax(-1, keepdim=True)  # as torch.multinomial draws
+        drawn = (scores.softmax(-1) / waits.to(scores.device)).argmax(-1, keepdim=True)  # as torch.multinomial draws
         return torch.full_like(scores, float("-inf")).scatter(1, drawn, 0.0)

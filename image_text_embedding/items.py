@@ -84,23 +84,25 @@ def _batches(iterator: Iterator[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-def token_rows(
-    tokenizer: Tokenizer, rules: TextRules, texts: Iterable[tuple[int, Any]], failures: Failures, stacklevel: int
-) -> list[tuple[int, list[int]]]:
-    """(index, token ids) of the texts that can be used; a warning, at the caller's line, if some were cut."""
-    cut = []
+class Reader:
+    """Encodes texts by a family's rules, and remembers how many it cut."""
 
-    def encode(text: Any) -> list[int]:
-        ids, was_cut = tokenizer.encode(text, rules)
-        cut.append(was_cut)
+    def __init__(self, tokenizer: Tokenizer, rules: TextRules, name: str) -> None:
+        self.tokenizer, self.rules, self.name = tokenizer, rules, name
+        self.cut = self.count = 0
+
+    def __call__(self, text: Any) -> list[int]:
+        ids, was_cut = self.tokenizer.encode(text, self.rules)
+        self.cut += was_cut
+        self.count += 1
         return ids
 
-    rows = list(failures.each(texts, encode))
-    if any(cut):
-        warnings.warn(
-            f"{sum(cut)} of {len(cut)} texts are longer than the model reads ({rules.max_words} words, "
-            f"{rules.max_tokens} tokens) and were cut",
-            TruncatedTextWarning,
-            stacklevel=stacklevel + 1,
-        )
-    return rows
+    def warn(self, stacklevel: int) -> None:
+        """Warn if some were cut, at a line that many frames above the caller."""
+        if self.cut:
+            warnings.warn(
+                f"{self.cut} of {self.count} texts are longer than {self.name} reads ({self.rules.max_words} words, "
+                f"{self.rules.max_tokens} tokens) and were cut",
+                TruncatedTextWarning,
+                stacklevel=stacklevel + 2,
+            )

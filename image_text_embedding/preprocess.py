@@ -8,14 +8,14 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tokenizers import Tokenizer as WordPieceTokenizer
-from tokenizers import models, normalizers, pre_tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from image_text_embedding.config import Limits, TextRules
 from image_text_embedding.errors import ConfigError, ImageError, TextError
@@ -282,6 +282,8 @@ class Tokenizer:
             clean_text=True, handle_chinese_chars=True, strip_accents=True, lowercase=True
         )
         self._word_piece.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        self._word_piece.decoder = decoders.WordPiece(prefix="##", cleanup=True)
+        self._special = {self.cls_id, self.sep_id, self.pad_id, self.mask_id}
 
     @classmethod
     def from_vocabulary(cls, path: str | os.PathLike[str]) -> Tokenizer:
@@ -334,6 +336,15 @@ class Tokenizer:
         return [self.cls_id, *ids[:room], *([self.sep_id] if rules.sep else [])], was_cut
 
 
+    def decode(self, ids: Iterable[int]) -> str:
+        """Token ids -> text: pieces joined, punctuation drawn to its word, special tokens and unknown ids left out."""
+        return self._word_piece.decode([i for i in ids if i not in self._special and i < self.vocab_size])
+
+    def words(self) -> dict[str, int]:
+        """The vocabulary: word -> id."""
+        return self._word_piece.get_vocab()
+
+
 def _words_of_lines(text: str) -> dict[str, int]:
     # read_text made every line end "\n"; splitlines() would also split at characters that are words of the vocabulary.
     lines = text.removesuffix("\n").split("\n")
@@ -347,9 +358,9 @@ def _words_of_json(text: str) -> dict[str, int]:
     try:
         raw = json.loads(text)
         model, normalizer = raw["model"], raw["normalizer"]
-        right = normalizer["type"] == "BertNormalizer" and normalizer["lowercase"] and model["type"] == "WordPiece"
-        words = model["vocab"]
-        right = right and all(isinstance(n, int) for n in words.values())
+        words, kind = model["vocab"], model.get("type", "WordPiece")  # files of 2020 do not name it
+        right = kind == "WordPiece" and normalizer["type"] == "BertNormalizer" and normalizer["lowercase"]
+        right = right and all(isinstance(number, int) for number in words.values())
     except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(f"expected the JSON of a tokenizer, came {type(error).__name__}: {error}") from error
     if not right:

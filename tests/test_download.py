@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import errno
 import hashlib
 import io
@@ -11,6 +12,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -50,6 +52,10 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Server
 
+    def setup(self) -> None:
+        super().setup()
+        self.server.connections.append(self.connection)
+
     def do_GET(self) -> None:
         self.server.asked.append((self.command, self.path, dict(self.headers.items())))
         self.server.behaviour(self)
@@ -80,6 +86,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.asked: list[tuple[str, str, dict[str, str]]] = []
+        self.connections: list[socket.socket] = []
         self.closing = threading.Event()
 
     @property
@@ -96,6 +103,9 @@ class Server(ThreadingHTTPServer):
         self.closing.set()
         self.shutdown()
         self.server_close()
+        for connection in self.connections:  # clients keep them open, and would be answered by the threads behind them
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture
@@ -228,22 +238,22 @@ def test_a_cut_is_resumed(server: Server) -> None:
     assert 100_000 - download.CHUNK <= start <= 100_000 and rest["If-Range"] == f'"{MD5.hex()}"'
 
 
-def test_a_cut_begins_anew_where_the_server_knows_no_ranges(server: Server) -> None:
-    plain = google()
-    del plain["Accept-Ranges"]
+@pytest.mark.parametrize("header", [{"Accept-Ranges": "none"}, {"ETag": 'W/"weak"'}])
+def test_a_cut_begins_anew_where_the_server_knows_no_ranges(server: Server, header: dict[str, str]) -> None:
     server.behaviour = in_turn(
-        lambda handler: handler.answer(200, plain, BODY, cut=100_000), lambda handler: handler.answer(200, plain, BODY)
+        lambda handler: handler.answer(200, google(**header), BODY, cut=100_000),
+        lambda handler: handler.answer(200, google(**header), BODY),
     )
     assert locate(Source(url=f"{server.root}/m.pth")).path.read_bytes() == BODY
     assert [headers.get("Range") for headers in server.gets()] == [None, None]
 
 
 def test_a_file_that_changed_during_a_cut_is_fetched_whole(server: Server) -> None:
-    old = {"ETag": '"old"', "x-goog-hash": "md5=AAAAAAAAAAAAAAAAAAAAAA==", "x-goog-generation": "1"}
-    server.behaviour = in_turn(lambda handler: handler.answer(200, google(**old), BODY[::-1], cut=100_000), well)
+    old = google(BODY * 2, hashlib.md5(BODY * 2).digest(), **{"x-goog-generation": "1"})
+    server.behaviour = in_turn(lambda handler: handler.answer(200, old, BODY * 2, cut=len(BODY) + 100_000), well)
     found = locate(Source(url=f"{server.root}/m.pth"))
     assert (found.path.read_bytes(), found.revision) == (BODY, "1643000000000001")
-    assert server.gets()[1]["If-Range"] == '"old"'
+    assert server.gets()[1]["If-Range"] == old["ETag"]
 
 
 @pytest.mark.parametrize("ranges", ["bytes", "none"])
@@ -260,9 +270,9 @@ def test_a_server_that_brings_a_little_each_time_gets_all_the_tries_that_it_need
     assert len(server.gets()) > 2 * download.TRIES
 
 
-def test_a_body_shorter_than_its_content_length_is_an_error(server: Server, home: Path) -> None:
-    short = {"Content-Type": "application/octet-stream", "Content-Length": str(len(BODY) + 1)}
-    server.behaviour = lambda handler: handler.answer(200, short, BODY, cut=len(BODY))
+@pytest.mark.parametrize("header", ["Content-Length", "x-goog-stored-content-length"])
+def test_a_body_shorter_than_promised_is_an_error(server: Server, home: Path, header: str) -> None:
+    server.behaviour = lambda handler: handler.answer(200, {header: str(len(BODY) + 1)}, BODY, cut=len(BODY))
     refused(Source(url=f"{server.root}/m.pth"), "cut off at")
     assert kept(home) == []
 
@@ -278,7 +288,7 @@ def test_a_server_that_stalls_ends_in_an_error(
 
     monkeypatch.setattr(download, "READ_TIMEOUT", 0.2)
     server.behaviour = stall
-    refused(Source(url=f"{server.root}/m.pth"), "Read timed out", "cut off at" if after else "nothing cached")
+    refused(Source(url=f"{server.root}/m.pth"), *(("cut off at",) if after else ("nothing cached", "timeout=0.2")))
     assert len(server.gets()) == download.TRIES and kept(home) == []
 
 
@@ -680,6 +690,10 @@ def test_the_second_name_serves_where_the_first_is_missing_offline_too(hub: Hub)
     hub.files = {(COMMIT, "pytorch_model.bin"): BODY}
     first = locate(Source(hub=REPO))
     assert first.path.name == "pytorch_model.bin"
+    mark = first.path.parents[2] / ".no_exist" / COMMIT / "model.safetensors"  # transformers leaves this behind
+    mark.parent.mkdir(parents=True)
+    mark.touch()
+    assert is_cached(Source(hub=REPO)) and locate(Source(hub=REPO)) == first
     hub.server.stop()
     assert locate(Source(hub=REPO)) == first
 

@@ -1,0 +1,591 @@
+"""What fused states are asked for: matching, re-ranking, captions, answers; one by one, in batches, or all of one picture.
+
+Every function takes an `Engine`; `Encoder`'s methods of the same names say what goes in and comes out. All of them check
+everything but the pictures before anything is computed, and every picture passes the ViT once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from image_text_embedding.config import TASKS, TextRules, guess
+from image_text_embedding.engine import Engine
+from image_text_embedding.errors import ComputeError, InputError, TextError
+from image_text_embedding.heads import rank_answers
+from image_text_embedding.items import Failures, Reader, batches, is_one_picture, is_one_text, many, whole_number
+
+Row = list[int]  # token ids
+Compute = Callable[[torch.Tensor, list[Any]], list[Any]]  # states of B pictures and R rows, R = n * B -> R results
+
+
+# --- What each head makes of pictures' states and token ids -------------------------------------------------------------
+
+
+def embedder(engine: Engine) -> Compute:
+    """(B, D) unit vectors, a row each."""
+    engine.require("embed", "image")
+
+    def compute(states: torch.Tensor, rows: list[Any]) -> list[Any]:
+        vectors = F.normalize(engine.part("image").project(states).float(), dim=-1)
+        return list(_finite(vectors, engine).cpu().numpy())
+
+    return compute
+
+
+def matcher(engine: Engine, itm_token: str) -> Callable[[torch.Tensor, list[Row]], torch.Tensor]:
+    """Logits (R, 2) float32; 1 = match."""
+    engine.require("match")
+    first = _first_token(engine, "itm_token", itm_token)
+
+    def compute(states: torch.Tensor, rows: list[Row]) -> torch.Tensor:
+        ids, mask = engine.padded([[first, *row[1:]] for row in rows])
+        return _finite(engine.part("match")(ids, mask, states).float(), engine)
+
+    return compute
+
+
+def match_probabilities(engine: Engine, itm_token: str) -> Compute:
+    logits = matcher(engine, itm_token)
+    return lambda states, rows: logits(states, rows).softmax(-1)[:, 1].tolist()
+
+
+def captioner(
+    engine: Engine,
+    *,
+    num_beams: int,
+    max_length: int,
+    min_length: int,
+    repetition_penalty: float | None,
+    sample: bool,
+    top_p: float,
+    seed: int | None,
+    num_return_sequences: int,
+) -> Compute:
+    """Rows are prompts; a caption each, or a list of num_return_sequences."""
+    engine.require("caption")
+    manner = _manner(
+        engine, num_beams, max_length, min_length, 1.1 if sample and repetition_penalty is None else repetition_penalty
+    )
+    count = whole_number("num_return_sequences", num_return_sequences)
+    if sample:
+        if not isinstance(top_p, (int, float)) or not 0 < top_p <= 1:
+            raise InputError(f"top_p: expected a number in (0, 1], came {top_p!r}")
+        manner = dataclasses.replace(manner, num_beams=1, top_p=float(top_p))
+    elif count > num_beams:
+        raise InputError(
+            f"num_return_sequences={count} needs as many beams, came num_beams={num_beams}; or sample=True draws any number"
+        )
+    if seed is not None:
+        whole_number("seed", seed, least=0)
+    manner = dataclasses.replace(manner, num_return_sequences=count)
+
+    def compute(states: torch.Tensor, rows: list[Row]) -> list[Any]:
+        # One seed gives every picture the same draws, so that a picture gets alone what it gets in a batch.
+        seeds = [_seed(seed, j) for _ in rows for j in range(count)] if sample else None
+        texts = _write(engine, engine.part("caption").decoder, rows, states, None, manner, seeds)
+        return texts if count == 1 else [texts[i : i + count] for i in range(0, len(texts), count)]
+
+    return compute
+
+
+def answerer(
+    engine: Engine,
+    *,
+    choices: Sequence[str] | None,
+    k: int,
+    question_token: str,
+    num_beams: int,
+    max_length: int,
+    min_length: int,
+) -> Compute:
+    """Rows are questions; an answer each, or the choices ranked: (answer, probability), best first."""
+    engine.require("answer")
+    first = _first_token(engine, "question_token", question_token)
+    manner = _manner(engine, num_beams, max_length, min_length, 1.0)
+    whole_number("k", k)
+    listed = None if choices is None else list(many(choices, "answers") if not is_one_text(choices) else [choices])
+    options = None if listed is None else _choices(engine, listed)
+
+    def compute(states: torch.Tensor, rows: list[Row]) -> list[Any]:
+        head = engine.part("answer")
+        ids, mask = engine.padded([[first, *row[1:]] for row in rows])
+        read = _finite(head.text.fuse(ids, mask, states), engine)
+        if options is None or listed is None:
+            # The original attends to padded question positions here, as though they were words (all-ones
+            # `question_atts` of `models/blip_vqa.py`), so that its answers depend on the batch. We use the real mask.
+            return _write(engine, head.decoder, [[_start(engine)]] * len(rows), read, mask, manner, None)
+        answers = engine.padded(options)
+        found, probabilities = rank_answers(head, engine.config, read, mask, *answers, min(k, len(listed)))
+        return [
+            [(listed[i], p) for i, p in zip(best, chances)]
+            for best, chances in zip(found.tolist(), probabilities.tolist())
+        ]
+
+    return compute
+
+
+# --- Pictures with texts ------------------------------------------------------------------------------------------------
+
+
+class Pairs:
+    """Pictures and, for each, texts: as many of one as of the other, or one of either for all of the other."""
+
+    def __init__(self, engine: Engine, images: Any, on_error: str, **texts: Any) -> None:
+        """
+        Args:
+            texts: under any names: one string for all pictures, or one for each; None = there are none.
+        """
+        self.engine = engine
+        self.one_picture = is_one_picture(images)
+        self.pictures = [images] if self.one_picture else list(many(images, "pictures"))
+        given = {kind: value for kind, value in texts.items() if value is not None}
+        self.single = {kind: is_one_text(value) for kind, value in given.items()}
+        self.texts = {
+            kind: [value] if self.single[kind] else list(many(value, kind)) for kind, value in given.items()
+        }
+        lengths = {"images": len(self.pictures)} if not self.one_picture else {}
+        lengths |= {kind: len(self.texts[kind]) for kind in given if not self.single[kind]}
+        if len(set(lengths.values())) > 1:
+            raise InputError(
+                "expected as many of each (or a single one for all), came "
+                + " and ".join(f"{length} {kind}" for kind, length in lengths.items())
+            )
+        self.count = next(iter(lengths.values()), 1)
+        self.one = not lengths
+        self.failures = Failures(on_error, self.one)
+
+    def rows(self, kind: str, encode: Callable[[Any], Row]) -> dict[int, Row]:
+        """Index -> token ids of those texts that can be used. What all pictures share fails for all."""
+        if self.single[kind]:
+            return dict.fromkeys(range(self.count), encode(self.texts[kind][0]))
+        return dict(self.failures.each(enumerate(self.texts[kind]), encode))
+
+    @torch.inference_mode()
+    def run(self, rows: dict[int, Any], compute: Compute, missing: Any, batch_size: int, show: bool | None) -> Any:
+        """A result for each index of `rows`, `missing` for the others; one result where all came alone."""
+        values = [missing] * self.count
+        with _progress(len(rows), "image" if not self.one_picture else "text", show) as bar:
+            for indices, states, batch in self._batches(rows, batch_size):
+                for index, value in zip(indices, compute(states, batch)):
+                    values[index] = value
+                bar.update(len(indices))
+        return values[0] if self.one and values else values
+
+    def _batches(self, rows: dict[int, Any], size: int) -> Iterator[tuple[list[int], torch.Tensor, list[Any]]]:
+        """(indices, states of their pictures or of the one that they share, rows)"""
+        engine = self.engine
+        if self.one_picture:
+            whole_number("batch_size", size)
+            if rows:
+                states = _finite(engine.states([engine.pixels(self.pictures[0])]), engine)
+            for batch in batches(rows.items(), size):
+                yield [index for index, _ in batch], states, [row for _, row in batch]
+            return
+        pictures = ((index, self.pictures[index]) for index in rows)
+        for group in batches(self.failures.each(pictures, engine.pixels), size):
+            states = engine.states([pixels for _, pixels in group])
+            fine = self._fine(states, [index for index, _ in group])
+            indices = [index for (index, _), good in zip(group, fine) if good]
+            if indices:
+                yield indices, states[torch.tensor(fine, device=states.device)], [rows[index] for index in indices]
+
+    def _fine(self, states: torch.Tensor, indices: list[int]) -> list[bool]:
+        good: list[bool] = states.isfinite().flatten(1).all(1).tolist()
+        for index, fine in zip(indices, good):
+            if not fine:
+                error = ComputeError(f"item {index}: {_overflow(self.engine)}")
+                if not self.failures.skip:
+                    raise error
+                self.failures.errors.append((index, error))
+        return good
+
+
+# --- The tasks ----------------------------------------------------------------------------------------------------------
+
+
+def match(
+    engine: Engine, images: Any, texts: Any, itm_token: str, batch_size: int, show: bool | None, on_error: str
+) -> Any:
+    compute = match_probabilities(engine, itm_token)
+    pairs = Pairs(engine, images, on_error, texts=_needed("texts", texts))
+    rows = pairs.rows("texts", reader := _reader(engine))
+    reader.warn(2)
+    found = pairs.run(rows, compute, float("nan"), batch_size, show)
+    return pairs.failures.result(found if pairs.one else np.array(found, dtype=np.float32))
+
+
+@torch.inference_mode()
+def match_matrix(
+    engine: Engine, images: Any, texts: Any, itm_token: str, batch_size: int, show: bool | None, on_error: str
+) -> Any:
+    logits = matcher(engine, itm_token)
+    whole_number("batch_size", batch_size)
+    pictures = [images] if is_one_picture(images) else list(many(images, "pictures"))
+    sentences = [texts] if is_one_text(texts) else list(many(texts, "texts"))
+    rows = Failures(on_error, one=False)
+    columns = Failures(on_error, one=False)
+    tokens = list(columns.each(enumerate(sentences), reader := _reader(engine)))
+    reader.warn(3)
+    tokens.sort(key=lambda pair: -len(pair[1]))  # texts of like length together, so that little is padded
+    matrix = np.full((len(pictures), len(sentences)), np.nan, dtype=np.float32)
+    with _progress(len(pictures), "image", show) as bar:
+        for group in batches(rows.each(enumerate(pictures), engine.pixels), batch_size):
+            states = engine.states([pixels for _, pixels in group])
+            for (i, _), state in zip(group, states.split(1)):
+                for batch in batches(tokens, batch_size):
+                    chances = logits(state, [row for _, row in batch]).softmax(-1)[:, 1]
+                    matrix[i, [j for j, _ in batch]] = chances.cpu().numpy()
+            bar.update(len(group))
+    rows.errors = [((i, None), error) for i, error in rows.errors]
+    rows.errors += [((None, j), error) for j, error in columns.errors]
+    return (matrix, rows.errors) if rows.skip else matrix
+
+
+@torch.inference_mode()
+def rerank(
+    engine: Engine,
+    query: Any,
+    candidates: Any,
+    k: int,
+    modality: str | None,
+    itm_token: str,
+    batch_size: int,
+    show: bool | None,
+    on_error: str,
+) -> Any:
+    engine.require("embed")
+    logits = matcher(engine, itm_token)
+    whole_number("k", k)
+    whole_number("batch_size", batch_size)
+    listed = list(many(candidates, "candidates") if not is_one_picture(candidates) else [candidates])
+    modality = _modality(query, listed, modality)
+    failures = Failures(on_error, one=False)
+    texts = [(0, query)] if modality == "text" else list(enumerate(listed))
+    alone = Failures("raise", one=True) if modality == "text" else failures
+    tokens = list(alone.each(texts, reader := _reader(engine)))
+    reader.warn(3)
+    with _progress(len(listed), "candidate", show) as bar:
+        if modality == "text":
+            found = _best_pictures(engine, tokens[0][1], enumerate(listed), k, batch_size, failures, logits, bar)
+        else:
+            found = _best_texts(engine, query, tokens, k, batch_size, logits, bar)
+    return failures.result(sorted(found, key=lambda pair: -pair[1]))
+
+
+def _best_pictures(
+    engine: Engine,
+    row: Row,
+    pictures: Iterable[tuple[int, Any]],
+    k: int,
+    size: int,
+    failures: Failures,
+    logits: Callable[[torch.Tensor, list[Row]], torch.Tensor],
+    bar: Any,
+) -> list[tuple[int, float]]:
+    """One pass over the pictures, keeping the states of the k best so far for ITM."""
+    text = _text_vectors(engine, [row])
+    kept: list[int] = []
+    cosines = states = None
+    for group in batches(failures.each(pictures, engine.pixels), size):
+        new = engine.states([pixels for _, pixels in group])
+        vectors = F.normalize(engine.part("image").project(new).float(), dim=-1)
+        similar = _finite(vectors @ text[0], engine)
+        kept += [index for index, _ in group]
+        cosines = similar if cosines is None else torch.cat([cosines, similar])
+        states = new if states is None else torch.cat([states, new])
+        if len(kept) > k:
+            cosines, best = cosines.topk(k)
+            states, kept = states[best], [kept[i] for i in best.tolist()]
+        bar.update(len(group))
+    if cosines is None or states is None:
+        return []
+    scores = torch.cat([logits(part, [row] * len(part))[:, 1] for part in states.split(size)])
+    return list(zip(kept, (scores + cosines if engine.config.rerank_adds_cosine else scores).tolist()))
+
+
+def _best_texts(
+    engine: Engine,
+    picture: Any,
+    tokens: list[tuple[int, Row]],
+    k: int,
+    size: int,
+    logits: Callable[[torch.Tensor, list[Row]], torch.Tensor],
+    bar: Any,
+) -> list[tuple[int, float]]:
+    states = engine.states([engine.pixels(picture)])
+    image = F.normalize(engine.part("image").project(states).float(), dim=-1)[0]
+    if not tokens:
+        return []
+    similar = []
+    for batch in batches(tokens, size):
+        similar.append(_finite(_text_vectors(engine, [row for _, row in batch]) @ image, engine))
+        bar.update(len(batch))
+    cosines, best = torch.cat(similar).topk(min(k, len(tokens)))
+    chosen = [tokens[i] for i in best.tolist()]
+    scores = torch.cat([logits(states, [row for _, row in batch])[:, 1] for batch in batches(chosen, size)])
+    scores = scores + cosines if engine.config.rerank_adds_cosine else scores
+    return [(index, score) for (index, _), score in zip(chosen, scores.tolist())]
+
+
+def caption(
+    engine: Engine, images: Any, prompt: Any, batch_size: int, show: bool | None, on_error: str, **manner: Any
+) -> Any:
+    compute = captioner(engine, **manner)
+    pairs = Pairs(engine, images, on_error, prompts=prompt)
+    found = pairs.run(_prompts(pairs, prompt, manner["max_length"]), compute, None, batch_size, show)
+    return pairs.failures.result(found)
+
+
+def answer(
+    engine: Engine, images: Any, questions: Any, batch_size: int, show: bool | None, on_error: str, **manner: Any
+) -> Any:
+    compute = answerer(engine, **manner)
+    pairs = Pairs(engine, images, on_error, questions=_needed("questions", questions))
+    rows = pairs.rows("questions", reader := _reader(engine, questions=True))
+    reader.warn(2)
+    return pairs.failures.result(pairs.run(rows, compute, None, batch_size, show))
+
+
+def analyze(
+    engine: Engine,
+    images: Any,
+    tasks: Sequence[str] | None,
+    texts: Any,
+    questions: Any,
+    prompt: Any,
+    itm_token: str,
+    caption: dict[str, Any],
+    answer: dict[str, Any],
+    batch_size: int,
+    show: bool | None,
+    on_error: str,
+) -> Any:
+    given = {"match": ("texts", texts), "answer": ("questions", questions), "caption": ("prompt", prompt)}
+    if tasks is None:
+        needing = {task for task in ("match", "answer") if given[task][1] is None}
+        asked = tuple(task for task in engine.config.tasks if task not in needing)
+    else:
+        asked = tuple([tasks] if isinstance(tasks, str) else many(tasks, "tasks"))
+    for task in asked:
+        if task not in TASKS:
+            raise InputError(f"unknown task {task!r}{guess(str(task), TASKS)} Tasks: {', '.join(TASKS)}.")
+    for task, (name, value) in given.items():
+        if value is not None and task not in asked:
+            engine.require(task)
+            raise InputError(f"{name}= goes with the task {task!r}, which is not among those asked for: {asked}")
+    computes: dict[str, Compute] = {}
+    if "embed" in asked:
+        computes["embed"] = embedder(engine)
+    if "match" in asked:
+        computes["match"] = match_probabilities(engine, itm_token)
+        _needed("texts", texts)
+    if "caption" in asked:
+        computes["caption"] = captioner(engine, **caption)
+    if "answer" in asked:
+        computes["answer"] = answerer(engine, **answer)
+        _needed("questions", questions)
+
+    pairs = Pairs(engine, images, on_error, texts=texts, questions=questions, prompts=prompt)
+    rows: dict[str, dict[int, Any]] = {"embed": dict.fromkeys(range(pairs.count))}
+    if "match" in asked:
+        rows["match"] = pairs.rows("texts", reader := _reader(engine))
+        reader.warn(2)
+    if "caption" in asked:
+        rows["caption"] = _prompts(pairs, prompt, caption["max_length"])
+    if "answer" in asked:
+        rows["answer"] = pairs.rows("questions", reader := _reader(engine, questions=True))
+        reader.warn(2)
+    whole = {
+        i: {task: rows[task][i] for task in asked} for i in range(pairs.count) if all(i in rows[task] for task in asked)
+    }
+
+    def compute(states: torch.Tensor, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        results = {task: computes[task](states, [row[task] for row in batch]) for task in asked}
+        return [{task: results[task][i] for task in asked} for i in range(len(batch))]
+
+    return pairs.failures.result(pairs.run(whole, compute, None, batch_size, show))
+
+
+# --- Small print --------------------------------------------------------------------------------------------------------
+
+
+def _first_token(engine: Engine, name: str, token: str) -> int:
+    """The id that begins a fused text: [ENC] as trained where the family has it, or [CLS]."""
+    if token not in ("enc", "cls"):
+        raise InputError(f"{name}: expected 'enc' or 'cls', came {token!r}")
+    enc_id = engine.config.text.enc_id
+    return enc_id if token == "enc" and enc_id is not None else engine.tokenizer.cls_id
+
+
+def _start(engine: Engine) -> int:
+    """The id that begins what a decoder writes."""
+    assert engine.config.decoder is not None
+    dec_id = engine.config.decoder.dec_id
+    return engine.tokenizer.cls_id if dec_id is None else dec_id
+
+
+def _manner(engine: Engine, num_beams: int, max_length: int, min_length: int, penalty: float | None) -> Any:
+    from image_text_embedding.generate import Manner  # late: transformers' generation takes seconds to import
+
+    whole_number("num_beams", num_beams)
+    whole_number("max_length", max_length, least=2)
+    whole_number("min_length", min_length, least=0)
+    penalty = 1.0 if penalty is None else penalty
+    if not isinstance(penalty, (int, float)) or isinstance(penalty, bool) or not penalty > 0:
+        raise InputError(f"repetition_penalty: expected a number above 0 (1.0 = none), came {penalty!r}")
+    if max_length > engine.config.text.max_positions:
+        raise InputError(f"max_length: expected at most {engine.config.text.max_positions} positions, came {max_length}")
+    if min_length > max_length:
+        raise InputError(f"min_length: expected at most max_length={max_length}, came {min_length}")
+    return Manner(max_length, min_length, num_beams, float(penalty))
+
+
+def _prompts(pairs: Pairs, prompt: Any, max_length: int) -> dict[int, Row]:
+    """Index -> the first token and the prompt's."""
+    start = _start(pairs.engine)
+    if prompt is None:
+        return {index: [start] for index in range(pairs.count)}
+    rules = _as_it_is(max_length - 1, sep=False)
+
+    def encode(text: Any) -> Row:
+        row, was_cut = pairs.engine.tokenizer.encode(text, rules)
+        if was_cut:
+            positions = pairs.engine.config.text.max_positions
+            raise TextError(
+                f"expected a prompt that leaves room to write: at most {max_length - 2} tokens with max_length="
+                f"{max_length} (of at most {positions} positions), came {text[:100]!r}"
+            )
+        return [start, *row[1:]]
+
+    return pairs.rows("prompts", encode)
+
+
+def _choices(engine: Engine, choices: list[Any]) -> list[Row]:
+    """Token ids of given answers."""
+    if not choices:
+        raise InputError("choices: expected at least one answer, came an empty list")
+    rules = _as_it_is(engine.config.text.max_positions, sep=True)
+    rows = dict(Failures("raise", one=False).each(enumerate(choices), lambda text: engine.tokenizer.encode(text, rules)))
+    seen: dict[tuple[int, ...], int] = {}
+    for index, (row, was_cut) in rows.items():
+        if was_cut:
+            raise TextError(f"choices: item {index} is longer than {rules.max_tokens} positions", index)
+        other = seen.setdefault(tuple(row), index)
+        if other != index:
+            raise TextError(
+                f"choices: expected every answer once, came {choices[other]!r} (item {other}) and {choices[index]!r} (item "
+                f"{index}), which are the same tokens",
+                index,
+            )
+    return [[_start(engine), *row[1:]] for row, _ in rows.values()]
+
+
+def _reader(engine: Engine, questions: bool = False) -> Reader:
+    rules = engine.config.questions if questions else engine.config.captions
+    assert rules is not None
+    return Reader(engine.tokenizer, rules, engine.config.name)
+
+
+def _needed(name: str, value: Any) -> Any:
+    if value is None:
+        raise InputError(f"{name}: expected one string, or one for each picture, came None")
+    return value
+
+
+def _as_it_is(max_tokens: int, sep: bool) -> TextRules:
+    """Prompts and answers are not cleaned (official `models/blip.py`, `train_vqa.py`, ALBEF's `VQA.py`)."""
+    return TextRules(max_words=2**31, max_tokens=max_tokens, sep=sep)
+
+
+def _write(
+    engine: Engine,
+    decoder: Any,
+    prompts: list[Row],
+    states: torch.Tensor,
+    mask: torch.Tensor | None,
+    manner: Any,
+    seeds: list[int] | None,
+) -> list[str]:
+    """What the decoder writes after each prompt: prompts of one length at a time, as none may be padded."""
+    from image_text_embedding.generate import write
+
+    tokenizer, count = engine.tokenizer, manner.num_return_sequences
+    states = states.expand(len(prompts), -1, -1) if len(states) != len(prompts) else states
+    texts = [""] * (len(prompts) * count)
+    for length in sorted({len(prompt) for prompt in prompts}):
+        places = [i for i, prompt in enumerate(prompts) if len(prompt) == length]
+        ids = torch.tensor([prompts[i] for i in places], device=engine.device)
+        chosen = torch.tensor(places, device=engine.device)
+        outputs = [i * count + j for i in places for j in range(count)]
+        rows = write(
+            decoder,
+            ids,
+            states[chosen],
+            None if mask is None else mask[chosen],
+            manner,
+            tokenizer.sep_id,
+            tokenizer.pad_id,
+            None if seeds is None else [seeds[i] for i in outputs],
+        )
+        for place, row in zip(outputs, rows[:, length:].tolist()):
+            # After the end generate pads, in beam search with the end token itself.
+            texts[place] = tokenizer.decode(row[: row.index(tokenizer.sep_id)] if tokenizer.sep_id in row else row)
+    return texts
+
+
+def _seed(seed: int | None, number: int) -> int:
+    return secrets.randbits(63) if seed is None else (seed * 1_000_003 + number) % 2**63
+
+
+def _text_vectors(engine: Engine, rows: list[Row]) -> torch.Tensor:
+    return F.normalize(engine.part("text")(*engine.padded(rows)).float(), dim=-1)
+
+
+def _modality(query: Any, candidates: list[Any], modality: str | None) -> str:
+    """What a query is, told by what is no string, or else by what is the address of a picture."""
+    if modality is not None:
+        if modality not in ("image", "text"):
+            raise InputError(f"modality: expected 'image', 'text' or None, came {modality!r}")
+        return modality
+    if not isinstance(query, str):
+        return "image"
+    if any(not isinstance(candidate, str) for candidate in candidates):
+        return "text"
+    from image_text_embedding.fetch import is_url
+
+    def is_picture(text: str) -> bool:
+        return is_url(text) or (len(text) < 4096 and "\0" not in text and os.path.isfile(text))
+
+    places = is_picture(query), bool(candidates) and all(map(is_picture, candidates))
+    if places[0] == places[1]:
+        raise InputError(
+            "cannot tell whether the query is a text or the place of a picture: say modality='text' (candidates are "
+            "pictures) or modality='image' (candidates are texts)"
+        )
+    return "image" if places[0] else "text"
+
+
+def _finite(values: torch.Tensor, engine: Engine) -> torch.Tensor:
+    if not bool(values.isfinite().all()):
+        raise ComputeError(_overflow(engine))
+    return values
+
+
+def _overflow(engine: Engine) -> str:
+    return (
+        f"the model gave no finite numbers in {engine.dtype}: the weights are damaged, or half precision overflows: try "
+        "dtype='fp32'"
+    )
+
+
+def _progress(total: int, unit: str, show: bool | None) -> Any:
+    return tqdm(total=total, unit=unit, disable=None if show is None else not show, delay=2.0 if show is None else 0.0)
