@@ -196,6 +196,14 @@ def from_mapping(raw: Mapping[str, Any], where: str) -> ModelConfig:
         (not 0 <= text.fusion_start < text.depth, "text: fusion_start must lie in 0..depth-1"),
         (text.fusion_start not in (0, text.text_depth), "text: fusion_start must be 0 or text_depth"),
         (config.captions.max_tokens > text.max_positions, "captions: max_tokens is more than text.max_positions"),
+        (
+            bool(config.source.hub and config.source.sha256 and not config.source.revision),
+            "source: a sha256 of a hub file goes with the revision that has it",
+        ),
+        (
+            (config.questions or config.captions).max_tokens > text.max_positions,
+            "questions: max_tokens is more than text.max_positions",
+        ),
         (not set(config.tasks) <= set(TASKS), f"tasks: expected some of {', '.join(TASKS)}, came {list(config.tasks)}"),
         (("embed" in config.tasks) != (config.embed_dim is not None), "embed_dim goes with the task 'embed'"),
         (
@@ -212,7 +220,7 @@ def from_mapping(raw: Mapping[str, Any], where: str) -> ModelConfig:
 
 
 def guess(wrong: str, names: Iterable[str]) -> str:
-    """ " — did you mean 'x'?" or nothing."""
+    """The end of a sentence that names something unknown: a likely typo, or just its full stop."""
     close = difflib.get_close_matches(wrong, list(names), n=1, cutoff=0.6)
     return f" — did you mean {close[0]!r}?" if close else "."
 
@@ -253,10 +261,19 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
+# transformers' classes of BLIP, and which of our models has the same parts.
+TRANSFORMERS_CLASSES = {
+    "BlipForImageTextRetrieval": "blip_itm_base_coco",
+    "BlipForConditionalGeneration": "blip_caption_base",
+    "BlipForQuestionAnswering": "blip_vqa_base",
+}
+
+
 def from_transformers(folder: Path) -> ModelConfig:
     """The configuration of a folder that transformers' `save_pretrained` wrote for BLIP.
 
     Sizes and epsilons are the folder's own, so vectors equal what transformers computes from it; text rules are BLIP's.
+    What the model can do is told by its class, which `save_pretrained` notes under "architectures".
 
     Raises:
         ConfigError: the folder holds another kind of model.
@@ -271,25 +288,34 @@ def from_transformers(folder: Path) -> ModelConfig:
     if found != "blip":
         raise ConfigError(f"{folder}: expected a config.json with model_type 'blip', came {found!r}")
     theirs = BlipConfig.from_dict(raw)
-    base = model_config("blip_base")
+    (kind, *_) = raw.get("architectures") or ["BlipForImageTextRetrieval"]
+    if kind not in TRANSFORMERS_CLASSES:
+        raise ConfigError(
+            f"{folder}: expected a model of the class {', '.join(TRANSFORMERS_CLASSES)}, came {kind!r}; the projections of "
+            "a BlipModel are in no official checkpoint"
+        )
+    base = model_config(TRANSFORMERS_CLASSES[kind])
+    embeds = "embed" in base.tasks
     vision, text = theirs.vision_config, theirs.text_config
     if vision.intermediate_size != 4 * vision.hidden_size or {vision.hidden_act, text.hidden_act} != {"gelu"}:
         raise ConfigError(f"{folder}: expected a ViT with a GELU MLP 4 times its width, as every official BLIP has")
     mean, std = base.vision.mean, base.vision.std
-    processor = folder / "preprocessor_config.json"
-    if processor.is_file():
-        try:
-            rules = json.loads(processor.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ConfigError(f"{processor}: {error}") from error
-        mean, std = tuple(rules.get("image_mean", mean)), tuple(rules.get("image_std", std))
+    for name in ("processor_config.json", "preprocessor_config.json"):  # of transformers 5, and before
+        processor = folder / name
+        if processor.is_file():
+            try:
+                rules = json.loads(processor.read_text(encoding="utf-8"))
+                rules = rules.get("image_processor", rules)
+            except (ValueError, AttributeError) as error:
+                raise ConfigError(f"{processor}: {error}") from error
+            mean, std = tuple(rules.get("image_mean", mean)), tuple(rules.get("image_std", std))
     changes = {
         "name": folder.name,
         "summary": f"BLIP, from {folder.name}",
         "license": "unknown",
-        "tasks": ["embed", "match"],
-        "decoder": None,
-        "embed_dim": theirs.image_text_hidden_size,
+        "embed_dim": theirs.image_text_hidden_size if embeds else None,
+        "decoder": base.decoder
+        and {**dataclasses.asdict(base.decoder), "depth": text.num_hidden_layers, "dec_id": text.bos_token_id},
         "vision": {
             "image_size": vision.image_size,
             "patch_size": vision.patch_size,

@@ -22,14 +22,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from image_text_embedding.config import Source
 from image_text_embedding.errors import DownloadError
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfFileMetadata
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # of a hub repository, the better one first
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")  # of a checkpoint in shards
@@ -142,7 +139,7 @@ def hub_file(repo_id: str, names: Sequence[str], revision: str | None = None) ->
             if not _in_hub_cache(repo_id, name, there.commit_hash):
                 logger.info("downloading %s/%s (%s bytes) to %s", repo_id, name, there.size, constants.HF_HUB_CACHE)
             path = Path(hf_hub_download(repo_id, name, revision=revision))
-            return _verified(path, repo_id, name, there)
+            return _verified(path, repo_id, name, there.etag)
     except DownloadError:
         raise
     except RevisionNotFoundError as error:
@@ -177,7 +174,7 @@ class _Answer:
     """What the server says of the whole file."""
 
     size: int | None
-    md5: str | None
+    digests: dict[str, str]  # "md5" and "crc32c" in hex, as far as Google Storage gives them
     etag: str | None  # only where it can be trusted to mark the same bytes, and ranges can be asked for
     revision: str | None
 
@@ -228,15 +225,17 @@ def _download(url: str, target: Path, sha256: str | None) -> None:
                     answer = _fetch(url, file, target, hand)
                     file.flush()
                     os.fsync(file.fileno())  # or a power cut could leave the name without the bytes
-                came = _digests(part, "md5", "sha256")
-                for name, expected, who in (("md5", answer.md5, "the server"), ("sha256", sha256, "the model's YAML")):
-                    if expected and came[name] != expected.lower():
+                promised = [(name, digest, "the server") for name, digest in answer.digests.items()]
+                promised += [("sha256", sha256, "the model's YAML")] if sha256 else []
+                came = _digests(part, *answer.digests, "sha256")
+                for name, expected, who in promised:
+                    if came[name] != expected.lower():
                         raise DownloadError(
                             f"{url}: {who} says {name} {expected}, came {came[name]} ({part.stat().st_size} bytes). "
                             f"The file is damaged or another one, and was removed. Try again. {hand}"
                         )
-                if not (answer.md5 or sha256):
-                    logger.warning("%s: the server gives no md5; only the size was checked", url)
+                if not promised:
+                    logger.warning("%s: the server gives no digest; only the size was checked", url)
                 os.replace(part, target)
                 _remember(target.resolve(), _stamp(target), came["sha256"], answer.revision)
             finally:
@@ -302,11 +301,12 @@ def _fetch(url: str, file: BinaryIO, target: Path, hand: str) -> _Answer:
 
 def _read_answer(headers: Any) -> _Answer:
     size = headers.get("x-goog-stored-content-length") or headers.get("content-length")
-    md5 = re.search(r"\bmd5=([A-Za-z0-9+/]{22}==)", headers.get("x-goog-hash", ""))
+    # Files that were uploaded in parts have no md5 there, but every file has a crc32c.
+    given = re.findall(r"\b(md5|crc32c)=([A-Za-z0-9+/]+=*)", headers.get("x-goog-hash", ""))
     etag = headers.get("etag", "")
     return _Answer(
         size=int(size) if size else None,
-        md5=base64.b64decode(md5[1]).hex() if md5 else None,
+        digests={name: base64.b64decode(digest).hex() for name, digest in given},
         etag=etag if etag.startswith('"') and headers.get("accept-ranges") == "bytes" else None,
         revision=headers.get("x-goog-generation") or etag.removeprefix("W/").strip('"') or None,
     )
@@ -346,16 +346,14 @@ def _in_hub_cache(repo_id: str, name: str, revision: str | None) -> Path | None:
     return Path(found) if isinstance(found, str) else None  # else None, or a mark that the repository has no such file
 
 
-def _verified(path: Path, repo_id: str, name: str, there: HfFileMetadata | None = None) -> LocalFile:
+def _verified(path: Path, repo_id: str, name: str, etag: str | None = None) -> LocalFile:
     """Check a file of the hub's cache against the digest that the hub names: a sha256, or git's sha1 for small files.
 
     The cache keeps that digest as the name of the blob that the snapshot links to. Only this one link is followed, as
-    the blob may itself be a link, into a store with names of another kind. Without links, what is `there` must do.
+    the blob may itself be a link, into a store with names of another kind. Without links, `etag` has to do.
     """
     commit = path.parts[-len(Path(name).parts) - 1]
-    expected = there.etag or "" if there and there.commit_hash == commit else ""
-    if path.is_symlink():
-        expected = Path(os.readlink(path)).name
+    expected = Path(os.readlink(path)).name if path.is_symlink() else etag or ""
     sha256 = came = file_sha256(path)
     if len(expected) == 40:
         content = path.read_bytes()
@@ -402,12 +400,16 @@ def _hub_trouble(repo_id: str, error: Exception, asked: bool) -> str:
 
 
 def _digests(path: Path, *algorithms: str) -> dict[str, str]:
-    hashers = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
+    from google_crc32c import Checksum
+
+    hashers: dict[str, Any] = {
+        name: Checksum() if name == "crc32c" else hashlib.new(name, usedforsecurity=False) for name in algorithms
+    }
     with path.open("rb") as file:
         while chunk := file.read(2**20):
             for hasher in hashers.values():
                 hasher.update(chunk)
-    return {name: hasher.hexdigest() for name, hasher in hashers.items()}
+    return {name: hasher.digest().hex() for name, hasher in hashers.items()}
 
 
 def _stamp(real: Path) -> dict[str, Any]:

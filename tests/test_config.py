@@ -82,12 +82,15 @@ def test_a_malformed_configuration_is_named(change: dict, said: str) -> None:
         ("vision", "mean", [0.5, 0.5], "expected 3 values"),
         ("text", "text_depth", 13, "text_depth must lie in"),
         ("text", "fusion_start", 3, "fusion_start must be 0 or text_depth"),
+        ("source", "sha256", "ab", "goes with the revision"),
         ("captions", "max_tokens", 513, "more than text.max_positions"),
     ],
 )
 def test_numbers_that_do_not_fit_together_are_named(room: str, key: str, value: object, said: str) -> None:
     raw = dataclasses.asdict(ite.model_config("blip_base"))
     raw[room] = {**raw[room], key: value}
+    if room == "source":
+        raw[room] |= {"hub": "somebody/model", "url": None}
     with pytest.raises(ConfigError, match=said):
         configs.from_mapping(raw, where="my.yaml")
 

@@ -25,6 +25,7 @@ from typing import Any
 
 # download.py imports these inside functions; here they come first, as a test below gives up the right to read them
 import filelock
+import google_crc32c
 import huggingface_hub
 import platformdirs
 import pooch
@@ -131,11 +132,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-def google(body: bytes = BODY, md5: bytes = MD5, **more: str) -> dict[str, str]:
+def crc32c(body: bytes) -> str:
+    return base64.b64encode(google_crc32c.Checksum(body).digest()).decode()
+
+
+def google(body: bytes = BODY, md5: bytes = MD5, /, **more: str) -> dict[str, str]:
     """What Google Storage says of a file. Both digests may stand in one header or in two."""
     return {
         "Content-Type": "application/octet-stream",
-        "x-goog-hash": f"crc32c=AAAAAA==,md5={base64.b64encode(md5).decode()}",
+        "x-goog-hash": f"crc32c={crc32c(body)},md5={base64.b64encode(md5).decode()}",
         "x-goog-stored-content-length": str(len(body)),
         "x-goog-generation": "1643000000000001",
         "ETag": f'"{md5.hex()}"',
@@ -144,7 +149,7 @@ def google(body: bytes = BODY, md5: bytes = MD5, **more: str) -> dict[str, str]:
     }
 
 
-def well(handler: Handler, cut: int | None = None, **more: str) -> None:
+def well(handler: Handler, cut: int | None = None, /, **more: str) -> None:
     """Google Storage, ranges included."""
     asked = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
     if asked and handler.headers["If-Range"] == google(**more)["ETag"]:
@@ -197,7 +202,7 @@ def test_the_digests_may_come_in_two_header_lines_and_the_etag_is_the_revision_w
 ) -> None:
     def behaviour(handler: Handler) -> None:
         handler.send_response(200)
-        handler.send_header("x-goog-hash", "crc32c=AAAAAA==")
+        handler.send_header("x-goog-hash", f"crc32c={crc32c(BODY)}")
         handler.send_header("x-goog-hash", f"md5={base64.b64encode(b'0' * 16).decode()}")
         handler.send_header("ETag", 'W/"abc"')
         handler.send_header("Content-Length", str(len(BODY)))
@@ -208,6 +213,16 @@ def test_the_digests_may_come_in_two_header_lines_and_the_etag_is_the_revision_w
     refused(Source(url=f"{server.root}/m.pth"), (b"0" * 16).hex(), MD5.hex())
     server.behaviour = lambda handler: handler.answer(200, {"ETag": 'W/"abc"'}, BODY)
     assert locate(Source(url=f"{server.root}/m.pth")).revision == "abc"
+
+
+def test_a_file_that_google_knows_by_its_crc32c_alone(server: Server, home: Path) -> None:
+    assert crc32c(b"123456789") == base64.b64encode(bytes.fromhex("e3069283")).decode()  # the published check value
+    source = Source(url=f"{server.root}/m.pth")
+    server.behaviour = lambda handler: well(handler, **{"x-goog-hash": f"crc32c={crc32c(b'another file')}"})
+    refused(source, "the server says crc32c", "removed")
+    assert kept(home) == []
+    server.behaviour = lambda handler: well(handler, **{"x-goog-hash": f"crc32c={crc32c(BODY)}"})
+    assert locate(source).sha256 == SHA256
 
 
 @pytest.mark.parametrize("sha256", [None, SHA256])
@@ -230,7 +245,7 @@ def test_bytes_that_are_not_what_the_yaml_promised_are_removed(server: Server, h
 
 
 def test_a_cut_is_resumed(server: Server) -> None:
-    server.behaviour = in_turn(lambda handler: well(handler, cut=100_000), well)
+    server.behaviour = in_turn(lambda handler: well(handler, 100_000), well)
     assert locate(Source(url=f"{server.root}/m.pth")).path.read_bytes() == BODY
     whole, rest = server.gets()
     assert "Range" not in whole
@@ -265,7 +280,7 @@ def test_a_server_that_cuts_always_ends_in_an_error(server: Server, home: Path, 
 
 
 def test_a_server_that_brings_a_little_each_time_gets_all_the_tries_that_it_needs(server: Server) -> None:
-    server.behaviour = lambda handler: well(handler, cut=20_000)
+    server.behaviour = lambda handler: well(handler, 20_000)
     assert locate(Source(url=f"{server.root}/m.pth")).sha256 == SHA256
     assert len(server.gets()) > 2 * download.TRIES
 
@@ -524,7 +539,7 @@ print(locate(Source(url=sys.argv[1])).sha256, flush=True)
 
 
 def another(url: str) -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, "-c", ONE, url], stdout=-1, stderr=-1, text=True)
+    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", ONE, url], stdout=-1, stderr=-1, text=True)
     assert process.stdout and process.stdout.readline() == "asking\n"
     return process
 
@@ -669,6 +684,18 @@ def test_a_repository_is_fetched_verified_and_then_served_offline(hub: Hub, monk
     assert locate(source) == first
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert locate(source) == first and is_cached(source)
+
+
+def test_eight_threads_fetch_a_repository_once(hub: Hub) -> None:
+    all_asked = threading.Barrier(8, timeout=60)
+
+    def ask() -> str:
+        all_asked.wait()
+        return locate(Source(hub=REPO)).sha256
+
+    with ThreadPoolExecutor(8) as pool:
+        assert {thread.result(60) for thread in [pool.submit(ask) for _ in range(8)]} == {SHA256}
+    assert hub.downloads() == 1
 
 
 def test_files_of_one_repository_come_at_one_revision(hub: Hub) -> None:
