@@ -32,6 +32,7 @@ from image_text_embedding.errors import (
 
 if TYPE_CHECKING:
     from image_text_embedding.encoder import Encoder, TruncatedTextWarning, load
+    from image_text_embedding.pipelines import pipeline
 
 __version__ = metadata.version("image-text-embedding")
 
@@ -55,6 +56,7 @@ __all__ = [
     "list_models",
     "load",
     "model_config",
+    "pipeline",
 ]
 
 
@@ -63,6 +65,10 @@ def __getattr__(name: str) -> Any:
         from image_text_embedding import encoder
 
         return getattr(encoder, name)
+    if name == "pipeline":
+        from image_text_embedding.pipelines import pipeline
+
+        return pipeline
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

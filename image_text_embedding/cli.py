@@ -1,6 +1,6 @@
-"""The command `image-text-embedding`: link and unlink our Towhee operators, list the models.
+"""The command `image-text-embedding`: link and unlink our Towhee operators, list the models, train one.
 
-Exit codes: 0 done; 1 not done, and one line on stderr says why; 2 wrong usage.
+Exit codes: 0 done; 1 not done, and one line on stderr says why; 2 wrong usage; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -28,7 +28,6 @@ SAID = {
     "changed": "left alone, changed since it was written:",
 }
 
-WORDS = {True: "yes", False: "no", None: "-"}  # a cell of the table
 
 app = typer.Typer(
     help="BLIP and ALBEF: vectors for pictures and texts that can be compared.",
@@ -83,7 +82,7 @@ def unlink(towhee_home: Home = None) -> None:
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list, for machines.")] = False,
 ) -> None:
-    """List the models: family, picture size, length of a vector, licence, where the weights come from, if cached."""
+    """List the models: family, tasks, picture size, length of a vector, licence, where the weights come from, if cached."""
     from image_text_embedding.download import is_cached
 
     configs = [model_config(name) for name in list_models()]
@@ -91,6 +90,7 @@ def models(
         {
             "name": config.name,
             "family": config.family,
+            "tasks": list(config.tasks),
             "image_size": config.vision.image_size,
             "dim": config.embed_dim,
             "license": config.license,
@@ -104,11 +104,76 @@ def models(
         return
     table = Table(*(column.replace("_", " ") for column in rows[0]), box=None)
     for row in rows:
-        table.add_row(
-            *(WORDS[value] if value is None or isinstance(value, bool) else str(value) for value in row.values())
-        )
+        table.add_row(*map(_cell, row.values()))
     # A table that goes into a file or a pipe is not folded to the width of a terminal that is not there.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    Console(width=None if sys.stdout.isatty() else 300).print(table)
+
+
+@app.command(
+    epilog="Examples: `image-text-embedding train --config my.yaml --pairs pairs.jsonl --vocabulary vocab.txt --out run` "
+    "and `image-text-embedding train --model blip_base --pairs photos/ --out run --tasks lm`"
+)
+def train(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The run's folder: checkpoints, metrics, plot, model.")],
+    pairs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PAIRS",
+            help="Pictures with captions (or questions and answers): a .jsonl or .parquet file, a folder with x.jpg beside "
+            "x.txt or with metadata.jsonl, or package.module:name.",
+        ),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(metavar="YAML", help="Train this model from scratch; its `training:` may hold settings."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Train this one further: a name, a hub id or a file.")
+    ] = None,
+    vocabulary: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A vocab.txt or tokenizer.json instead of the model's own.")
+    ] = None,
+    validation: Annotated[
+        str | None, typer.Option(metavar="PAIRS", help="Pairs to find the best checkpoint with, never trained on.")
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Some of itc,itm,lm,vqa,mlm; the default is all that it has.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.", show_default=False)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pairs computed at once.", show_default=False)] = None,
+    lr: Annotated[float | None, typer.Option(help="The highest learning rate.", show_default=False)] = None,
+    settings: Annotated[
+        Path | None, typer.Option(metavar="YAML", help="The other settings: the fields of TrainConfig.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …; the default is a GPU if any.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint in --out; --out alone is enough.")
+    ] = False,
+) -> None:
+    """Train a model on your own pictures, from scratch (--config) or from official weights (--model).
+
+    Ctrl-C writes a checkpoint first. What comes of it, `image_text_embedding.load("DIR/model.safetensors")` opens.
+    """
+    if not resume and (pairs is None or (config is None) == (model is None)):
+        raise typer.BadParameter("expected --pairs, and either --config (from scratch) or --model (further)")
+    from image_text_embedding.training import read_recipe, read_settings
+    from image_text_embedding.training import train as run
+
+    base, given = (model, {}) if config is None else read_recipe(config)
+    given |= read_settings(settings) if settings else {}
+    options = {"tasks": tasks and tasks.split(","), "steps": steps, "batch_size": batch_size, "lr": lr}
+    given |= {name: value for name, value in options.items() if value is not None}
+    try:
+        print(run(base, pairs, out, given, vocabulary=vocabulary, validation=validation, resume=resume, device=device))
+    except KeyboardInterrupt as stopped:
+        print(f"image-text-embedding: {stopped or 'stopped'}; go on with --resume", file=sys.stderr)
+        raise typer.Exit(130) from stopped
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(value)
+    return {None: "-", True: "yes", False: "no"}.get(value) or str(value)
 
 
 def _report(outcomes: list[folders.Outcome]) -> None:

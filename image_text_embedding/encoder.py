@@ -1,20 +1,12 @@
-"""What `load` returns: batches of pictures and texts in, vectors out.
-
-Towers are shared within a process: however many nodes, threads or encoders ask for the same tower of the same weights on
-the same device, it is loaded once and lives as long as one of them.
-"""
+"""What `load` returns: batches of pictures and texts in; vectors, matches, captions and answers out."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import os
-import threading
-import warnings
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Sized
-from importlib import import_module, metadata
+from collections.abc import Callable, Iterable, Sequence, Sized
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +15,29 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from image_text_embedding import tasks
 from image_text_embedding.config import Limits, ModelConfig, guess
-from image_text_embedding.errors import ComputeError, ConfigError, EmbeddingError, InputError
-from image_text_embedding.model import TOWERS
-from image_text_embedding.preprocess import Tokenizer, load_picture, normalize, to_pixels
+from image_text_embedding.engine import Engine
+from image_text_embedding.errors import ComputeError, ConfigError, InputError
+from image_text_embedding.items import (
+    Failures,
+    Reader,
+    TruncatedTextWarning,
+    batches,
+    is_one_picture,
+    is_one_text,
+    many,
+)
+from image_text_embedding.preprocess import Tokenizer
+from image_text_embedding.rerank import rerank
 from image_text_embedding.resolve import Resolved, resolve, vocabulary
-from image_text_embedding.weights import Ignore, load_weights, read_checkpoint, save_weights
+from image_text_embedding.tasks import analyze
+from image_text_embedding.weights import save_weights
+
+__all__ = ["Encoder", "TruncatedTextWarning", "load"]
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 MODALITIES = ("image", "text")
-
-
-class TruncatedTextWarning(UserWarning):
-    """A text was longer than the model reads, and was cut by the family's own rule."""
 
 
 def load(
@@ -57,7 +59,7 @@ def load(
         tokenizer: a `vocab.txt`, a `tokenizer.json`, a folder with one, or a hub id, instead of the model's own.
         device: None = CUDA where there is one, else the CPU.
         dtype: "fp32" (None), "fp16" or "bf16": what the towers compute in. Vectors are float32 always.
-        modality: "image" or "text" loads that tower alone; None loads both.
+        modality: "image" or "text" loads that tower alone; None loads both, and heads when they are first asked for.
         limits: what a picture may cost (pixels, bytes, seconds, private addresses).
 
     Raises:
@@ -76,11 +78,14 @@ def load(
 
 
 class Encoder:
-    """Pictures and texts -> comparable vectors of unit length. Safe to call from many threads at once.
+    """Pictures and texts -> comparable vectors of unit length, and what else the checkpoint has heads for.
+
+    Safe to call from many threads at once. Which tasks a model can do says `config.tasks`; the others raise an InputError
+    that names the models that can.
 
     Attributes:
         config: the model's configuration.
-        dim: length of a vector.
+        dim: length of a vector; None where the checkpoint makes none (captioning, question answering).
         info: where the vectors come from: name, family, revision, sha256 of the weights, preprocessing, versions. Two
             encoders' vectors may be compared when these agree on name, revision and sha256.
     """
@@ -99,16 +104,27 @@ class Encoder:
         self.device = device
         self.dtype = dtype
         self.modality = modality
-        self._limits = limits
         self._resolved = resolved
-        self._tokenizer = None
+        words = None
         if modality != "image":  # first: a missing vocabulary is found before a gigabyte is read
-            self._tokenizer = _tokenizer(self.config, vocabulary(resolved, tokenizer))
-        parts = MODALITIES if modality is None else (modality,)
-        self._towers = {part: _tower(part, resolved, device, dtype) for part in parts}
+            words = _tokenizer(self.config, vocabulary(resolved, tokenizer))
+        self._engine = Engine(resolved, words, device, dtype, modality, limits)
+        if modality is not None:
+            self._engine.require("embed", modality)
+            parts: tuple[str, ...] = (modality,)
+        else:  # a captioning or answering checkpoint has one use, and no text tower
+            parts = MODALITIES if "embed" in self.config.tasks else ("image", *self.config.tasks)
+        for part in parts:
+            self._engine.part(part)
 
     def __repr__(self) -> str:
-        return f"<{self.config.name}: {' and '.join(self._towers)} -> {self.dim}, on {self.device}>"
+        makes = f"-> {self.dim}, " if self.dim else ""
+        return f"<{self.config.name}: {' and '.join(self._parts)} {makes}on {self.device}>"
+
+    @property
+    def _parts(self) -> dict[str, nn.Module]:
+        """The parts in memory."""
+        return self._engine.parts
 
     @property
     def info(self) -> dict[str, Any]:
@@ -116,6 +132,7 @@ class Encoder:
         return {
             "name": self.config.name,
             "family": self.config.family,
+            "tasks": list(self.config.tasks),
             "dim": self.dim,
             "modality": self.modality,
             "license": self.config.license,
@@ -167,19 +184,19 @@ class Encoder:
             ImageError: a picture cannot be used; `.index` is its place in the list.
             ComputeError: the tower overflowed (half precision).
         """
-        tower = self._need("image")
-        vision = self.config.vision
-        one = _is_one_picture(images)
-        items = [images] if one else _many(images, "pictures")
+        engine = self._engine
+        engine.require("embed", "image")
+        one = is_one_picture(images)
+        items = [images] if one else many(images, "pictures")
+        failures = Failures(on_error, one)
+        job = _Job(self, failures, "image", normalize_embeddings, show_progress_bar)
+        prepared = failures.each(job.counted(items), engine.pixels)
+        total = len(items) if isinstance(items, Sized) else None
 
         def compute(pixels: list[np.ndarray]) -> torch.Tensor:
-            values = normalize(torch.from_numpy(np.stack(pixels)).to(self.device), vision.mean, vision.std)
-            return tower(values.to(self.dtype))
+            return engine.part("image").project(engine.states(pixels))
 
-        job = _Job(self, compute, "image", normalize_embeddings, on_error, show_progress_bar, one)
-        prepared = job.prepare(items, lambda item: to_pixels(load_picture(item, self._limits), vision.image_size))
-        total = len(items) if isinstance(items, Sized) else None
-        return job.finish(_batches(prepared, batch_size), total, convert_to_tensor)
+        return job.finish(batches(prepared, batch_size), compute, total, convert_to_tensor)
 
     def encode_text(
         self,
@@ -204,33 +221,20 @@ class Encoder:
             TextError: not a string, or nothing is left of it after cleaning; `.index` is its place in the list.
             ComputeError: the tower overflowed (half precision).
         """
-        tower = self._need("text")
-        tokenizer, rules = self._tokenizer, self.config.captions
-        assert tokenizer is not None
-        one = isinstance(texts, (str, bytes))
-        items = [texts] if one else list(_many(texts, "texts"))
-        cut: list[int] = []
-
-        def prepare(text: Any) -> list[int]:
-            ids, was_cut = tokenizer.encode(text, rules)
-            if was_cut:
-                cut.append(len(ids))
-            return ids
+        engine = self._engine
+        engine.require("embed", "text")
+        one = is_one_text(texts)
+        items = [texts] if one else list(many(texts, "texts"))
+        failures = Failures(on_error, one)
+        job = _Job(self, failures, "text", normalize_embeddings, show_progress_bar)
+        reader = Reader(engine.tokenizer, self.config.captions, self.config.name)
+        prepared = sorted(failures.each(job.counted(items), reader), key=lambda pair: -len(pair[1]))
+        reader.warn(1)
 
         def compute(rows: list[list[int]]) -> torch.Tensor:
-            ids, mask = pad(rows, tokenizer.pad_id)
-            return tower(ids.to(self.device), mask.to(self.device))
+            return engine.part("text")(*engine.padded(rows))
 
-        job = _Job(self, compute, "text", normalize_embeddings, on_error, show_progress_bar, one)
-        prepared = sorted(job.prepare(items, prepare), key=lambda pair: -len(pair[1]))
-        if cut:
-            warnings.warn(
-                f"{len(cut)} of {len(items)} texts are longer than {self.config.name} reads ({rules.max_words} words, "
-                f"{rules.max_tokens} tokens) and were cut",
-                TruncatedTextWarning,
-                stacklevel=2,
-            )
-        return job.finish(_batches(prepared, batch_size), len(items), convert_to_tensor)
+        return job.finish(batches(prepared, batch_size), compute, len(items), convert_to_tensor)
 
     def similarity(self, a: Any, b: Any) -> Any:
         """Cosine of every vector in `a` with every one in `b`: (N, D), (M, D) -> (N, M) float32; two (D,) -> a float."""
@@ -242,83 +246,338 @@ class Encoder:
         result = left @ right.T
         return float(result) if result.ndim == 0 else result
 
+    def match(
+        self,
+        images: Any,
+        texts: Any,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        *,
+        itm_token: str = "enc",
+        on_error: str = "raise",
+    ) -> Any:
+        """Probabilities that texts say what pictures show (ITM: BLIP paper §3.2, ALBEF paper §3.2).
+
+        Args:
+            images: one picture or many, as in `encode_image`.
+            texts: one string or many. As many as pictures, in pairs; or one of either for all of the other.
+            batch_size: pairs computed at once.
+            show_progress_bar: as in `encode_image`.
+            itm_token: what begins BLIP's texts. "enc" is [ENC], with which BLIP was trained; "cls" is [CLS], which the
+                official matching demo and the Hugging Face port leave there, so that their published sample scores come
+                from it. ALBEF knows [CLS] alone.
+            on_error: "raise" stops at the first item that cannot be used; "skip" goes on: its probability is NaN.
+
+        Returns:
+            A float for one picture and one text, else (N,) float32. With on_error="skip" a pair: the probabilities, and a
+            list of (index, error).
+
+        Raises:
+            InputError: the checkpoint cannot match; pictures and texts are of different number.
+            ImageError, TextError: an item cannot be used; `.index` is its place in the list.
+            ComputeError: the model overflowed (half precision).
+        """
+        return tasks.match(self._engine, images, texts, itm_token, batch_size, show_progress_bar, on_error)
+
+    def match_matrix(
+        self,
+        images: Any,
+        texts: Any,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        *,
+        itm_token: str = "enc",
+        on_error: str = "raise",
+    ) -> Any:
+        """The probability of a match of every picture with every text; each picture passes the ViT once.
+
+        Args:
+            images, texts, itm_token, show_progress_bar: as in `match`, but of any number.
+            batch_size: pictures, and texts for one picture, computed at once.
+            on_error: "raise" stops at the first item that cannot be used; "skip" goes on: its row or column is NaN.
+
+        Returns:
+            (N, M) float32. With on_error="skip" a pair: the matrix, and a list of ((row, None) or (None, column), error).
+
+        Raises:
+            As `match`.
+        """
+        return tasks.match_matrix(self._engine, images, texts, itm_token, batch_size, show_progress_bar, on_error)
+
+    def rerank(
+        self,
+        query: Any,
+        candidates: Any,
+        k: int = 128,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        *,
+        modality: str | None = None,
+        itm_token: str = "enc",
+        on_error: str = "raise",
+    ) -> Any:
+        """Search in two stages: cosines of all candidates (ITC), then ITM on the k best, as the papers' results were had.
+
+        The score is the family's own: BLIP adds the cosine to the match logit (`evaluation` of the official
+        `train_retrieval.py`), ALBEF takes the match logit alone (its `Retrieval.py`). The papers took k = 256 on COCO and
+        128 on Flickr30k.
+
+        Args:
+            query: a text, to find pictures; or a picture, to find texts.
+            candidates: the others, many of them. Pictures pass the ViT once; the states of the k best are kept for ITM.
+            k: how many are re-ranked and returned.
+            batch_size: candidates computed at once.
+            show_progress_bar, itm_token: as in `match`.
+            modality: what the query is, "text" or "image". None tells it by what is no string, or is the URL or an existing
+                file of a picture.
+            on_error: "raise" stops at the first candidate that cannot be used; "skip" leaves it out.
+
+        Returns:
+            A list of (index into candidates, score), best first, of at most k. With on_error="skip" a pair: the list, and
+            a list of (index, error).
+
+        Raises:
+            InputError: the checkpoint cannot; it cannot be told what the query is.
+            ImageError, TextError, ComputeError: as in `match`.
+        """
+        return rerank(self._engine, query, candidates, k, modality, itm_token, batch_size, show_progress_bar, on_error)
+
+    def caption(
+        self,
+        images: Any,
+        prompt: Any = None,
+        num_beams: int = 3,
+        max_length: int = 20,
+        min_length: int = 5,
+        repetition_penalty: float | None = None,
+        *,
+        sample: bool = False,
+        top_p: float = 0.9,
+        seed: int | None = None,
+        num_return_sequences: int = 1,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        on_error: str = "raise",
+    ) -> Any:
+        """Sentences that say what pictures show (`BLIP_Decoder.generate` of the official `models/blip.py`).
+
+        Args:
+            images: one picture or many, as in `encode_image`.
+            prompt: None writes from nothing. A string is continued, for every picture; a list has one for each. The
+                official code always continues "a picture of ", with which it was fine-tuned.
+            num_beams: width of the search for the likeliest sentence; 1 is greedy.
+            max_length, min_length: in tokens; they count the prompt and its first token, as in the official code.
+            repetition_penalty: above 1 shuns words that are there already. None is the official 1.0 in search, and 1.1 in
+                sampling.
+            sample: draw sentences (nucleus sampling among the 50 likeliest words) instead of searching the likeliest.
+            top_p: the nucleus: the likeliest words that make up this probability.
+            seed: the same seed gives the same sentences, whatever else is in the batch or drawn by other threads. None
+                draws anew every time.
+            num_return_sequences: sentences for each picture; in search at most num_beams, best first.
+            batch_size: pictures computed at once.
+            show_progress_bar: as in `encode_image`.
+            on_error: "raise" stops at the first item that cannot be used; "skip" goes on: its caption is None.
+
+        Returns:
+            A string, without the prompt; for many pictures a list. With num_return_sequences > 1, lists of strings in
+            their place. With on_error="skip" a pair: that, and a list of (index, error).
+
+        Raises:
+            InputError: the checkpoint cannot caption; a number is out of its range; as many prompts as pictures lack.
+            TextError: a prompt is empty, or leaves no room to write.
+            ImageError, ComputeError: as in `match`.
+        """
+        return tasks.caption(
+            self._engine,
+            images,
+            prompt,
+            batch_size,
+            show_progress_bar,
+            on_error,
+            num_beams=num_beams,
+            max_length=max_length,
+            min_length=min_length,
+            repetition_penalty=repetition_penalty,
+            sample=sample,
+            top_p=top_p,
+            seed=seed,
+            num_return_sequences=num_return_sequences,
+        )
+
+    def answer(
+        self,
+        images: Any,
+        questions: Any,
+        choices: Sequence[str] | None = None,
+        k: int = 128,
+        num_beams: int = 3,
+        max_length: int = 10,
+        min_length: int = 1,
+        *,
+        question_token: str = "enc",
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        on_error: str = "raise",
+    ) -> Any:
+        """Answers to questions about pictures (official `models/blip_vqa.py`, ALBEF's `models/model_vqa.py`).
+
+        Args:
+            images: one picture or many, as in `encode_image`.
+            questions: one string or many. As many as pictures, in pairs; or one of either for all of the other.
+            choices: answers to choose among, for all questions. None writes an answer. (ALBEF's official code always
+                chooses; its decoder writes as well.) The published results of both families choose among 3,128 answers.
+            k: how many of the choices, those that begin best, are weighed in full.
+            num_beams, max_length, min_length: of a written answer, in tokens with its first, as in `caption`.
+            question_token: what begins BLIP's questions: "enc" is [ENC], as trained; "cls" is [CLS], which the Hugging
+                Face port leaves there. ALBEF knows [CLS] alone.
+            batch_size: pairs computed at once.
+            show_progress_bar: as in `encode_image`.
+            on_error: "raise" stops at the first item that cannot be used; "skip" goes on: its answer is None.
+
+        Returns:
+            A string. With choices, a list of (answer, probability among the k), best first. For many pairs a list of
+            these. With on_error="skip" a pair: that, and a list of (index, error).
+
+        Raises:
+            InputError: the checkpoint cannot answer; pictures and questions are of different number; a number is out of
+                its range; there are no choices.
+            TextError: an empty question; an answer is there twice.
+            ImageError, ComputeError: as in `match`.
+        """
+        return tasks.answer(
+            self._engine,
+            images,
+            questions,
+            batch_size,
+            show_progress_bar,
+            on_error,
+            choices=choices,
+            k=k,
+            question_token=question_token,
+            num_beams=num_beams,
+            max_length=max_length,
+            min_length=min_length,
+        )
+
+    def analyze(
+        self,
+        images: Any,
+        tasks: Sequence[str] | None = None,
+        *,
+        texts: Any = None,
+        questions: Any = None,
+        prompt: Any = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        on_error: str = "raise",
+        **settings: Any,
+    ) -> Any:
+        """Several tasks of one picture in one pass: the ViT, most of the work, runs once for all of them.
+
+        Args:
+            images: one picture or many, as in `encode_image`.
+            tasks: some of "embed", "match", "caption", "answer". None is all that the checkpoint can do with what is
+                given.
+            texts: for "match": one string for all pictures, or a list with one for each.
+            questions: for "answer": likewise.
+            prompt: for "caption": as in `caption`.
+            batch_size, show_progress_bar: as in `encode_image`.
+            on_error: "raise" stops at the first item that cannot be used; "skip" goes on: it gets None.
+            settings: keywords of `match`, `caption` and `answer` (`itm_token`, `num_beams`, `sample`, `choices`, ...); each
+                goes to every asked task that takes it.
+
+        Returns:
+            A dictionary, task -> what the task's own method gives for one picture (`encode_image` for "embed"); for many
+            pictures a list. With on_error="skip" a pair: that, and a list of (index, error).
+
+        Raises:
+            InputError: the checkpoint cannot; a task lacks its texts; an unknown task or setting.
+            And as the tasks' own methods.
+        """
+        given = {"texts": texts, "questions": questions, "prompt": prompt}
+        return analyze(self._engine, images, tasks, given, settings, batch_size, show_progress_bar, on_error)
+
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the loaded towers as our own safetensors, which `load(path)` opens with no other file but the vocabulary."""
-        tensors = {name: value for tower in self._towers.values() for name, value in tower.state_dict().items()}
+        """Write the parts in memory as our own safetensors, which `load(path)` opens with no other file but the vocabulary.
+
+        Towers are in memory from the start, heads once they were used; the file is for their tasks.
+        """
+        tensors = {name: value for part in self._parts.values() for name, value in part.state_dict().items()}
+        done = [task for task in self.config.tasks if task == "embed" or task in self._parts]
+        decodes = {"caption", "answer"} & set(done)
+        config = dataclasses.replace(
+            self.config,
+            tasks=tuple(done),
+            decoder=self.config.decoder if decodes else None,
+            questions=self.config.questions if "answer" in done else None,
+        )
         origin = {key: self.info[key] for key in ("source", "revision", "sha256", "version")}
-        return save_weights(path, tensors, {"config": dataclasses.asdict(self.config), "origin": origin})
+        return save_weights(path, tensors, {"config": dataclasses.asdict(config), "origin": origin})
 
-    def _need(self, part: str) -> nn.Module:
-        if part not in self._towers:
-            raise InputError(
-                f"this {self.config.name} was loaded with modality={self.modality!r} and has no {part} tower: load it "
-                f"with modality=None or {part!r}"
-            )
-        return self._towers[part]
+    def export_transformers(self, folder: str | os.PathLike[str], task: str | None = None) -> Path:
+        """Write a folder that transformers' `from_pretrained` opens, with equal outputs; for BLIP alone.
 
+        Args:
+            folder: made if it is not there.
+            task: "match" (or "embed") for `BlipForImageTextRetrieval`, "caption" for `BlipForConditionalGeneration`,
+                "answer" for `BlipForQuestionAnswering`. None is the first that the checkpoint can do.
 
-def pad(rows: list[list[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids of unequal length -> ids and mask, both (B, longest), 1 = a real token."""
-    longest = max(map(len, rows))
-    ids = torch.tensor([row + [pad_id] * (longest - len(row)) for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-    return ids, mask
+        Returns:
+            The folder, with config.json, model.safetensors, and what `BlipProcessor` needs. transformers keeps [CLS] where
+            we put [ENC]: its scores are those of `match(..., itm_token="cls")`, its answers those of
+            `answer(..., question_token="cls")`. Its processor does not clean texts.
+
+        Raises:
+            InputError: the model is no BLIP, or cannot do the task, or was loaded with one modality.
+            CheckpointError: the folder cannot be written.
+        """
+        from image_text_embedding.convert import export_transformers
+
+        return export_transformers(self._engine, Path(folder), task)
 
 
 class _Job:
-    """One call of `encode_*`: items in, rows out, with what failed kept apart."""
+    """One call of `encode_*`: batches in, rows where their items were."""
 
     def __init__(
-        self,
-        encoder: Encoder,
-        compute: Callable[[list[Any]], torch.Tensor],
-        unit: str,
-        unit_length: bool,
-        on_error: str,
-        show_progress_bar: bool | None,
-        one: bool,
+        self, encoder: Encoder, failures: Failures, unit: str, unit_length: bool, show_progress_bar: bool | None
     ) -> None:
-        if on_error not in ("raise", "skip"):
-            raise InputError(f"on_error: expected 'raise' or 'skip', came {on_error!r}")
-        self.encoder, self.compute, self.unit, self.unit_length = encoder, compute, unit, unit_length
-        self.skip = on_error == "skip"
+        self.encoder, self.failures, self.unit, self.unit_length = encoder, failures, unit, unit_length
         self.show = show_progress_bar
-        self.one = one
-        self.errors: list[tuple[int, EmbeddingError]] = []
         self.count = 0
 
-    def prepare(self, items: Iterable[Any], function: Callable[[Any], Any]) -> Iterator[tuple[int, Any]]:
-        """(index, prepared item) of those that can be used; the others go into `errors`, or raise with their index."""
+    def counted(self, items: Iterable[Any]) -> Iterable[tuple[int, Any]]:
         for index, item in enumerate(items):
             self.count = index + 1
-            try:
-                yield index, function(item)
-            except InputError as error:
-                if not self.skip:
-                    raise (error if self.one else error.at(index)) from error.__cause__
-                self.errors.append((index, error.at(index)))
+            yield index, item
 
-    def finish(self, batches: Iterable[list[tuple[int, Any]]], total: int | None, convert_to_tensor: bool) -> Any:
+    def finish(
+        self,
+        prepared: Iterable[list[tuple[int, Any]]],
+        compute: Callable[[list[Any]], torch.Tensor],
+        total: int | None,
+        convert_to_tensor: bool,
+    ) -> Any:
         """Run every batch; put the rows where their items were."""
         done: list[tuple[list[int], torch.Tensor]] = []
         quiet = None if self.show is None else not self.show  # tqdm: None = only on a terminal
         with tqdm(total=total, unit=self.unit, disable=quiet, delay=2.0 if self.show is None else 0.0) as bar:
-            for batch in batches:
+            for batch in prepared:
                 indices = [index for index, _ in batch]
-                done.append((indices, self._vectors([item for _, item in batch], indices)))
+                done.append((indices, self._vectors(compute, [item for _, item in batch], indices)))
                 bar.update(len(batch))
-        rows = torch.full((self.count, self.encoder.dim), float("nan"), device=self.encoder.device)
+        rows = torch.full((self.count, self.encoder.dim or 0), float("nan"), device=self.encoder.device)
         for indices, vectors in done:
             rows[torch.tensor(indices, device=rows.device)] = vectors
-        self.errors.sort(key=lambda pair: pair[0])
-        result: Any = rows[0] if self.one else rows
-        result = result if convert_to_tensor else result.cpu().numpy()
-        return (result, self.errors) if self.skip else result
+        result: Any = rows[0] if self.failures.one else rows
+        return self.failures.result(result if convert_to_tensor else result.cpu().numpy())
 
     @torch.inference_mode()
-    def _vectors(self, items: list[Any], indices: list[int]) -> torch.Tensor:
+    def _vectors(
+        self, compute: Callable[[list[Any]], torch.Tensor], items: list[Any], indices: list[int]
+    ) -> torch.Tensor:
         """(B, D) float32. A row that is no vector is an error: never a silently wrong one."""
-        vectors = self.compute(items).float()
+        vectors = compute(items).float()
         lengths = vectors.norm(dim=-1, keepdim=True)
         good = (lengths.isfinite() & (lengths > 0)).squeeze(-1)
         if not bool(good.all()):
@@ -327,32 +586,11 @@ class _Job:
                 f"the {self.unit} tower gave no finite vector for item {{}} in {self.encoder.dtype}: the weights are "
                 "damaged, or half precision overflows: try dtype='fp32'"
             )
-            if not self.skip:
+            if not self.failures.skip:
                 raise ComputeError(message.format(bad[0]))
-            self.errors += [(index, ComputeError(message.format(index))) for index in bad]
+            self.failures.errors += [(index, ComputeError(message.format(index))) for index in bad]
             vectors[~good] = float("nan")
         return vectors / lengths if self.unit_length else vectors
-
-
-def _batches(items: Iterable[tuple[int, Any]], size: int) -> Iterator[list[tuple[int, Any]]]:
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise InputError(f"batch_size: expected a whole number of at least 1, came {size!r}")
-    iterator = iter(items)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch
-
-
-def _is_one_picture(images: Any) -> bool:
-    if isinstance(images, np.ndarray):
-        return images.ndim < 4 and images.dtype.kind not in "OUS"
-    single = (str, bytes, bytearray, memoryview, os.PathLike)
-    return isinstance(images, single) or hasattr(images, "read") or not isinstance(images, Iterable)
-
-
-def _many(items: Any, what: str) -> Iterable[Any]:
-    if not isinstance(items, Iterable) or isinstance(items, (dict, set, frozenset)):
-        raise InputError(f"expected one or a list of {what}, came {type(items).__name__}")
-    return items
 
 
 def _device(device: str | torch.device | int | None) -> torch.device:
@@ -383,39 +621,3 @@ def _tokenizer(config: ModelConfig, path: Path) -> Tokenizer:
             f"{path}: expected a vocabulary of {fewest} words for {config.name}, came one of {tokenizer.vocab_size}"
         )
     return tokenizer
-
-
-_towers: weakref.WeakValueDictionary[Any, nn.Module] = weakref.WeakValueDictionary()
-_locks: dict[Any, threading.Lock] = {}
-_guard = threading.Lock()
-
-
-def _tower(part: str, resolved: Resolved, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """The process's one copy of a tower, loaded by the first who asks while the others wait."""
-    config = resolved.config
-    key = (part, resolved.sha256, config.family, config.vision, config.text, config.embed_dim, device, dtype)
-    with _guard:
-        lock = _locks.setdefault(key, threading.Lock())
-    with lock:
-        tower = _towers.get(key)
-        if tower is None:
-            with torch.device("meta"):
-                tower = TOWERS[part](config)
-            names = import_module(f"image_text_embedding.{config.family}.names").NAMES
-            load_weights(tower, read_checkpoint(resolved.weights), names, _unused(part, config), device, dtype)
-            _towers[key] = tower.eval().requires_grad_(False)
-    return tower
-
-
-def _unused(part: str, config: ModelConfig) -> list[Ignore]:
-    """What an embedding does not need of a checkpoint, on our names."""
-    fusion = "|".join(str(i) for i in range(config.text.text_depth, config.text.depth))
-    rules = [
-        Ignore("temperature", r"^temp$"),
-        Ignore("matching head", r"^itm_head\."),
-        Ignore("cross-attention", r"^text\.layers\.\d+\.cross\."),
-        Ignore("masked-word head", r"^mlm_head\."),
-        Ignore("decoder", r"^decoder\."),
-        Ignore("text tower", r"^text(_proj)?\.") if part == "image" else Ignore("image tower", r"^vision(_proj)?\."),
-    ]
-    return rules + ([Ignore("fusion layers", rf"^text\.layers\.({fusion})\.")] if fusion else [])

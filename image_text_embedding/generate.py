@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers import PretrainedConfig as TransformersConfig
 from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -59,7 +59,11 @@ def write(
         assert seeds is not None and len(seeds) == len(prompt_ids) * count
         prompt_ids, count = prompt_ids.repeat_interleave(count, dim=0), 1
         drawn += [TopKLogitsWarper(TOP_K), TopPLogitsWarper(manner.top_p), _Draw(seeds)]
-    config = GenerationConfig(
+    return _Writer(decoder).generate(
+        prompt_ids,
+        logits_processor=drawn,
+        context=context,
+        # Each by itself: within a GenerationConfig some releases take a max_length of 20 for their default, and add to it.
         max_length=manner.max_length,
         min_length=manner.min_length,
         num_beams=manner.num_beams,
@@ -70,7 +74,6 @@ def write(
         eos_token_id=end_id,
         pad_token_id=pad_id,
     )
-    return _Writer(decoder).generate(prompt_ids, generation_config=config, logits_processor=drawn, context=context)
 
 
 @dataclass(frozen=True)
@@ -125,5 +128,6 @@ class _Draw(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         waits = torch.stack([torch.empty(scores.shape[1]).exponential_(generator=g) for g in self.generators])
-        drawn = (scores.softmax(-1) / waits.to(scores.device)).argmax(-1, keepdim=True)  # as torch.multinomial draws
+        waits = waits.clamp_(min=torch.finfo(waits.dtype).tiny).to(scores.device)  # a wait of 0 would make 0 / 0
+        drawn = (scores.softmax(-1) / waits).argmax(-1, keepdim=True)  # as torch.multinomial draws
         return torch.full_like(scores, float("-inf")).scatter(1, drawn, 0.0)

@@ -51,6 +51,8 @@ class AnswerHead(nn.Module):
         self.decoder = build_decoder(config, config.text.width)
 
 
+MOST_LOGITS = 2**26  # at once, in ranking: a quarter of a gigabyte
+
 HEADS: dict[str, type[nn.Module]] = {"match": MatchHead, "caption": CaptionHead, "answer": AnswerHead}
 
 
@@ -93,10 +95,17 @@ def rank_answers(
         first = begin[answer_ids[:, 1]]  # (A,)
         likely = first.argsort(descending=True, stable=True)[:k]
         ids, real = answer_ids[likely], answer_mask[likely].bool()
-        logits = head.decoder.logits(ids, context, mask, real)[:, :-1].float()  # (k, L - 1, vocabulary)
         target = ids[:, 1:].masked_fill(~real[:, 1:], -100)
-        loss = F.cross_entropy(logits.transpose(1, 2), target, reduction="none", label_smoothing=rule.label_smoothing)
-        score = -loss.sum(1) + (first[likely] if rule.first_token_twice else 0)
+        losses = []
+        for part in torch.arange(len(ids)).split(max(1, MOST_LOGITS // (ids.shape[1] * config.text.vocab_size))):
+            logits = head.decoder.logits(ids[part], context, mask, real[part])[
+                :, :-1
+            ].float()  # (.., L - 1, vocabulary)
+            loss = F.cross_entropy(
+                logits.transpose(1, 2), target[part], reduction="none", label_smoothing=rule.label_smoothing
+            )
+            losses.append(loss.sum(1))
+        score = -torch.cat(losses) + (first[likely] if rule.first_token_twice else 0)
         order = score.argsort(descending=True, stable=True)
         found.append(likely[order])
         probabilities.append(score[order].softmax(-1))

@@ -20,6 +20,11 @@ from image_text_embedding.errors import SetupError
 CODE = {
     "image-text-embedding/blip": "from image_text_embedding.blip import blip as blip\n",
     "image-text-embedding/albef": "from image_text_embedding.albef import albef as albef\n",
+    "image-text-matching/blip": "from image_text_embedding.operators import BlipMatching as blip\n",
+    "image-text-matching/albef": "from image_text_embedding.operators import AlbefMatching as albef\n",
+    "image-captioning/blip": "from image_text_embedding.operators import BlipCaptioning as blip\n",
+    "visual-question-answering/blip": "from image_text_embedding.operators import BlipAnswering as blip\n",
+    "visual-question-answering/albef": "from image_text_embedding.operators import AlbefAnswering as albef\n",
     "towhee/image-decode": "from image_text_embedding.operators import ImageDecode as image_decode\n",
     "image-decode/cv2": "from image_text_embedding.operators import ImageDecode as cv2\n",
     "image-decode/cv2-rgb": "from image_text_embedding.operators import ImageDecodeRGB as cv2_rgb\n",
@@ -78,7 +83,7 @@ def _folders(home: Path) -> list[tuple[str, Path]]:
 
 
 def _outcome(name: str, folder: Path, state: str) -> Outcome:
-    decoder = not name.startswith("image-text-embedding/")
+    decoder = "image-decode" in name
     return Outcome(folder, state, ok=state != "changed" and (state != "theirs" or decoder))
 
 

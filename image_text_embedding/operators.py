@@ -1,15 +1,18 @@
 """The Towhee operators and their registration, in every generation of Towhee: 0.9.0 (which has two registries), 1.x, and
 the unreleased head, whose `ops` has fixed names.
 
-An operator is a thin thing: `encoder.load` in `__init__`, `encode_image` or `encode_text` in `__call__`. Nothing here
-imports torch before an operator is built.
+An operator is a thin thing: `encoder.load` in `__init__`, a method of the encoder in `__call__`. Nothing here imports
+torch before an operator is built.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -39,24 +42,98 @@ except ModuleNotFoundError:
 MODALITIES = ("image", "text")
 
 
-class EmbeddingOperator(NNOperator):
-    """One tower of one model as a Towhee operator: pictures or texts in, vectors of unit length out.
+class ModelOperator(NNOperator):
+    """What our operators have in common: one model of a family, for one task.
 
     Shareable: one instance may be called from many threads at once. Instances of one model share its weights.
 
     Args:
         model_name: one of `supported_model_names()`; `-` and `_` are equal.
-        modality: "image" or "text"; the other tower is not loaded.
         device: None = the device that the pipeline's config names, else CUDA where there is one, else the CPU.
         checkpoint_path: a file or folder with weights for `model_name`, instead of the official ones.
 
     Raises:
-        UnknownModelError: no such model in this family; the message lists its names.
-        InputError: an unknown modality or device.
+        UnknownModelError: no such model in this family for this task; the message lists the names.
+        InputError: an unknown device or setting.
         WeightsError: the weights cannot be had or do not fit.
     """
 
+    namespace = ""  # of its name in a pipeline: `ops.<namespace>.<family>`
     family = ""
+    task = ""
+    aliases: Mapping[str, str] = MappingProxyType({})  # names with which older pipelines mean another model
+
+    def __init__(
+        self, model_name: str, device: Any, checkpoint_path: str | os.PathLike[str] | None, modality: str | None = None
+    ) -> None:
+        super().__init__()
+        self.model_name = self._known(model_name)
+        if device is None and self._device_id >= 0:
+            device = f"cuda:{self._device_id}"
+        from image_text_embedding.encoder import load  # here, so that registering does not import torch
+
+        self.encoder = load(self.model_name, checkpoint=checkpoint_path, device=device, modality=modality)
+
+    @property
+    def shared_type(self) -> SharedType:
+        """Shareable, which 1.x assumes and 0.9.0 does not: it would build one model for each concurrent call."""
+        return SharedType.Shareable
+
+    @classmethod
+    def supported_model_names(cls, format: str | None = None) -> list[str]:
+        """The family's models for this task; all are computed by torch, so another `format` than "pytorch" has none."""
+        configs = [model_config(name) for name in list_models()] if format in (None, "pytorch") else []
+        able = [config.name for config in configs if config.family == cls.family and cls.task in config.tasks]
+        return [name for name in able if name not in cls.aliases]
+
+    def input_schema(self) -> list[tuple[Any, tuple[int, ...]]]:
+        """Towhee's types and shapes of what one call takes: a picture and a text."""
+        return [(Image, (-1, -1, 3)), (str, (1,))]
+
+    def output_schema(self) -> list[tuple[Any, tuple[Any, ...]]]:
+        """Towhee's type and shape of what one call gives: a text."""
+        return [(str, (1,))]
+
+    @classmethod
+    def _known(cls, model_name: Any) -> str:
+        name = str(model_name).replace("-", "_")
+        name = cls.aliases.get(name, name)
+        ours = cls.supported_model_names()
+        if name in ours:
+            return name
+        if name in list_models():
+            config = model_config(name)
+            why = f"cannot {cls.task}" if config.family == cls.family else f"is of the family {config.family!r}"
+            other = config.family != cls.family and cls.task in config.tasks
+            instead = f"{cls.namespace}.{config.family}(model_name={name!r}, ...), or " if other else ""
+            raise UnknownModelError(f"{name!r} {why}: use {instead}one of {', '.join(ours)}.")
+        raise UnknownModelError(
+            f"unknown model {model_name!r}{guess(name, ours)} Models of {cls.family} that {cls.task}: {', '.join(ours)}."
+        )
+
+    @staticmethod
+    def _settings(method: str, given: dict[str, Any]) -> dict[str, Any]:
+        """Keywords for a method of Encoder, checked when the pipeline is built and not when it runs."""
+        from image_text_embedding.encoder import Encoder
+
+        fixed = ("self", "images", "texts", "questions", "show_progress_bar", "on_error")
+        known = [name for name in inspect.signature(getattr(Encoder, method)).parameters if name not in fixed]
+        for name in given:
+            if name not in known:
+                raise InputError(f"unknown setting {name!r}{guess(name, known)} Settings: {', '.join(known)}.")
+        return given
+
+
+class EmbeddingOperator(ModelOperator):
+    """One tower of one model: pictures or texts in, vectors of unit length out.
+
+    Args:
+        modality: "image" or "text"; the other tower is not loaded.
+        model_name, device, checkpoint_path: as in `ModelOperator`, whose errors it raises.
+    """
+
+    namespace = "image_text_embedding"
+    task = "embed"
 
     def __init__(
         self,
@@ -65,18 +142,13 @@ class EmbeddingOperator(NNOperator):
         device: Any = None,
         checkpoint_path: str | os.PathLike[str] | None = None,
     ) -> None:
-        super().__init__()
-        self.model_name = self._known(model_name)
+        self._known(model_name)  # first, as it comes first
         if modality not in MODALITIES:
             raise InputError(
                 f"modality: expected 'image' or 'text', came {modality!r}{guess(str(modality), MODALITIES)}"
             )
         self.modality = modality
-        if device is None and self._device_id >= 0:
-            device = f"cuda:{self._device_id}"
-        from image_text_embedding.encoder import load  # here, so that registering does not import torch
-
-        self.encoder = load(self.model_name, checkpoint=checkpoint_path, device=device, modality=modality)
+        super().__init__(model_name, device, checkpoint_path, modality)
 
     def __call__(self, data: Any) -> Any:
         """One item -> a vector, (D,) float32. A list -> a list of vectors, as Towhee's own embedding operators do.
@@ -92,17 +164,6 @@ class EmbeddingOperator(NNOperator):
         vectors = encode(data, show_progress_bar=False)
         return list(vectors) if isinstance(data, (list, tuple)) else vectors
 
-    @property
-    def shared_type(self) -> SharedType:
-        """Shareable, which 1.x assumes and 0.9.0 does not: it would build one model for each concurrent call."""
-        return SharedType.Shareable
-
-    @classmethod
-    def supported_model_names(cls, format: str | None = None) -> list[str]:
-        """The family's models that make vectors; all are computed by torch, so another `format` than "pytorch" has none."""
-        configs = [model_config(name) for name in list_models()] if format in (None, "pytorch") else []
-        return [config.name for config in configs if config.family == cls.family and "embed" in config.tasks]
-
     def input_schema(self) -> list[tuple[Any, tuple[int, ...]]]:
         """Towhee's type and shape of what one call takes."""
         return [(Image, (-1, -1, 3))] if self.modality == "image" else [(str, (1,))]
@@ -111,20 +172,82 @@ class EmbeddingOperator(NNOperator):
         """Towhee's type and shape of what one call gives: a float32 vector."""
         return [(np.float32, (self.encoder.dim,))]
 
-    @classmethod
-    def _known(cls, model_name: Any) -> str:
-        name = str(model_name).replace("-", "_")
-        ours = cls.supported_model_names()
-        if name in ours:
-            return name
-        if name in list_models():
-            family = model_config(name).family
-            why = "makes no vectors" if family == cls.family else f"is of the family {family!r}"
-            instead = "" if family == cls.family else f"image_text_embedding.{family}(model_name={name!r}, ...), or "
-            raise UnknownModelError(f"{name!r} {why}: use {instead}one of {', '.join(ours)}.")
-        raise UnknownModelError(
-            f"unknown model {model_name!r}{guess(name, ours)} Models of {cls.family}: {', '.join(ours)}."
-        )
+
+class MatchingOperator(ModelOperator):
+    """The probability that a text says what a picture shows. `settings` are keywords of `Encoder.match`."""
+
+    namespace = "image_text_matching"
+    task = "match"
+
+    def __init__(
+        self,
+        model_name: str,
+        device: Any = None,
+        checkpoint_path: str | os.PathLike[str] | None = None,
+        **settings: Any,
+    ) -> None:
+        self.settings = self._settings("match", settings)
+        super().__init__(model_name, device, checkpoint_path)
+
+    def __call__(self, image: Any, text: Any) -> Any:
+        """A picture and a text -> a float. Lists of both, or a list of one and one of the other -> a list of floats."""
+        scores = self.encoder.match(image, text, show_progress_bar=False, **self.settings)
+        return scores if isinstance(scores, float) else scores.tolist()
+
+    def output_schema(self) -> list[tuple[Any, tuple[Any, ...]]]:
+        """Towhee's type and shape of what one call gives: a probability."""
+        return [(float, (1,))]
+
+
+class CaptioningOperator(ModelOperator):
+    """A sentence that says what a picture shows. `settings` are keywords of `Encoder.caption`: prompt, num_beams, ...
+
+    `blip_base` and `blip_large` mean the models that were fine-tuned to caption, as they did in the hub's operator (which
+    took pictures of 384 pixels).
+    """
+
+    namespace = "image_captioning"
+    task = "caption"
+    aliases = MappingProxyType({"blip_base": "blip_caption_base", "blip_large": "blip_caption_large"})
+
+    def __init__(
+        self,
+        model_name: str,
+        device: Any = None,
+        checkpoint_path: str | os.PathLike[str] | None = None,
+        **settings: Any,
+    ) -> None:
+        self.settings = self._settings("caption", settings)
+        super().__init__(model_name, device, checkpoint_path)
+
+    def __call__(self, image: Any) -> Any:
+        """A picture -> a string; a list -> a list of strings. With num_return_sequences > 1, lists in their place."""
+        return self.encoder.caption(image, show_progress_bar=False, **self.settings)
+
+    def input_schema(self) -> list[tuple[Any, tuple[int, ...]]]:
+        """Towhee's type and shape of what one call takes."""
+        return [(Image, (-1, -1, 3))]
+
+
+class AnsweringOperator(ModelOperator):
+    """The answer to a question about a picture. `settings` are keywords of `Encoder.answer`: choices, num_beams, ..."""
+
+    namespace = "visual_question_answering"
+    task = "answer"
+
+    def __init__(
+        self,
+        model_name: str,
+        device: Any = None,
+        checkpoint_path: str | os.PathLike[str] | None = None,
+        **settings: Any,
+    ) -> None:
+        self.settings = self._settings("answer", settings)
+        super().__init__(model_name, device, checkpoint_path)
+
+    def __call__(self, image: Any, question: Any) -> Any:
+        """A picture and a question -> a string; lists of them -> a list. With choices, what `Encoder.answer` gives."""
+        return self.encoder.answer(image, question, show_progress_bar=False, **self.settings)
 
 
 class Blip(EmbeddingOperator):
@@ -135,6 +258,36 @@ class Blip(EmbeddingOperator):
 
 class Albef(EmbeddingOperator):
     """ALBEF's image and text towers (Li et al. 2021, arXiv 2107.07651)."""
+
+    family = "albef"
+
+
+class BlipMatching(MatchingOperator):
+    """BLIP's matching head."""
+
+    family = "blip"
+
+
+class AlbefMatching(MatchingOperator):
+    """ALBEF's matching head."""
+
+    family = "albef"
+
+
+class BlipCaptioning(CaptioningOperator):
+    """BLIP's captioning decoder. (ALBEF has none.)"""
+
+    family = "blip"
+
+
+class BlipAnswering(AnsweringOperator):
+    """BLIP's question answering."""
+
+    family = "blip"
+
+
+class AlbefAnswering(AnsweringOperator):
+    """ALBEF's question answering."""
 
     family = "albef"
 
@@ -176,10 +329,16 @@ class ImageDecodeRGB(ImageDecode):
         super().__init__("RGB")
 
 
-EMBEDDINGS: dict[str, type] = {
-    "image-text-embedding/blip": Blip,
-    "image-text-embedding/bilp": Blip,  # as the unreleased head of Towhee spells it
-    "image-text-embedding/albef": Albef,
+# Name -> the operator, and what its output is called in a chain of 0.9.0 that names none.
+OPERATORS: dict[str, tuple[type, str]] = {
+    "image-text-embedding/blip": (Blip, "vec"),
+    "image-text-embedding/bilp": (Blip, "vec"),  # as the unreleased head of Towhee spells it
+    "image-text-embedding/albef": (Albef, "vec"),
+    "image-text-matching/blip": (BlipMatching, "score"),
+    "image-text-matching/albef": (AlbefMatching, "score"),
+    "image-captioning/blip": (BlipCaptioning, "text"),
+    "visual-question-answering/blip": (BlipAnswering, "answer"),
+    "visual-question-answering/albef": (AlbefAnswering, "answer"),
 }
 DECODERS: dict[str, type] = {
     "image-decode": ImageDecode,  # `ops.image_decode()`; the head asks for it by the next name
@@ -198,19 +357,19 @@ def register() -> None:
     for registry in (OperatorRegistry, LegacyRegistry):
         if registry is None:
             continue
-        for name, operator in EMBEDDINGS.items():
-            _register(registry, name, operator)
+        for name, (operator, output) in OPERATORS.items():
+            _register(registry, name, operator, output)
         for name, operator in DECODERS.items():
             if registry.resolve(name) is None and not _is_in_local_cache(name):
-                _register(registry, name, operator)
+                _register(registry, name, operator, "img")
     _complete_fixed_names()
 
 
-def _register(registry: Any, name: str, operator: type) -> None:
+def _register(registry: Any, name: str, operator: type, output: str) -> None:
     if registry is LegacyRegistry:
         # It replaces __call__ of the class that it is given, so it gets one of its own.
         own = type(operator.__name__, (operator,), {"__doc__": operator.__doc__, "__module__": operator.__module__})
-        registry.register(name=name, output_schema=["img" if name in DECODERS else "vec"])(own)
+        registry.register(name=name, output_schema=[output])(own)
     else:
         registry.register(name=name)(operator)
 

@@ -9,9 +9,11 @@ way round, so nothing is in memory twice.
 from __future__ import annotations
 
 import threading
+import warnings
 import weakref
 from collections.abc import Hashable
 from importlib import import_module
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -20,7 +22,7 @@ from image_text_embedding.config import ModelConfig
 from image_text_embedding.heads import HEADS
 from image_text_embedding.model import TOWERS
 from image_text_embedding.resolve import Resolved
-from image_text_embedding.weights import Ignore, load_weights, read_checkpoint
+from image_text_embedding.weights import Ignore, is_untied, load_weights, read_checkpoint
 
 PARTS: dict[str, type[nn.Module]] = {**TOWERS, **HEADS}
 
@@ -53,15 +55,22 @@ def load_part(name: str, resolved: Resolved, device: torch.device, dtype: torch.
     key = (*weights, device, dtype)
     with _guard:
         lock = _locks.setdefault(key, threading.Lock())
-    with lock:
+    with lock, torch.inference_mode(False):  # a tensor made in inference mode could never be trained or changed
         part = _parts.get((key, name))
         if part is None:
             with torch.device("meta"):
                 part = PARTS[name](config)
-            alive = (other for kind in PARTS if (other := _parts.get((key, kind))) is not None)
-            given = {name: tensor for other in alive for name, tensor in other.state_dict().items()}
             names = import_module(f"image_text_embedding.{config.family}.names").NAMES
             checkpoint = read_checkpoint(resolved.weights)
+            if name in ("caption", "answer") and is_untied(checkpoint, names):
+                warnings.warn(
+                    f"{checkpoint.path}: the decoder's output matrix is not that of its words, as in every official "
+                    "checkpoint (transformers 4 trains them apart). It is used as it is.",
+                    stacklevel=2,
+                )
+                cast(Any, part).decoder.untie()
+            alive = (other for kind in PARTS if (other := _parts.get((key, kind))) is not None)
+            given = {name: tensor for other in alive for name, tensor in other.state_dict().items()}
             load_weights(part, checkpoint, names, unused(name, config), device, dtype, given)
             _parts[key, name] = part.eval().requires_grad_(False)
     return part

@@ -39,6 +39,7 @@ MODES = {
     "BGRA": (4, slice(2, None, -1)),
     "GRAY": (1, slice(0, 1)),
 }
+_DRAWN_TOGETHER = [(f" {mark}", mark) for mark in ".?!,"] + [(" ' ", "'")]
 SPECIAL = ("[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]")
 
 _LIMITS = Limits()
@@ -282,7 +283,7 @@ class Tokenizer:
             clean_text=True, handle_chinese_chars=True, strip_accents=True, lowercase=True
         )
         self._word_piece.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        self._word_piece.decoder = decoders.WordPiece(prefix="##", cleanup=True)
+        self._word_piece.decoder = decoders.WordPiece(prefix="##", cleanup=False)
         self._special = {self.cls_id, self.sep_id, self.pad_id, self.mask_id}
 
     @classmethod
@@ -335,10 +336,15 @@ class Tokenizer:
         was_cut = len(start) < len(text) or len(words) > rules.max_words or len(ids) > room
         return [self.cls_id, *ids[:room], *([self.sep_id] if rules.sep else [])], was_cut
 
-
     def decode(self, ids: Iterable[int]) -> str:
-        """Token ids -> text: pieces joined, punctuation drawn to its word, special tokens and unknown ids left out."""
-        return self._word_piece.decode([i for i in ids if i not in self._special and i < self.vocab_size])
+        """Token ids -> text: pieces joined, punctuation drawn to its word, special tokens and unknown ids left out.
+
+        As transformers 4 decoded, which the official code calls; transformers 5 leaves "it ' s".
+        """
+        text = self._word_piece.decode([i for i in ids if i not in self._special and i < self.vocab_size])
+        for apart, together in _DRAWN_TOGETHER:
+            text = text.replace(apart, together)
+        return text
 
     def words(self) -> dict[str, int]:
         """The vocabulary: word -> id."""

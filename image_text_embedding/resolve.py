@@ -72,6 +72,22 @@ def vocabulary(resolved: Resolved, tokenizer: str | os.PathLike[str] | None) -> 
     return download.hub_file(name, VOCABULARY_FILES).path
 
 
+# Family, width of the vision tower, and what else a file holds -> a model of ours that has the same parts.
+_MATCHES, _WRITES = frozenset({"text", "itm_head"}), frozenset({"text", "itm_head", "decoder"})
+_CAPTIONS, _ANSWERS = frozenset({"decoder"}), frozenset({"text", "decoder"})
+_ALIKE = {
+    ("blip", 768, _MATCHES): "blip_itm_base_coco",
+    ("blip", 768, _WRITES): "blip_base",
+    ("blip", 768, _CAPTIONS): "blip_caption_base",
+    ("blip", 768, _ANSWERS): "blip_vqa_base",
+    ("blip", 1024, _MATCHES): "blip_itm_large_coco",
+    ("blip", 1024, _WRITES): "blip_large",
+    ("blip", 1024, _CAPTIONS): "blip_caption_large",
+    ("albef", 768, _MATCHES): "albef_14m",
+    ("albef", 768, _ANSWERS): "albef_vqa",
+}
+
+
 def recognise(checkpoint: Checkpoint) -> ModelConfig:
     """Which model a lone file holds: from our own metadata, else from its names and shapes.
 
@@ -87,15 +103,17 @@ def recognise(checkpoint: Checkpoint) -> ModelConfig:
     family = "albef" if any("token_type_embeddings" in key for key in checkpoint.tensors) else "blip"
     names = import_module(f"image_text_embedding.{family}.names").NAMES
     theirs = {ours: key for key, ours in rename(checkpoint.tensors, names).items()}
-    sizes = {768: "blip_base" if family == "blip" else "albef_14m", 1024: "blip_large"}
+    parts = frozenset(name.split(".")[0] for name in theirs) & {"text", "decoder", "itm_head"}
+    vectors_only = parts == {"text"} and "text_proj.weight" in theirs
     try:
         position = checkpoint.tensors[theirs["vision.pos_embed"]]
-        base = configs.model_config(sizes[position.shape[-1]])
+        base = configs.model_config(_ALIKE[family, position.shape[-1], _MATCHES if vectors_only else parts])
         image_size = round((position.shape[1] - 1) ** 0.5) * base.vision.patch_size
     except (KeyError, IndexError) as error:
         raise CheckpointError(
-            f"cannot tell from {checkpoint.path} which model it holds (no vision tower of a known width). Name the "
-            f"model and pass the file as its checkpoint: load(NAME, checkpoint={str(checkpoint.path)!r}); "
+            f"cannot tell from {checkpoint.path} which model it holds (no vision tower of a known width, or heads that no "
+            "known model has together). Name the model and pass the file as its checkpoint: "
+            f"load(NAME, checkpoint={str(checkpoint.path)!r}); "
             f"names: {', '.join(configs.list_models())}."
         ) from error
     return dataclasses.replace(
@@ -104,6 +122,7 @@ def recognise(checkpoint: Checkpoint) -> ModelConfig:
         summary=f"{base.family.upper()}, from {checkpoint.path.name}",
         license="unknown",
         source=Source(),
+        tasks=("embed",) if vectors_only else base.tasks,
         vision=dataclasses.replace(base.vision, image_size=image_size),
     )
 

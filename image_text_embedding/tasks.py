@@ -1,4 +1,4 @@
-"""What fused states are asked for: matching, re-ranking, captions, answers; one by one, in batches, or all of one picture.
+"""What fused states are asked for: matching, captions, answers; one by one, in batches, or all of one picture.
 
 Every function takes an `Engine`; `Encoder`'s methods of the same names say what goes in and comes out. All of them check
 everything but the pictures before anything is computed, and every picture passes the ViT once.
@@ -7,25 +7,45 @@ everything but the pictures before anything is computed, and every picture passe
 from __future__ import annotations
 
 import dataclasses
-import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from image_text_embedding.config import TASKS, TextRules, guess
 from image_text_embedding.engine import Engine
-from image_text_embedding.errors import ComputeError, InputError, TextError
+from image_text_embedding.errors import InputError, TextError
 from image_text_embedding.heads import rank_answers
 from image_text_embedding.items import Failures, Reader, batches, is_one_picture, is_one_text, many, whole_number
+from image_text_embedding.pairs import Compute, Pairs, Row, finite, progress
 
-Row = list[int]  # token ids
-Compute = Callable[[torch.Tensor, list[Any]], list[Any]]  # states of B pictures and R rows, R = n * B -> R results
-
+NEEDS = {"match": "texts", "answer": "questions"}  # what a task of analyze() takes beside pictures
+# The settings of each task and their defaults, which are also those of Encoder's methods.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "embed": {},
+    "match": {"itm_token": "enc"},
+    "caption": {
+        "num_beams": 3,
+        "max_length": 20,
+        "min_length": 5,
+        "repetition_penalty": None,
+        "sample": False,
+        "top_p": 0.9,
+        "seed": None,
+        "num_return_sequences": 1,
+    },
+    "answer": {
+        "choices": None,
+        "k": 128,
+        "num_beams": 3,
+        "max_length": 10,
+        "min_length": 1,
+        "question_token": "enc",
+    },
+}
 
 # --- What each head makes of pictures' states and token ids -------------------------------------------------------------
 
@@ -36,7 +56,7 @@ def embedder(engine: Engine) -> Compute:
 
     def compute(states: torch.Tensor, rows: list[Any]) -> list[Any]:
         vectors = F.normalize(engine.part("image").project(states).float(), dim=-1)
-        return list(_finite(vectors, engine).cpu().numpy())
+        return list(finite(vectors, engine).repeat_interleave(len(rows) // len(states), dim=0).cpu().numpy())
 
     return compute
 
@@ -48,7 +68,7 @@ def matcher(engine: Engine, itm_token: str) -> Callable[[torch.Tensor, list[Row]
 
     def compute(states: torch.Tensor, rows: list[Row]) -> torch.Tensor:
         ids, mask = engine.padded([[first, *row[1:]] for row in rows])
-        return _finite(engine.part("match")(ids, mask, states).float(), engine)
+        return finite(engine.part("match")(ids, mask, states).float(), engine)
 
     return compute
 
@@ -118,7 +138,7 @@ def answerer(
     def compute(states: torch.Tensor, rows: list[Row]) -> list[Any]:
         head = engine.part("answer")
         ids, mask = engine.padded([[first, *row[1:]] for row in rows])
-        read = _finite(head.text.fuse(ids, mask, states), engine)
+        read = finite(head.text.fuse(ids, mask, states), engine)
         if options is None or listed is None:
             # The original attends to padded question positions here, as though they were words (all-ones
             # `question_atts` of `models/blip_vqa.py`), so that its answers depend on the batch. We use the real mask.
@@ -133,82 +153,6 @@ def answerer(
     return compute
 
 
-# --- Pictures with texts ------------------------------------------------------------------------------------------------
-
-
-class Pairs:
-    """Pictures and, for each, texts: as many of one as of the other, or one of either for all of the other."""
-
-    def __init__(self, engine: Engine, images: Any, on_error: str, **texts: Any) -> None:
-        """
-        Args:
-            texts: under any names: one string for all pictures, or one for each; None = there are none.
-        """
-        self.engine = engine
-        self.one_picture = is_one_picture(images)
-        self.pictures = [images] if self.one_picture else list(many(images, "pictures"))
-        given = {kind: value for kind, value in texts.items() if value is not None}
-        self.single = {kind: is_one_text(value) for kind, value in given.items()}
-        self.texts = {
-            kind: [value] if self.single[kind] else list(many(value, kind)) for kind, value in given.items()
-        }
-        lengths = {"images": len(self.pictures)} if not self.one_picture else {}
-        lengths |= {kind: len(self.texts[kind]) for kind in given if not self.single[kind]}
-        if len(set(lengths.values())) > 1:
-            raise InputError(
-                "expected as many of each (or a single one for all), came "
-                + " and ".join(f"{length} {kind}" for kind, length in lengths.items())
-            )
-        self.count = next(iter(lengths.values()), 1)
-        self.one = not lengths
-        self.failures = Failures(on_error, self.one)
-
-    def rows(self, kind: str, encode: Callable[[Any], Row]) -> dict[int, Row]:
-        """Index -> token ids of those texts that can be used. What all pictures share fails for all."""
-        if self.single[kind]:
-            return dict.fromkeys(range(self.count), encode(self.texts[kind][0]))
-        return dict(self.failures.each(enumerate(self.texts[kind]), encode))
-
-    @torch.inference_mode()
-    def run(self, rows: dict[int, Any], compute: Compute, missing: Any, batch_size: int, show: bool | None) -> Any:
-        """A result for each index of `rows`, `missing` for the others; one result where all came alone."""
-        values = [missing] * self.count
-        with _progress(len(rows), "image" if not self.one_picture else "text", show) as bar:
-            for indices, states, batch in self._batches(rows, batch_size):
-                for index, value in zip(indices, compute(states, batch)):
-                    values[index] = value
-                bar.update(len(indices))
-        return values[0] if self.one and values else values
-
-    def _batches(self, rows: dict[int, Any], size: int) -> Iterator[tuple[list[int], torch.Tensor, list[Any]]]:
-        """(indices, states of their pictures or of the one that they share, rows)"""
-        engine = self.engine
-        if self.one_picture:
-            whole_number("batch_size", size)
-            if rows:
-                states = _finite(engine.states([engine.pixels(self.pictures[0])]), engine)
-            for batch in batches(rows.items(), size):
-                yield [index for index, _ in batch], states, [row for _, row in batch]
-            return
-        pictures = ((index, self.pictures[index]) for index in rows)
-        for group in batches(self.failures.each(pictures, engine.pixels), size):
-            states = engine.states([pixels for _, pixels in group])
-            fine = self._fine(states, [index for index, _ in group])
-            indices = [index for (index, _), good in zip(group, fine) if good]
-            if indices:
-                yield indices, states[torch.tensor(fine, device=states.device)], [rows[index] for index in indices]
-
-    def _fine(self, states: torch.Tensor, indices: list[int]) -> list[bool]:
-        good: list[bool] = states.isfinite().flatten(1).all(1).tolist()
-        for index, fine in zip(indices, good):
-            if not fine:
-                error = ComputeError(f"item {index}: {_overflow(self.engine)}")
-                if not self.failures.skip:
-                    raise error
-                self.failures.errors.append((index, error))
-        return good
-
-
 # --- The tasks ----------------------------------------------------------------------------------------------------------
 
 
@@ -217,7 +161,7 @@ def match(
 ) -> Any:
     compute = match_probabilities(engine, itm_token)
     pairs = Pairs(engine, images, on_error, texts=_needed("texts", texts))
-    rows = pairs.rows("texts", reader := _reader(engine))
+    rows = pairs.rows("texts", reader := reader_of(engine))
     reader.warn(2)
     found = pairs.run(rows, compute, float("nan"), batch_size, show)
     return pairs.failures.result(found if pairs.one else np.array(found, dtype=np.float32))
@@ -233,11 +177,11 @@ def match_matrix(
     sentences = [texts] if is_one_text(texts) else list(many(texts, "texts"))
     rows = Failures(on_error, one=False)
     columns = Failures(on_error, one=False)
-    tokens = list(columns.each(enumerate(sentences), reader := _reader(engine)))
+    tokens = list(columns.each(enumerate(sentences), reader := reader_of(engine)))
     reader.warn(3)
     tokens.sort(key=lambda pair: -len(pair[1]))  # texts of like length together, so that little is padded
     matrix = np.full((len(pictures), len(sentences)), np.nan, dtype=np.float32)
-    with _progress(len(pictures), "image", show) as bar:
+    with progress(len(pictures), "image", show) as bar:
         for group in batches(rows.each(enumerate(pictures), engine.pixels), batch_size):
             states = engine.states([pixels for _, pixels in group])
             for (i, _), state in zip(group, states.split(1)):
@@ -248,92 +192,6 @@ def match_matrix(
     rows.errors = [((i, None), error) for i, error in rows.errors]
     rows.errors += [((None, j), error) for j, error in columns.errors]
     return (matrix, rows.errors) if rows.skip else matrix
-
-
-@torch.inference_mode()
-def rerank(
-    engine: Engine,
-    query: Any,
-    candidates: Any,
-    k: int,
-    modality: str | None,
-    itm_token: str,
-    batch_size: int,
-    show: bool | None,
-    on_error: str,
-) -> Any:
-    engine.require("embed")
-    logits = matcher(engine, itm_token)
-    whole_number("k", k)
-    whole_number("batch_size", batch_size)
-    listed = list(many(candidates, "candidates") if not is_one_picture(candidates) else [candidates])
-    modality = _modality(query, listed, modality)
-    failures = Failures(on_error, one=False)
-    texts = [(0, query)] if modality == "text" else list(enumerate(listed))
-    alone = Failures("raise", one=True) if modality == "text" else failures
-    tokens = list(alone.each(texts, reader := _reader(engine)))
-    reader.warn(3)
-    with _progress(len(listed), "candidate", show) as bar:
-        if modality == "text":
-            found = _best_pictures(engine, tokens[0][1], enumerate(listed), k, batch_size, failures, logits, bar)
-        else:
-            found = _best_texts(engine, query, tokens, k, batch_size, logits, bar)
-    return failures.result(sorted(found, key=lambda pair: -pair[1]))
-
-
-def _best_pictures(
-    engine: Engine,
-    row: Row,
-    pictures: Iterable[tuple[int, Any]],
-    k: int,
-    size: int,
-    failures: Failures,
-    logits: Callable[[torch.Tensor, list[Row]], torch.Tensor],
-    bar: Any,
-) -> list[tuple[int, float]]:
-    """One pass over the pictures, keeping the states of the k best so far for ITM."""
-    text = _text_vectors(engine, [row])
-    kept: list[int] = []
-    cosines = states = None
-    for group in batches(failures.each(pictures, engine.pixels), size):
-        new = engine.states([pixels for _, pixels in group])
-        vectors = F.normalize(engine.part("image").project(new).float(), dim=-1)
-        similar = _finite(vectors @ text[0], engine)
-        kept += [index for index, _ in group]
-        cosines = similar if cosines is None else torch.cat([cosines, similar])
-        states = new if states is None else torch.cat([states, new])
-        if len(kept) > k:
-            cosines, best = cosines.topk(k)
-            states, kept = states[best], [kept[i] for i in best.tolist()]
-        bar.update(len(group))
-    if cosines is None or states is None:
-        return []
-    scores = torch.cat([logits(part, [row] * len(part))[:, 1] for part in states.split(size)])
-    return list(zip(kept, (scores + cosines if engine.config.rerank_adds_cosine else scores).tolist()))
-
-
-def _best_texts(
-    engine: Engine,
-    picture: Any,
-    tokens: list[tuple[int, Row]],
-    k: int,
-    size: int,
-    logits: Callable[[torch.Tensor, list[Row]], torch.Tensor],
-    bar: Any,
-) -> list[tuple[int, float]]:
-    states = engine.states([engine.pixels(picture)])
-    image = F.normalize(engine.part("image").project(states).float(), dim=-1)[0]
-    if not tokens:
-        return []
-    similar = []
-    for batch in batches(tokens, size):
-        similar.append(_finite(_text_vectors(engine, [row for _, row in batch]) @ image, engine))
-        bar.update(len(batch))
-    cosines, best = torch.cat(similar).topk(min(k, len(tokens)))
-    chosen = [tokens[i] for i in best.tolist()]
-    scores = torch.cat([logits(states, [row for _, row in batch])[:, 1] for batch in batches(chosen, size)])
-    scores = scores + cosines if engine.config.rerank_adds_cosine else scores
-    return [(index, score) for (index, _), score in zip(chosen, scores.tolist())]
 
 
 def caption(
@@ -350,7 +208,7 @@ def answer(
 ) -> Any:
     compute = answerer(engine, **manner)
     pairs = Pairs(engine, images, on_error, questions=_needed("questions", questions))
-    rows = pairs.rows("questions", reader := _reader(engine, questions=True))
+    rows = pairs.rows("questions", reader := reader_of(engine, questions=True))
     reader.warn(2)
     return pairs.failures.result(pairs.run(rows, compute, None, batch_size, show))
 
@@ -359,50 +217,37 @@ def analyze(
     engine: Engine,
     images: Any,
     tasks: Sequence[str] | None,
-    texts: Any,
-    questions: Any,
-    prompt: Any,
-    itm_token: str,
-    caption: dict[str, Any],
-    answer: dict[str, Any],
+    given: dict[str, Any],
+    settings: dict[str, Any],
     batch_size: int,
     show: bool | None,
     on_error: str,
 ) -> Any:
-    given = {"match": ("texts", texts), "answer": ("questions", questions), "caption": ("prompt", prompt)}
-    if tasks is None:
-        needing = {task for task in ("match", "answer") if given[task][1] is None}
-        asked = tuple(task for task in engine.config.tasks if task not in needing)
-    else:
-        asked = tuple([tasks] if isinstance(tasks, str) else many(tasks, "tasks"))
-    for task in asked:
-        if task not in TASKS:
-            raise InputError(f"unknown task {task!r}{guess(str(task), TASKS)} Tasks: {', '.join(TASKS)}.")
-    for task, (name, value) in given.items():
-        if value is not None and task not in asked:
-            engine.require(task)
-            raise InputError(f"{name}= goes with the task {task!r}, which is not among those asked for: {asked}")
+    asked = _asked(engine, tasks, given)
+    known = set().union(*(SETTINGS[task] for task in asked))
+    for name in settings:
+        if name not in known:
+            raise InputError(f"unknown setting {name!r}{guess(name, known)} Settings of {asked}: {sorted(known)}.")
+    chosen = {task: {name: settings.get(name, default) for name, default in SETTINGS[task].items()} for task in asked}
     computes: dict[str, Compute] = {}
     if "embed" in asked:
         computes["embed"] = embedder(engine)
     if "match" in asked:
-        computes["match"] = match_probabilities(engine, itm_token)
-        _needed("texts", texts)
+        computes["match"] = match_probabilities(engine, **chosen["match"])
     if "caption" in asked:
-        computes["caption"] = captioner(engine, **caption)
+        computes["caption"] = captioner(engine, **chosen["caption"])
     if "answer" in asked:
-        computes["answer"] = answerer(engine, **answer)
-        _needed("questions", questions)
+        computes["answer"] = answerer(engine, **chosen["answer"])
 
-    pairs = Pairs(engine, images, on_error, texts=texts, questions=questions, prompts=prompt)
+    pairs = Pairs(engine, images, on_error, texts=given["texts"], questions=given["questions"], prompts=given["prompt"])
     rows: dict[str, dict[int, Any]] = {"embed": dict.fromkeys(range(pairs.count))}
     if "match" in asked:
-        rows["match"] = pairs.rows("texts", reader := _reader(engine))
+        rows["match"] = pairs.rows("texts", reader := reader_of(engine))
         reader.warn(2)
     if "caption" in asked:
-        rows["caption"] = _prompts(pairs, prompt, caption["max_length"])
+        rows["caption"] = _prompts(pairs, given["prompt"], chosen["caption"]["max_length"])
     if "answer" in asked:
-        rows["answer"] = pairs.rows("questions", reader := _reader(engine, questions=True))
+        rows["answer"] = pairs.rows("questions", reader := reader_of(engine, questions=True))
         reader.warn(2)
     whole = {
         i: {task: rows[task][i] for task in asked} for i in range(pairs.count) if all(i in rows[task] for task in asked)
@@ -413,6 +258,27 @@ def analyze(
         return [{task: results[task][i] for task in asked} for i in range(len(batch))]
 
     return pairs.failures.result(pairs.run(whole, compute, None, batch_size, show))
+
+
+def _asked(engine: Engine, tasks: Sequence[str] | None, given: dict[str, Any]) -> tuple[str, ...]:
+    """The tasks, which the model can do and which have their texts."""
+    if tasks is None:
+        asked = tuple(task for task in engine.config.tasks if task not in NEEDS or given[NEEDS[task]] is not None)
+    else:
+        asked = tuple([tasks] if isinstance(tasks, str) else many(tasks, "tasks"))
+    for task in asked:
+        if task not in TASKS:
+            raise InputError(f"unknown task {task!r}{guess(str(task), TASKS)} Tasks: {', '.join(TASKS)}.")
+        engine.require(task)
+        if task in NEEDS:
+            _needed(NEEDS[task], given[NEEDS[task]])
+    for task, name in (*NEEDS.items(), ("caption", "prompt")):
+        if given[name] is not None and task not in asked:
+            engine.require(task)
+            raise InputError(f"{name}= goes with the task {task!r}, which is not among those asked for: {asked}")
+    if not asked:
+        raise InputError(f"tasks: expected some of {', '.join(engine.config.tasks)}, came none")
+    return asked
 
 
 # --- Small print --------------------------------------------------------------------------------------------------------
@@ -443,7 +309,9 @@ def _manner(engine: Engine, num_beams: int, max_length: int, min_length: int, pe
     if not isinstance(penalty, (int, float)) or isinstance(penalty, bool) or not penalty > 0:
         raise InputError(f"repetition_penalty: expected a number above 0 (1.0 = none), came {penalty!r}")
     if max_length > engine.config.text.max_positions:
-        raise InputError(f"max_length: expected at most {engine.config.text.max_positions} positions, came {max_length}")
+        raise InputError(
+            f"max_length: expected at most {engine.config.text.max_positions} positions, came {max_length}"
+        )
     if min_length > max_length:
         raise InputError(f"min_length: expected at most max_length={max_length}, came {min_length}")
     return Manner(max_length, min_length, num_beams, float(penalty))
@@ -469,12 +337,20 @@ def _prompts(pairs: Pairs, prompt: Any, max_length: int) -> dict[int, Row]:
     return pairs.rows("prompts", encode)
 
 
+def prompt_length(engine: Engine, prompt: str | None) -> int:
+    """How many tokens a caption begins with, its first included."""
+    rules = _as_it_is(engine.config.text.max_positions, sep=False)
+    return 1 if prompt is None else len(engine.tokenizer.encode(prompt, rules)[0])
+
+
 def _choices(engine: Engine, choices: list[Any]) -> list[Row]:
     """Token ids of given answers."""
     if not choices:
         raise InputError("choices: expected at least one answer, came an empty list")
     rules = _as_it_is(engine.config.text.max_positions, sep=True)
-    rows = dict(Failures("raise", one=False).each(enumerate(choices), lambda text: engine.tokenizer.encode(text, rules)))
+    rows = dict(
+        Failures("raise", one=False).each(enumerate(choices), lambda text: engine.tokenizer.encode(text, rules))
+    )
     seen: dict[tuple[int, ...], int] = {}
     for index, (row, was_cut) in rows.items():
         if was_cut:
@@ -489,7 +365,7 @@ def _choices(engine: Engine, choices: list[Any]) -> list[Row]:
     return [[_start(engine), *row[1:]] for row, _ in rows.values()]
 
 
-def _reader(engine: Engine, questions: bool = False) -> Reader:
+def reader_of(engine: Engine, questions: bool = False) -> Reader:
     rules = engine.config.questions if questions else engine.config.captions
     assert rules is not None
     return Reader(engine.tokenizer, rules, engine.config.name)
@@ -544,48 +420,3 @@ def _write(
 
 def _seed(seed: int | None, number: int) -> int:
     return secrets.randbits(63) if seed is None else (seed * 1_000_003 + number) % 2**63
-
-
-def _text_vectors(engine: Engine, rows: list[Row]) -> torch.Tensor:
-    return F.normalize(engine.part("text")(*engine.padded(rows)).float(), dim=-1)
-
-
-def _modality(query: Any, candidates: list[Any], modality: str | None) -> str:
-    """What a query is, told by what is no string, or else by what is the address of a picture."""
-    if modality is not None:
-        if modality not in ("image", "text"):
-            raise InputError(f"modality: expected 'image', 'text' or None, came {modality!r}")
-        return modality
-    if not isinstance(query, str):
-        return "image"
-    if any(not isinstance(candidate, str) for candidate in candidates):
-        return "text"
-    from image_text_embedding.fetch import is_url
-
-    def is_picture(text: str) -> bool:
-        return is_url(text) or (len(text) < 4096 and "\0" not in text and os.path.isfile(text))
-
-    places = is_picture(query), bool(candidates) and all(map(is_picture, candidates))
-    if places[0] == places[1]:
-        raise InputError(
-            "cannot tell whether the query is a text or the place of a picture: say modality='text' (candidates are "
-            "pictures) or modality='image' (candidates are texts)"
-        )
-    return "image" if places[0] else "text"
-
-
-def _finite(values: torch.Tensor, engine: Engine) -> torch.Tensor:
-    if not bool(values.isfinite().all()):
-        raise ComputeError(_overflow(engine))
-    return values
-
-
-def _overflow(engine: Engine) -> str:
-    return (
-        f"the model gave no finite numbers in {engine.dtype}: the weights are damaged, or half precision overflows: try "
-        "dtype='fp32'"
-    )
-
-
-def _progress(total: int, unit: str, show: bool | None) -> Any:
-    return tqdm(total=total, unit=unit, disable=None if show is None else not show, delay=2.0 if show is None else 0.0)

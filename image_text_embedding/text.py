@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -58,6 +58,11 @@ class Layer(nn.Module):
         self.fc1 = nn.Linear(width, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, width)
         self.norm = nn.LayerNorm(width, eps=eps)
+
+    def read(self, context: torch.Tensor) -> KeysValues:
+        """What the cross-attention needs of a context (B, K, context_width)."""
+        assert self.cross is not None
+        return self.cross.read(context)
 
     def forward(
         self,
@@ -134,24 +139,29 @@ class TextStack(nn.Module):
         start = self.config.fusion_start
         states = self(input_ids, attention_mask) if start else self.embeddings(input_ids)
         cross_mask = None if context_mask is None else _wide(context_mask)
-        for layer in self.layers[start:]:
-            states = layer(states, _wide(attention_mask), layer.cross.read(context), cross_mask)
+        for layer in cast("list[Layer]", self.layers)[start:]:
+            states = layer(states, _wide(attention_mask), layer.read(context), cross_mask)
         return states
 
 
 class Decoder(TextStack):
     """The stack made causal, every layer of it with cross-attention, and a head that predicts the next token.
 
-    Official `BertLMHeadModel` of `models/med.py` and `models/xbert.py`. The head's output matrix is the word embeddings.
+    Official `BertLMHeadModel` of `models/med.py` and `models/xbert.py`. The head's output matrix is the word embeddings,
+    unless it is untied.
     """
 
     def __init__(self, config: TextConfig, context_width: int) -> None:
         super().__init__(config, context_width)
         self.lm_head = LanguageHead(config)
 
+    def untie(self) -> None:
+        """Give the head an output matrix of its own."""
+        self.lm_head.weight = nn.Parameter(torch.empty_like(self.embeddings.word.weight))
+
     def read(self, context: torch.Tensor) -> list[KeysValues]:
         """What each layer's cross-attention needs of a context (B, K, context_width), whatever is then written."""
-        return [layer.cross.read(context) for layer in self.layers]
+        return [layer.read(context) for layer in cast("list[Layer]", self.layers)]
 
     def logits(
         self,
@@ -189,15 +199,19 @@ class Decoder(TextStack):
 class LanguageHead(nn.Module):
     """States -> logits over the vocabulary."""
 
+    weight: nn.Parameter | None
+
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(config.width, config.width)
         self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.register_parameter("weight", None)
 
     def forward(self, states: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
         """(B, L, width) and the word embeddings (vocabulary, width) -> (B, L, vocabulary)"""
-        return F.linear(self.norm(F.gelu(self.dense(states))), words, self.bias)
+        weight = words if self.weight is None else self.weight
+        return F.linear(self.norm(F.gelu(self.dense(states))), weight, self.bias)
 
 
 def _wide(mask: torch.Tensor) -> torch.Tensor:

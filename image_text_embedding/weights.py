@@ -42,11 +42,12 @@ BERT_NAMES: tuple[tuple[str, str], ...] = (
     (r"^decoder\.cls\.predictions\.transform\.dense\.", "decoder.lm_head.dense."),
     (r"^decoder\.cls\.predictions\.transform\.LayerNorm\.", "decoder.lm_head.norm."),
     (r"^decoder\.cls\.predictions\.(decoder\.)?bias$", "decoder.lm_head.bias"),
-    (r"^decoder\.cls\.predictions\.decoder\.weight$", "decoder.embeddings.word.weight"),
+    (r"^decoder\.cls\.predictions\.decoder\.weight$", "decoder.lm_head.weight"),
 )
 
-# What foreign files may hold twice, under two names: the head's output is tied to the word embeddings.
-TIED = ("decoder.lm_head.bias", "decoder.embeddings.word.weight")
+# What foreign files may hold twice: two names become one of ours, or one of ours is the other.
+TWICE = ("decoder.lm_head.bias",)
+TIED = {"decoder.lm_head.weight": "decoder.embeddings.word.weight"}
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
                 f"{path} carries code or objects beside tensors, and was refused with nothing run. Expected a state "
                 "dict of tensors; if you trust the file's origin, convert it there to safetensors."
             ) from error
-        raise CheckpointError(f"{path} is not a whole checkpoint (truncated or another format): get it again") from error
+        raise CheckpointError(
+            f"{path} is not a whole checkpoint (truncated or another format): get it again"
+        ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path} is not a whole checkpoint (truncated or another format): {error}") from error
     return Checkpoint(path, _state_dict(loaded, path), {})
@@ -164,7 +167,15 @@ def load_weights(
     kinds = ("missing", "unexpected", "filled twice", "tied but different", "wrong shape")
     problems: dict[str, list[str]] = {kind: [] for kind in kinds}
     rules = list(unused)
+    keys = {name: key for key, name in ours.items()}
     for key, name in ours.items():
+        if name in TIED and name not in wanted and TIED[name] in wanted:
+            twin = keys.get(TIED[name])
+            if twin is not None:
+                if not torch.equal(checkpoint.tensors[twin], checkpoint.tensors[key]):
+                    problems["tied but different"].append(f"{twin} and {key}")
+                continue
+            name = TIED[name]  # the file has the tied one alone
         if name not in wanted:
             rule = next((rule for rule in rules if re.search(rule.pattern, name)), None)
             if rule is None:
@@ -173,9 +184,9 @@ def load_weights(
                 ignored[rule.reason] = ignored.get(rule.reason, 0) + 1
             continue
         if name in sources:
-            same = name in TIED and torch.equal(checkpoint.tensors[sources[name]], checkpoint.tensors[key])
+            same = name in TWICE and torch.equal(checkpoint.tensors[sources[name]], checkpoint.tensors[key])
             if not same:
-                kind = "tied but different" if name in TIED else "filled twice"
+                kind = "tied but different" if name in TWICE else "filled twice"
                 problems[kind].append(f"{name} by {sources[name]} and {key}")
             continue
         sources[name] = key
@@ -198,6 +209,17 @@ def load_weights(
         raise CheckpointError(_complaint(checkpoint.path, problems))
     module.load_state_dict(filled, strict=True, assign=True)
     return Report(loaded=len(filled), ignored={reason: count for reason, count in ignored.items() if count})
+
+
+def is_untied(checkpoint: Checkpoint, names: Iterable[tuple[str, str]]) -> bool:
+    """Whether a file's language head has an output matrix of its own."""
+    keys = {name: key for key, name in rename(checkpoint.tensors, names).items()}
+    return any(
+        one in keys
+        and other in keys
+        and not torch.equal(checkpoint.tensors[keys[one]], checkpoint.tensors[keys[other]])
+        for one, other in TIED.items()
+    )
 
 
 def save_weights(

@@ -6,16 +6,23 @@ anything imports huggingface_hub, which reads its environment once.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    import torch
+
+    from image_text_embedding.config import ModelConfig
 
 REAL_ENVIRONMENT = dict(os.environ)  # for the tests of real weights, which need the user's own caches
 _SESSION = tempfile.TemporaryDirectory(prefix="ite-tests-")
@@ -67,6 +74,85 @@ def home() -> Iterator[Path]:
     _put_in_hub_cache(model_config("blip_base").tokenizer, VOCABULARY)
     yield SESSION
     _SESSION.cleanup()
+
+
+def small(name: str) -> ModelConfig:
+    """A model's own recipe, at a size that computes in milliseconds, over the real vocabulary."""
+    from image_text_embedding.config import model_config
+
+    config = model_config(name)
+    half = config.text.fusion_start > 0
+    text = {"width": 48, "depth": 4, "num_heads": 4, "intermediate_size": 96, "max_positions": 64}
+    return dataclasses.replace(
+        config,
+        embed_dim=None if config.embed_dim is None else 32,
+        # transformers' answering decoder expects questions as wide as pictures.
+        vision=dataclasses.replace(
+            config.vision, image_size=64, width=48 if config.questions else 64, depth=2, num_heads=4
+        ),
+        text=dataclasses.replace(config.text, **text, text_depth=2 if half else 4, fusion_start=2 if half else 0),
+        decoder=config.decoder and dataclasses.replace(config.decoder, depth=2 if half else 4),
+        questions=config.questions
+        and dataclasses.replace(config.questions, max_tokens=min(config.questions.max_tokens, 64)),
+    )
+
+
+SMALL = (
+    "blip_base",
+    "blip_itm_base_coco",
+    "albef_14m",
+    "blip_caption_base",
+    "blip_vqa_base",
+    "albef_vqa",
+    "blip_itm_base_flickr",
+    "albef_4m",
+)
+
+
+@pytest.fixture(scope="session")
+def small_weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Made-up weights of every part of these models, at the sizes of `small`."""
+    import torch
+
+    from image_text_embedding.parts import PARTS
+    from image_text_embedding.weights import save_weights
+
+    folder = tmp_path_factory.mktemp("small")
+    for seed, name in enumerate(SMALL):
+        config = small(name)
+        generator = torch.Generator().manual_seed(seed)
+        tensors: dict[str, torch.Tensor] = {}
+        parts = ("image", "text") if config.embed_dim else ("image",)
+        for part in (*parts, *(task for task in config.tasks if task != "embed")):
+            for key, tensor in PARTS[part](config).state_dict().items():
+                mean = 1.0 if ".norm" in key and key.endswith("weight") else 0.0
+                tensors.setdefault(key, tensor.clone().normal_(mean, 0.15, generator=generator))
+        if config.decoder is not None:
+            tensors["decoder.lm_head.bias"][102] += 2.6  # [SEP], so that texts end at different lengths
+        save_weights(folder / f"{name}.safetensors", tensors, {"config": dataclasses.asdict(config)})
+    return {name: folder / f"{name}.safetensors" for name in SMALL}
+
+
+@pytest.fixture(scope="session")
+def small_models(home: Path, small_weights: dict[str, Path]) -> Path:
+    """A folder in the place of configs/, in which the models of SMALL are small, their weights in the cache.
+
+    Use it by `monkeypatch.setattr("image_text_embedding.config.config_dir", lambda: small_models)`.
+    """
+    import yaml
+
+    from image_text_embedding.download import url_cache_path
+
+    folder = SESSION / "small-configs"
+    folder.mkdir()
+    for name, weights in small_weights.items():
+        url = f"https://small.test/{weights.name}"
+        raw = json.loads(json.dumps(dataclasses.asdict(small(name)) | {"source": {"url": url}}))
+        del raw["name"]
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(raw))
+        url_cache_path(url).parent.mkdir(parents=True, exist_ok=True)
+        url_cache_path(url).symlink_to(weights)
+    return folder
 
 
 def official_weights(name: str, seed: int = 0) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def test_a_broken_file_is_named(tmp_path) -> None:
     for content in ("family: [", "- a list", "\x00"):
         path.write_text(content)
         configs.read_config.cache_clear()
-        with pytest.raises(ConfigError, match="mine.yaml"):
+        with pytest.raises(ConfigError, match=r"mine\.yaml"):
             configs.read_config(path)
 
 

@@ -33,6 +33,7 @@ from towhee_090 import OFFLINE, python_090
 import image_text_embedding as ite
 from image_text_embedding import encoder as encoder_module
 from image_text_embedding import operators
+from image_text_embedding import parts as parts_module
 from image_text_embedding.albef import Albef, albef
 from image_text_embedding.blip import Blip, blip
 from image_text_embedding.config import model_config
@@ -184,15 +185,15 @@ def test_eight_threads_at_once_give_what_one_gives(models: dict[str, Any]) -> No
 
 
 def test_eight_nodes_built_at_once_share_one_set_of_weights(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoder_module, "_towers", weakref.WeakValueDictionary())
+    monkeypatch.setattr(parts_module, "_parts", weakref.WeakValueDictionary())
     loads: list[int] = []
-    load_weights = encoder_module.load_weights
+    load_weights = parts_module.load_weights
 
     def counting(*args: Any, **kwargs: Any) -> Any:
         loads.append(1)
         return load_weights(*args, **kwargs)
 
-    monkeypatch.setattr(encoder_module, "load_weights", counting)
+    monkeypatch.setattr(parts_module, "load_weights", counting)
     together = threading.Barrier(8)
 
     def build(_: int) -> Any:
@@ -213,7 +214,11 @@ def test_eight_nodes_built_at_once_share_one_set_of_weights(home: Path, monkeypa
 @pytest.mark.parametrize(
     ("make", "model", "says"),
     [
-        (blip, "blip_bas", "unknown model 'blip_bas' — did you mean 'blip_base'\\? Models of blip: blip_base,"),
+        (
+            blip,
+            "blip_bas",
+            "unknown model 'blip_bas' — did you mean 'blip_base'\\? Models of blip that embed: blip_base,",
+        ),
         (
             albef,
             "blip_base",
@@ -232,7 +237,7 @@ def test_a_model_that_makes_no_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operators, "list_models", lambda: ["blip_base", "blip_vqa"])
     monkeypatch.setattr(operators, "model_config", lambda name: config if name == "blip_vqa" else model_config(name))
     assert Blip.supported_model_names() == ["blip_base"]
-    with pytest.raises(ite.UnknownModelError, match="'blip_vqa' makes no vectors: use one of blip_base"):
+    with pytest.raises(ite.UnknownModelError, match="'blip_vqa' cannot embed: use one of blip_base"):
         blip("blip_vqa", "text")
 
 

@@ -20,16 +20,15 @@ OPEN, CLOSE = "<!-- models -->\n", "<!-- /models -->"
 
 def table() -> str:
     """The model table in Markdown, a row per YAML file."""
-    rows = ["| name | what | picture | vector | weights | licence |", "| --- | --- | --- | --- | --- | --- |"]
+    rows = ["| name | what | tasks | picture | vector | weights | licence |", "| --- " * 7 + "|"]
     for name in ite.list_models():
         config = ite.model_config(name)
         source = config.source
         link = f"https://huggingface.co/{source.hub}" if source.hub else source.url
         label = source.hub or str(source.url).rsplit("/", 1)[-1]
         size = config.vision.image_size
-        rows.append(
-            f"| `{name}` | {config.summary} | {size} px | {config.embed_dim} | [{label}]({link}) | {config.license} |"
-        )
+        cells = [f"`{name}`", config.summary, ", ".join(config.tasks), f"{size} px", str(config.embed_dim or "–")]
+        rows.append(f"| {' | '.join([*cells, f'[{label}]({link})', config.license])} |")
     return "\n".join(rows) + "\n"
 
 

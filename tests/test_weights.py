@@ -17,9 +17,9 @@ from conftest import GOLDEN
 from torch.nn.functional import normalize
 
 from image_text_embedding.config import ModelConfig, model_config
-from image_text_embedding.encoder import _unused
 from image_text_embedding.errors import CheckpointError
 from image_text_embedding.model import TOWERS
+from image_text_embedding.parts import unused
 from image_text_embedding.vision import resize_pos_embed
 from image_text_embedding.weights import Checkpoint, Ignore, Report, load_weights, read_checkpoint, save_weights
 
@@ -50,7 +50,7 @@ def fill(part: str, config: ModelConfig, checkpoint: Checkpoint) -> tuple[torch.
     with torch.device("meta"):
         tower = TOWERS[part](config)
     names = importlib.import_module(f"image_text_embedding.{config.family}.names").NAMES
-    report = load_weights(tower, checkpoint, names, _unused(part, config), torch.device("cpu"), torch.float32)
+    report = load_weights(tower, checkpoint, names, unused(part, config), torch.device("cpu"), torch.float32)
     return tower.eval(), report
 
 
@@ -164,7 +164,7 @@ class TestStrictness:
     def test_rules_reach_only_what_they_name(self) -> None:
         state = {"visual_encoder_x.weight": torch.zeros(1), **golden_state("blip")}
         assert "1 unexpected: visual_encoder_x.weight" in self.complaint(state)
-        assert all(isinstance(rule, Ignore) for rule in _unused("text", small("blip")))
+        assert all(isinstance(rule, Ignore) for rule in unused("text", small("blip")))
 
 
 class Payload:
@@ -182,7 +182,7 @@ class TestHostileAndBrokenFiles:
     def test_a_file_that_carries_code_is_refused_with_nothing_run(self, zipped: bool, tmp_path: Path) -> None:
         mark, path = tmp_path / "ran", tmp_path / "evil.pth"
         torch.save({"model": {"x": Payload(mark)}}, path, _use_new_zipfile_serialization=zipped)
-        with pytest.raises(CheckpointError, match="carries code or objects.*nothing run"):
+        with pytest.raises(CheckpointError, match=r"carries code or objects.*nothing run"):
             read_checkpoint(path)
         assert not mark.exists()
 
@@ -252,7 +252,9 @@ def test_position_embeddings_resize_as_the_original_does() -> None:
     assert torch.equal(new[:, 0], old[:, 0])
     for channel in range(8):
         plane = old[0, 1:, channel].reshape(1, 1, 14, 14)
-        slow = torch.nn.functional.interpolate(plane, size=(24, 24), mode="bicubic", align_corners=False, antialias=False)
+        slow = torch.nn.functional.interpolate(
+            plane, size=(24, 24), mode="bicubic", align_corners=False, antialias=False
+        )
         torch.testing.assert_close(new[0, 1:, channel], slow.flatten(), rtol=0, atol=1e-6)
     smaller = resize_pos_embed(new, 1 + 14 * 14)  # downwards is where antialiasing would show
     plane = new[0, 1:, 0].reshape(1, 1, 24, 24)
@@ -282,7 +284,7 @@ before = anonymous()
 watcher = threading.Thread(target=watch); watcher.start()
 model = ite.load("blip_base")
 done.set(); watcher.join()
-weights = sum(p.numel() * p.element_size() for tower in model._towers.values() for p in tower.parameters())
+weights = sum(p.numel() * p.element_size() for tower in model._parts.values() for p in tower.parameters())
 print(weights, max(peak, anonymous()) - before)
 """
 

@@ -1,0 +1,104 @@
+"""Pictures with their texts: put together, prepared, and run in batches through one pass of the ViT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from image_text_embedding.engine import Engine
+from image_text_embedding.errors import ComputeError, InputError
+from image_text_embedding.items import Failures, batches, is_one_picture, is_one_text, many, whole_number
+
+Row = list[int]  # token ids
+Compute = Callable[[torch.Tensor, list[Any]], list[Any]]  # states of B pictures and R rows, R = n * B -> R results
+
+
+class Pairs:
+    """Pictures and, for each, texts: as many of one as of the other, or one of either for all of the other."""
+
+    def __init__(self, engine: Engine, images: Any, on_error: str, **texts: Any) -> None:
+        """
+        Args:
+            texts: under any names: one string for all pictures, or one for each; None = there are none.
+        """
+        self.engine = engine
+        self.one_picture = is_one_picture(images)
+        self.pictures = [images] if self.one_picture else list(many(images, "pictures"))
+        given = {kind: value for kind, value in texts.items() if value is not None}
+        self.single = {kind: is_one_text(value) for kind, value in given.items()}
+        self.texts = {kind: [value] if self.single[kind] else list(many(value, kind)) for kind, value in given.items()}
+        lengths = {"images": len(self.pictures)} if not self.one_picture else {}
+        lengths |= {kind: len(self.texts[kind]) for kind in given if not self.single[kind]}
+        if len(set(lengths.values())) > 1:
+            raise InputError(
+                "expected as many of each (or a single one for all), came "
+                + " and ".join(f"{length} {kind}" for kind, length in lengths.items())
+            )
+        self.count = next(iter(lengths.values()), 1)
+        self.one = not lengths
+        self.failures = Failures(on_error, self.one)
+
+    def rows(self, kind: str, encode: Callable[[Any], Row]) -> dict[int, Row]:
+        """Index -> token ids of those texts that can be used. What all pictures share fails for all."""
+        if self.single[kind]:
+            return dict.fromkeys(range(self.count), encode(self.texts[kind][0]))
+        return dict(self.failures.each(enumerate(self.texts[kind]), encode))
+
+    @torch.inference_mode()
+    def run(self, rows: dict[int, Any], compute: Compute, missing: Any, batch_size: int, show: bool | None) -> Any:
+        """A result for each index of `rows`, `missing` for the others; one result where all came alone."""
+        values = [missing] * self.count
+        with progress(len(rows), "image" if not self.one_picture else "text", show) as bar:
+            for indices, states, batch in self._batches(rows, batch_size):
+                for index, value in zip(indices, compute(states, batch)):
+                    values[index] = value
+                bar.update(len(indices))
+        return values[0] if self.one and values else values
+
+    def _batches(self, rows: dict[int, Any], size: int) -> Iterator[tuple[list[int], torch.Tensor, list[Any]]]:
+        """(indices, states of their pictures or of the one that they share, rows)"""
+        engine = self.engine
+        if self.one_picture:
+            whole_number("batch_size", size)
+            if rows:
+                states = finite(engine.states([engine.pixels(self.pictures[0])]), engine)
+            for batch in batches(rows.items(), size):
+                yield [index for index, _ in batch], states, [row for _, row in batch]
+            return
+        pictures = ((index, self.pictures[index]) for index in rows)
+        for group in batches(self.failures.each(pictures, engine.pixels), size):
+            states = engine.states([pixels for _, pixels in group])
+            fine = self._fine(states, [index for index, _ in group])
+            indices = [index for (index, _), good in zip(group, fine) if good]
+            if indices:
+                yield indices, states[torch.tensor(fine, device=states.device)], [rows[index] for index in indices]
+
+    def _fine(self, states: torch.Tensor, indices: list[int]) -> list[bool]:
+        good: list[bool] = states.isfinite().flatten(1).all(1).tolist()
+        for index, fine in zip(indices, good):
+            if not fine:
+                error = ComputeError(f"item {index}: {overflow(self.engine)}")
+                if not self.failures.skip:
+                    raise error
+                self.failures.errors.append((index, error))
+        return good
+
+
+def finite(values: torch.Tensor, engine: Engine) -> torch.Tensor:
+    if not bool(values.isfinite().all()):
+        raise ComputeError(overflow(engine))
+    return values
+
+
+def overflow(engine: Engine) -> str:
+    return (
+        f"the model gave no finite numbers in {engine.dtype}: the weights are damaged, or half precision overflows: try "
+        "dtype='fp32'"
+    )
+
+
+def progress(total: int, unit: str, show: bool | None) -> Any:
+    return tqdm(total=total, unit=unit, disable=None if show is None else not show, delay=2.0 if show is None else 0.0)

@@ -1,0 +1,155 @@
+"""The two pipelines that transformers 5 took from BLIP, in their old shape: the same calls, the same lists of dicts.
+
+vqa = ite.pipeline("visual-question-answering", "blip_vqa_base")
+vqa(question="how many dogs are in the picture?", image="beach.jpg")      # [{"answer": "1"}]
+caption = ite.pipeline("image-to-text", "blip_caption_base")
+caption("beach.jpg")                                                      # [{"generated_text": "a woman ..."}]
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from image_text_embedding.config import ModelConfig, guess
+from image_text_embedding.encoder import Encoder, load
+from image_text_embedding.errors import InputError
+from image_text_embedding.items import is_one_picture, is_one_text, many, whole_number
+from image_text_embedding.tasks import prompt_length
+
+
+class VisualQuestionAnswering:
+    """transformers 4's `VisualQuestionAnsweringPipeline` (`pipelines/visual_question_answering.py`), over an Encoder."""
+
+    def __init__(self, model: Encoder) -> None:
+        model._engine.require("answer")
+        self.model = model
+
+    def __call__(
+        self,
+        image: Any = None,
+        question: Any = None,
+        *,
+        choices: Any = None,
+        top_k: int = 5,
+        batch_size: int = 32,
+        **settings: Any,
+    ) -> Any:
+        """Answers to questions about pictures.
+
+        Args:
+            image: one picture or many; or a dict {"image": ..., "question": ...}, or many of these.
+            question: one string, or many. Many of both: every question of every picture, question by question.
+            choices: answers to choose among; then an answer has a "score", its probability.
+            top_k: how many of the choices are returned.
+            settings: of `Encoder.answer`: num_beams, max_length, ...
+
+        Returns:
+            [{"answer": str}], or with choices [{"score": float, "answer": str}, ...], best first; for many a list of
+            these.
+
+        Raises:
+            As `Encoder.answer`.
+        """
+        whole_number("top_k", top_k)
+        pictures: Any
+        if question is None:
+            one = isinstance(image, dict)
+            given = [image] if one else list(many(image, "pictures with questions"))
+            pictures, questions = ([_take(item, key) for item in given] for key in ("image", "question"))
+        else:
+            one = is_one_picture(image) and is_one_text(question)
+            images = [image] if is_one_picture(image) else list(image)
+            asked = [question] if is_one_text(question) else list(many(question, "questions"))
+            questions = [q for q in asked for _ in images]
+            pictures = images[0] if len(images) == 1 else [i for _ in asked for i in images]
+        found = self.model.answer(pictures, questions, choices, batch_size=batch_size, **settings)
+        results = [
+            [{"answer": answer}]
+            if choices is None
+            else [{"score": score, "answer": text} for text, score in answer[:top_k]]
+            for answer in found
+        ]
+        return results[0] if one else results
+
+
+class ImageToText:
+    """transformers 4's `ImageToTextPipeline` (`pipelines/image_to_text.py`), over an Encoder."""
+
+    def __init__(self, model: Encoder) -> None:
+        model._engine.require("caption")
+        self.model = model
+
+    def __call__(
+        self,
+        inputs: Any = None,
+        *,
+        images: Any = None,
+        prompt: str | None = None,
+        max_new_tokens: int | None = None,
+        batch_size: int = 32,
+        **settings: Any,
+    ) -> Any:
+        """Captions of pictures.
+
+        Args:
+            inputs: one picture or many (`images` is its older name).
+            prompt: as in `Encoder.caption`; the text then begins with it, as transformers' did.
+            max_new_tokens: instead of max_length, which counts the prompt.
+            settings: of `Encoder.caption`: num_beams, sample, seed, num_return_sequences, ...
+
+        Returns:
+            [{"generated_text": str}, ...], one for each returned sequence; for many pictures a list of these.
+
+        Raises:
+            As `Encoder.caption`.
+        """
+        pictures = images if inputs is None else inputs
+        if pictures is None:
+            raise InputError("expected a picture, or a list of pictures, came None")
+        if prompt is not None and not isinstance(prompt, str):
+            raise InputError(f"prompt: expected one string, came {type(prompt).__name__}")
+        if max_new_tokens is not None:
+            settings["max_length"] = whole_number("max_new_tokens", max_new_tokens) + prompt_length(
+                self.model._engine, prompt
+            )
+            settings.setdefault("min_length", 0)
+        found = self.model.caption(pictures, prompt, batch_size=batch_size, **settings)
+        one = is_one_picture(pictures)
+        start = "" if prompt is None else f"{prompt.strip()} "
+        results = [
+            [{"generated_text": start + text} for text in ([item] if isinstance(item, str) else item)]
+            for item in ([found] if one else found)
+        ]
+        return results[0] if one else results
+
+
+PIPELINES: dict[str, tuple[type[Any], str]] = {
+    "visual-question-answering": (VisualQuestionAnswering, "blip_vqa_base"),
+    "vqa": (VisualQuestionAnswering, "blip_vqa_base"),
+    "image-to-text": (ImageToText, "blip_caption_base"),
+}
+
+
+def pipeline(task: str, model: str | os.PathLike[str] | ModelConfig | Encoder | None = None, **options: Any) -> Any:
+    """The callable that transformers' `pipeline(task, model)` was for BLIP.
+
+    Args:
+        task: "visual-question-answering" (or "vqa"), or "image-to-text".
+        model: what `load` takes, or a loaded Encoder; None = `blip_vqa_base` or `blip_caption_base`.
+        options: of `load`: device, dtype, checkpoint, ...
+
+    Raises:
+        InputError: another task, or a model that cannot do it.
+        And as `load`.
+    """
+    if task not in PIPELINES:
+        raise InputError(f"unknown task {task!r}{guess(str(task), PIPELINES)} Tasks: {', '.join(PIPELINES)}.")
+    kind, default = PIPELINES[task]
+    return kind(model if isinstance(model, Encoder) else load(default if model is None else model, **options))
+
+
+def _take(item: Any, key: str) -> Any:
+    if not isinstance(item, dict) or key not in item:
+        raise InputError(f"expected {{'image': ..., 'question': ...}}, or image= and question=, came {str(item)[:100]}")
+    return item[key]

@@ -1,0 +1,26 @@
+"""Training with the families' own objectives: from scratch, or official weights further, on pictures with captions.
+
+    from image_text_embedding.training import TrainConfig, train
+    train("blip_base", "pairs.jsonl", "run", TrainConfig(steps=2000, lr=1e-5))
+
+and `image_text_embedding.load("run/model.safetensors", tokenizer="run/vocab.txt")` opens what came of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from image_text_embedding.training.settings import OBJECTIVES, TrainConfig, read_recipe, read_settings
+
+if TYPE_CHECKING:
+    from image_text_embedding.training.loop import train
+
+__all__ = ["OBJECTIVES", "TrainConfig", "read_recipe", "read_settings", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "train":  # late: it imports torch
+        from image_text_embedding.training.loop import train
+
+        return train
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
