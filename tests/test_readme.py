@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from skimage import data
+from towhee_090 import OFFLINE, python_090
 
 import image_text_embedding as ite
 
@@ -38,7 +41,8 @@ def blocks(language: str) -> list[tuple[str, str]]:
     return [(mark or "", code) for mark, code in re.findall(pattern, README.read_text(encoding="utf-8"), re.DOTALL)]
 
 
-PYTHON = [code for mark, code in blocks("python") if mark != "towhee 0.9"]
+PYTHON = [code for mark, code in blocks("python") if mark == ""]
+TASKS = [code for mark, code in blocks("python") if mark == "tasks"]
 
 
 def test_the_table_is_the_yaml_files() -> None:
@@ -51,6 +55,39 @@ def test_the_examples_run(code: str, home, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     Image.fromarray(data.astronaut()).save("teddy.jpg")
     exec(compile(code, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("code", TASKS, ids=range(len(TASKS)))
+def test_the_examples_of_the_other_tasks_run(code: str, small_models, tmp_path, monkeypatch) -> None:
+    """On small made-up models under the official names."""
+    monkeypatch.setattr("image_text_embedding.config.config_dir", lambda: small_models)
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(data.astronaut()).save("teddy.jpg")
+    Image.fromarray(data.coffee()).save("beach.jpg")
+    exec(compile(code, "README.md", "exec"), {})
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="towhee 0.9.0 needs Python 3.10 or 3.11")
+def test_the_example_of_towhee_090_runs(small_models, tmp_path) -> None:
+    (code,) = (code for mark, code in blocks("python") if mark == "towhee 0.9")
+    Image.fromarray(data.astronaut()).save(tmp_path / "teddy.jpg")
+    small = (
+        "import pathlib, image_text_embedding.config as configs\n"
+        f"configs.config_dir = lambda: pathlib.Path({str(small_models)!r})\n"
+    )
+    done = subprocess.run(
+        [python_090(), "-c", small + code],
+        cwd=tmp_path,
+        env=os.environ | OFFLINE,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_python_block_is_run_by_a_test() -> None:
+    assert {mark for mark, _ in blocks("python")} == {"", "tasks", "towhee 0.9"}
 
 
 def test_the_main_job_runs(home, monkeypatch, capsys) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import REAL_ENVIRONMENT, VOCABULARY
+from conftest import REAL_ENVIRONMENT, SMALL, VOCABULARY
 from PIL import Image
 from skimage import data
 
