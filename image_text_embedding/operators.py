@@ -7,7 +7,6 @@ torch before an operator is built.
 
 from __future__ import annotations
 
-import inspect
 import os
 import warnings
 from collections.abc import Mapping
@@ -51,6 +50,7 @@ class ModelOperator(NNOperator):
         model_name: one of `supported_model_names()`; `-` and `_` are equal.
         device: None = the device that the pipeline's config names, else CUDA where there is one, else the CPU.
         checkpoint_path: a file or folder with weights for `model_name`, instead of the official ones.
+        settings: keywords of the Encoder's method for this task.
 
     Raises:
         UnknownModelError: no such model in this family for this task; the message lists the names.
@@ -62,17 +62,23 @@ class ModelOperator(NNOperator):
     family = ""
     task = ""
     aliases: Mapping[str, str] = MappingProxyType({})  # names with which older pipelines mean another model
+    modality: str | None = None  # the one tower that is needed; None = both
 
     def __init__(
-        self, model_name: str, device: Any, checkpoint_path: str | os.PathLike[str] | None, modality: str | None = None
+        self,
+        model_name: str,
+        device: Any = None,
+        checkpoint_path: str | os.PathLike[str] | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__()
         self.model_name = self._known(model_name)
+        self.settings = self._checked(settings)
         if device is None and self._device_id >= 0:
             device = f"cuda:{self._device_id}"
         from image_text_embedding.encoder import load  # here, so that registering does not import torch
 
-        self.encoder = load(self.model_name, checkpoint=checkpoint_path, device=device, modality=modality)
+        self.encoder = load(self.model_name, checkpoint=checkpoint_path, device=device, modality=self.modality)
 
     @property
     def shared_type(self) -> SharedType:
@@ -111,17 +117,17 @@ class ModelOperator(NNOperator):
             f"unknown model {model_name!r}{guess(name, ours)} Models of {cls.family} that {cls.task}: {', '.join(ours)}."
         )
 
-    @staticmethod
-    def _settings(method: str, given: dict[str, Any]) -> dict[str, Any]:
-        """Keywords for a method of Encoder, checked when the pipeline is built and not when it runs."""
-        from image_text_embedding.encoder import Encoder
+    @classmethod
+    def _checked(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """Settings whose names are checked when the pipeline is built, and not when it runs."""
+        if settings:
+            from image_text_embedding.tasks import SETTINGS
 
-        fixed = ("self", "images", "texts", "questions", "show_progress_bar", "on_error")
-        known = [name for name in inspect.signature(getattr(Encoder, method)).parameters if name not in fixed]
-        for name in given:
-            if name not in known:
-                raise InputError(f"unknown setting {name!r}{guess(name, known)} Settings: {', '.join(known)}.")
-        return given
+            known = [*SETTINGS[cls.task], *(["prompt"] if cls.task == "caption" else [])]
+            for name in settings:
+                if name not in known:
+                    raise InputError(f"unknown setting {name!r}{guess(name, known)} Settings: {', '.join(known)}.")
+        return settings
 
 
 class EmbeddingOperator(ModelOperator):
@@ -148,7 +154,7 @@ class EmbeddingOperator(ModelOperator):
                 f"modality: expected 'image' or 'text', came {modality!r}{guess(str(modality), MODALITIES)}"
             )
         self.modality = modality
-        super().__init__(model_name, device, checkpoint_path, modality)
+        super().__init__(model_name, device, checkpoint_path)
 
     def __call__(self, data: Any) -> Any:
         """One item -> a vector, (D,) float32. A list -> a list of vectors, as Towhee's own embedding operators do.
@@ -179,16 +185,6 @@ class MatchingOperator(ModelOperator):
     namespace = "image_text_matching"
     task = "match"
 
-    def __init__(
-        self,
-        model_name: str,
-        device: Any = None,
-        checkpoint_path: str | os.PathLike[str] | None = None,
-        **settings: Any,
-    ) -> None:
-        self.settings = self._settings("match", settings)
-        super().__init__(model_name, device, checkpoint_path)
-
     def __call__(self, image: Any, text: Any) -> Any:
         """A picture and a text -> a float. Lists of both, or a list of one and one of the other -> a list of floats."""
         scores = self.encoder.match(image, text, show_progress_bar=False, **self.settings)
@@ -210,16 +206,6 @@ class CaptioningOperator(ModelOperator):
     task = "caption"
     aliases = MappingProxyType({"blip_base": "blip_caption_base", "blip_large": "blip_caption_large"})
 
-    def __init__(
-        self,
-        model_name: str,
-        device: Any = None,
-        checkpoint_path: str | os.PathLike[str] | None = None,
-        **settings: Any,
-    ) -> None:
-        self.settings = self._settings("caption", settings)
-        super().__init__(model_name, device, checkpoint_path)
-
     def __call__(self, image: Any) -> Any:
         """A picture -> a string; a list -> a list of strings. With num_return_sequences > 1, lists in their place."""
         return self.encoder.caption(image, show_progress_bar=False, **self.settings)
@@ -234,16 +220,6 @@ class AnsweringOperator(ModelOperator):
 
     namespace = "visual_question_answering"
     task = "answer"
-
-    def __init__(
-        self,
-        model_name: str,
-        device: Any = None,
-        checkpoint_path: str | os.PathLike[str] | None = None,
-        **settings: Any,
-    ) -> None:
-        self.settings = self._settings("answer", settings)
-        super().__init__(model_name, device, checkpoint_path)
 
     def __call__(self, image: Any, question: Any) -> Any:
         """A picture and a question -> a string; lists of them -> a list. With choices, what `Encoder.answer` gives."""

@@ -71,7 +71,7 @@ def home() -> Iterator[Path]:
         path = url_cache_path(config.source.url)
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save({"model": official_weights(name, seed), "epoch": 19}, path)
-    _put_in_hub_cache(model_config("blip_base").tokenizer, VOCABULARY)
+    put_in_hub_cache(model_config("blip_base").tokenizer, VOCABULARY)
     yield SESSION
     _SESSION.cleanup()
 
@@ -217,7 +217,7 @@ def official_weights(name: str, seed: int = 0) -> dict[str, Any]:
     return state
 
 
-def _put_in_hub_cache(repo_id: str, file: Path) -> None:
+def put_in_hub_cache(repo_id: str, file: Path) -> None:
     """The file as huggingface_hub lays it out: a blob named by its git hash, a snapshot that links to it, a ref."""
     content, commit = file.read_bytes(), "0" * 40
     folder = SESSION / "hub" / "hub" / f"models--{repo_id.replace('/', '--')}"

@@ -420,6 +420,20 @@ class TestStudent:
         assert losses == losses_twice
         assert all(g is not None and torch.allclose(g, h, atol=1e-7) for g, h in zip(gradients, gradients_twice))
 
+    def test_one_decoder_writes_captions_and_answers(self, words: Path) -> None:
+        """As a model that carries both would be trained; both losses move it."""
+        config = tiny("blip", ("embed", "match", "caption", "answer"))
+        tasks = ("itc", "itm", "lm", "vqa")
+        model = new_student(config, tasks, Words(2, 3, 4, SIZE), 0)
+        batch = batch_of(config, tasks, words)
+        losses = model.losses(batch, TrainConfig())
+        assert tuple(losses) == tasks
+        for name in ("lm", "vqa"):
+            (gradient,) = torch.autograd.grad(
+                losses[name], model.decoder.layers[0].attention.query.weight, retain_graph=True
+            )
+            assert gradient.abs().sum() > 0
+
     def test_only_matrices_decay(self, words: Path) -> None:
         model = student("blip", ("itc", "itm", "lm"), words)
         decayed, spared = parameter_groups(model, 0.05)
@@ -872,6 +886,45 @@ class TestSteps:
         full, half = (losses_of(go("blip", out=each, precision=each, steps=3)) for each in ("fp32", "bf16"))
         for a, b in zip(full, half):
             assert a != b and all(a[name] == pytest.approx(b[name], abs=0.1) for name in a)
+
+    @pytest.mark.parametrize("resumed", [False, True])
+    def test_half_precision_leaves_out_a_step_that_overflows(
+        self, resumed: bool, go: Callable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """GradScaler as on a GPU, here on the CPU: the scale is halved, the weights stay, the run goes on; and resumes."""
+        monkeypatch.setattr("image_text_embedding.training.loop._dtype", lambda *_: torch.float16)
+        calls, itc = [], objectives.itc
+
+        def overflows(*arguments: torch.Tensor) -> torch.Tensor:
+            calls.append(1)
+            loss = itc(*arguments)
+            return loss + (loss - loss.detach()) * (1e38 if len(calls) == 3 else 1)
+
+        monkeypatch.setattr(objectives, "itc", overflows)
+        settings = {"tasks": ["itc"], "steps": 4, "checkpoint_every": 1}
+        if resumed:
+            with pytest.raises(KeyboardInterrupt):
+                go("blip", StopsAt(12), **settings)
+        run = go("blip", resume=resumed, **settings)
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert [row["grad_norm"] is None for row in rows] == [False, False, True, False]
+        assert torch.load(run / "last.pt", weights_only=True)["scaler"]["scale"] == 2**15
+
+    def test_what_comes_later(self, go: Callable) -> None:
+        settings = {"later": [["itm", 2], ["lm", 3]], "checkpoint_every": 1}
+        straight = go("blip", **settings)
+        assert [set(row) - {"step"} for row in losses_of(straight)] == [
+            *[{"itc"}] * 2,
+            {"itc", "itm"},
+            *[{"itc", "itm", "lm"}] * 3,
+        ]
+        assert torch.load(straight / "best.pt", weights_only=True)["step"] > 3  # one loss is less than three
+        with pytest.raises(KeyboardInterrupt):
+            go("blip", StopsAt(12), out="other", **settings)
+        assert losses_of(go("blip", out="other", resume=True, **settings)) == losses_of(straight)
+        for wrong, tasks in (([["itc", 3]], None), ([["vqa", 3]], None), ([["lm", 1]], ["lm"])):
+            with pytest.raises(ConfigError, match="later"):
+                go("blip", out="wrong", later=wrong, tasks=tasks)
 
     def test_what_a_run_leaves(self, go: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(RunFolder, "plot", PLOT)

@@ -187,8 +187,9 @@ class RunFolder:
         panels = figure.subplots(1, max(1, len(names)), squeeze=False)[0]
         figure.set_size_inches(4.5 * len(panels), 3.6)
         for panel, name in zip(panels, names):
-            steps = [row["step"] for row in trained]
-            values = np.array([row["losses"].get(name, row["loss"]) for row in trained])
+            points = [(row["step"], {**row["losses"], "loss": row["loss"]}) for row in trained]
+            steps = [step for step, losses in points if name in losses]
+            values = np.array([losses[name] for _, losses in points if name in losses])
             window = max(1, len(values) // 50)
             panel.plot(steps, values, color="C0", alpha=0.35 if window > 1 else 1.0, linewidth=1)
             if window > 1:

@@ -156,6 +156,7 @@ class _Run:
         """One optimiser step. What is returned goes into the metrics."""
         settings, student = self.settings, self.student
         alpha = self._alpha()
+        left_out = self._left_out()
         sums: dict[str, float] = {}
         if self.teacher is not None:
             self.teacher.follow(student)
@@ -163,7 +164,7 @@ class _Run:
             batch, skipped = next(batches)
             self._count(skipped)
             with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32):
-                losses = student.losses(_whole(batch, skipped).to(self.device), settings, self.teacher, alpha)
+                losses = student.losses(_whole(batch, skipped).to(self.device), settings, self.teacher, alpha, left_out)
             each = torch.stack(list(losses.values()))
             for name, loss in zip(losses, each.tolist()):  # the one place where a GPU is waited for
                 sums[name] = sums.get(name, 0.0) + loss / settings.accumulate
@@ -181,7 +182,12 @@ class _Run:
         self.optimiser.zero_grad(set_to_none=True)
         student.clamp_temperature()
         self.step += 1
-        return {"loss": sum(sums.values()), "losses": sums, "lr": rate, "grad_norm": norm}
+        return {
+            "loss": sum(sums.values()),
+            "losses": sums,
+            "lr": rate,
+            "grad_norm": norm if math.isfinite(norm) else None,
+        }
 
     def _rate(self, step: int) -> float:
         """Share of the highest rate: up in a line, down along a cosine."""
@@ -192,6 +198,10 @@ class _Run:
         least = (settings.min_lr or 0.0) / settings.lr
         done = (step - warm) / max(1, settings.steps - warm)
         return least + (1 - least) * (1 + math.cos(math.pi * min(1.0, done))) / 2
+
+    def _left_out(self) -> frozenset[str]:
+        """Objectives whose time has not come."""
+        return frozenset(task for task, step in self.settings.later if self.step < step)
 
     def _alpha(self) -> float:
         """The momentum model is not believed before it has seen something."""
@@ -276,6 +286,8 @@ class _Run:
                 found = self.validate()
                 self.folder.log({"step": self.step, "validation": found})
                 score = found["loss"]
+            elif self._left_out():
+                self.best = math.inf  # the sum will be of more losses, and cannot be compared
             better = score < self.best
             self.best = min(self.best, score)
         self.folder.save(self._state(), self._model)

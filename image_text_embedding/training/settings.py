@@ -25,6 +25,8 @@ class TrainConfig:
 
     Attributes:
         tasks: some of OBJECTIVES; None = all that the model has a head for (and MLM for an ALBEF from scratch).
+        later: (objective, step) pairs: what is left out until that step, as ITM and LM cost much and learn little while ITC
+            has not begun to tell pictures apart.
         steps: optimiser steps.
         batch_size: pairs that are computed at once, and so the number of candidates that ITC tells apart.
         accumulate: batches of one optimiser step.
@@ -52,6 +54,7 @@ class TrainConfig:
     """
 
     tasks: tuple[str, ...] | None = None
+    later: tuple[tuple[str, int], ...] = ()
     steps: int = 10_000
     batch_size: int = 64
     accumulate: int = 1
@@ -81,10 +84,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         tasks, scale = self.tasks or (), self.crop_scale
-        for task in tasks:
+        for task in (*tasks, *(task for task, _ in self.later)):
             if task not in OBJECTIVES:
                 raise ConfigError(f"unknown task {task!r}{guess(task, OBJECTIVES)} Tasks: {', '.join(OBJECTIVES)}.")
         problems = [
+            (
+                bool(tasks) and not {task for task, _ in self.later} < {*tasks},
+                "later: expected some, not all, of the tasks",
+            ),
             (self.tasks == () or len(set(tasks)) != len(tasks), f"tasks: expected each once, came {list(tasks)}"),
             ("itm" in tasks and "itc" not in tasks, "itm goes with itc, which finds its hard negatives"),
             ("itc" in tasks and self.batch_size < 2, "batch_size: ITC tells apart at least 2 pairs"),
@@ -172,6 +179,8 @@ def chosen_tasks(base: ModelConfig, settings: TrainConfig, from_scratch: bool) -
             )
     if "itm" in asked and "itc" not in asked:
         raise ConfigError(f"{base.name} matches but has no vectors: itm goes with itc, which finds its hard negatives")
+    if not dict(settings.later).keys() < set(asked):
+        raise ConfigError(f"later: expected some, and not all, of {', '.join(asked)}, came {dict(settings.later)}")
     return tuple(task for task in OBJECTIVES if task in asked)
 
 

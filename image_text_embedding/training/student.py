@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import ChainMap
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -65,12 +65,19 @@ class Batch:
     answer_weights: torch.Tensor | None = None  # (A,), the share of the question's answers that are this one
 
     def to(self, device: torch.device) -> Batch:
-        def move(value: Any) -> Any:
-            if isinstance(value, Rows):
-                return Rows(move(value.ids), move(value.mask))
-            return value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
-        return Batch(**{field.name: move(getattr(self, field.name)) for field in dataclasses.fields(self)})
+    def pin_memory(self) -> Batch:
+        """DataLoader calls it, so that a GPU can fetch the next batch while it computes."""
+        return self._each(torch.Tensor.pin_memory)
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        def changed(value: Any) -> Any:
+            if isinstance(value, Rows):
+                return Rows(change(value.ids), change(value.mask))
+            return change(value) if isinstance(value, torch.Tensor) else value
+
+        return Batch(**{field.name: changed(getattr(self, field.name)) for field in dataclasses.fields(self)})
 
 
 @dataclass(frozen=True)
@@ -181,18 +188,25 @@ class Student(ImageTower):
         return self.states(normalize(pixels, self.config.vision.mean, self.config.vision.std))
 
     def losses(
-        self, batch: Batch, settings: TrainConfig, teacher: Teacher | None = None, alpha: float = 0.0
+        self,
+        batch: Batch,
+        settings: TrainConfig,
+        teacher: Teacher | None = None,
+        alpha: float = 0.0,
+        left_out: frozenset[str] = frozenset(),
     ) -> dict[str, torch.Tensor]:
         """The loss of each objective; they are summed unweighted, as in the papers.
 
         Args:
+            left_out: objectives whose time has not come.
             teacher: the momentum model, already moved; its queue takes this batch in.
             alpha: weight of its opinion.
         """
         states = self.look(batch.pixels)
         taught = None if teacher is None else teacher.look(batch.pixels)
         found: dict[str, torch.Tensor] = {}
-        if "itc" in self.tasks:
+        tasks = set(self.tasks) - left_out
+        if "itc" in tasks:
             assert batch.captions is not None
             alone = self.text(batch.captions.ids, batch.captions.mask)
             # Similarities decide everything here: they are computed in full precision whatever the towers use.
@@ -200,21 +214,21 @@ class Student(ImageTower):
                 image = F.normalize(self.project(states.float()), dim=-1)
                 text = F.normalize(self.text_proj(alone[:, 0].float()), dim=-1)
                 found["itc"], i2t, t2i, same = self._contrast(image, text, batch, teacher, taught, alpha)
-            if "itm" in self.tasks:
+            if "itm" in tasks:
                 found["itm"] = self._match(states, alone, batch, i2t, t2i, same)
         smoothing = settings.label_smoothing
         if smoothing is None:
             smoothing = 0.1 if self.config.family == "blip" else 0.0
-        if "lm" in self.tasks:
+        if "lm" in tasks:
             assert batch.prompted is not None
             ids, mask = batch.prompted.ids, batch.prompted.mask
             counted = mask.bool()
             counted[:, : batch.prompt_length] = False
             logits = self.decoder.logits(ids, self.decoder.read(states), attention_mask=mask)
             found["lm"] = objectives.lm(logits.float(), ids, counted, smoothing)
-        if "vqa" in self.tasks:
+        if "vqa" in tasks:
             found["vqa"] = self._answer(states, batch, smoothing)
-        if "mlm" in self.tasks:
+        if "mlm" in tasks:
             found["mlm"] = self._fill_in(states, batch, settings.mlm_probability, teacher, taught, alpha)
         return found
 
