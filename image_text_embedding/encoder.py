@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from image_text_embedding import tasks
 from image_text_embedding.config import Limits, ModelConfig, guess
@@ -27,6 +26,7 @@ from image_text_embedding.items import (
     is_one_picture,
     is_one_text,
     many,
+    progress,
 )
 from image_text_embedding.preprocess import Tokenizer
 from image_text_embedding.rerank import rerank
@@ -560,8 +560,7 @@ class _Job:
     ) -> Any:
         """Run every batch; put the rows where their items were."""
         done: list[tuple[list[int], torch.Tensor]] = []
-        quiet = None if self.show is None else not self.show  # tqdm: None = only on a terminal
-        with tqdm(total=total, unit=self.unit, disable=quiet, delay=2.0 if self.show is None else 0.0) as bar:
+        with progress(total, self.unit, self.show) as bar:
             for batch in prepared:
                 indices = [index for index, _ in batch]
                 done.append((indices, self._vectors(compute, [item for _, item in batch], indices)))

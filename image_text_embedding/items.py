@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from image_text_embedding.config import TextRules
 from image_text_embedding.errors import EmbeddingError, InputError
@@ -82,6 +83,11 @@ def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 def _batches(iterator: Iterator[Any], size: int) -> Iterator[list[Any]]:
     while batch := list(itertools.islice(iterator, size)):
         yield batch
+
+
+def progress(total: int | None, unit: str, show: bool | None) -> Any:
+    """A bar on stderr: shown, hidden, or (None) shown on a terminal when it takes more than a moment."""
+    return tqdm(total=total, unit=unit, disable=None if show is None else not show, delay=2.0 if show is None else 0.0)
 
 
 class Reader:

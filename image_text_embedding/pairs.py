@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from image_text_embedding.engine import Engine
 from image_text_embedding.errors import ComputeError, InputError
-from image_text_embedding.items import Failures, batches, is_one_picture, is_one_text, many, whole_number
+from image_text_embedding.items import Failures, batches, is_one_picture, is_one_text, many, progress, whole_number
 
 Row = list[int]  # token ids
 Compute = Callable[[torch.Tensor, list[Any]], list[Any]]  # states of B pictures and R rows, R = n * B -> R results
@@ -98,7 +97,3 @@ def overflow(engine: Engine) -> str:
         f"the model gave no finite numbers in {engine.dtype}: the weights are damaged, or half precision overflows: try "
         "dtype='fp32'"
     )
-
-
-def progress(total: int, unit: str, show: bool | None) -> Any:
-    return tqdm(total=total, unit=unit, disable=None if show is None else not show, delay=2.0 if show is None else 0.0)

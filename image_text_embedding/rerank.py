@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from image_text_embedding.engine import Engine
 from image_text_embedding.errors import InputError
 from image_text_embedding.fetch import is_url
-from image_text_embedding.items import Failures, batches, is_one_picture, many, whole_number
-from image_text_embedding.pairs import Row, finite, progress
+from image_text_embedding.items import Failures, batches, is_one_picture, many, progress, whole_number
+from image_text_embedding.pairs import Row, finite
 from image_text_embedding.tasks import matcher, reader_of
 
 

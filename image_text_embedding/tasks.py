@@ -19,8 +19,17 @@ from image_text_embedding.config import TASKS, TextRules, guess
 from image_text_embedding.engine import Engine
 from image_text_embedding.errors import InputError, TextError
 from image_text_embedding.heads import rank_answers
-from image_text_embedding.items import Failures, Reader, batches, is_one_picture, is_one_text, many, whole_number
-from image_text_embedding.pairs import Compute, Pairs, Row, finite, progress
+from image_text_embedding.items import (
+    Failures,
+    Reader,
+    batches,
+    is_one_picture,
+    is_one_text,
+    many,
+    progress,
+    whole_number,
+)
+from image_text_embedding.pairs import Compute, Pairs, Row, finite
 
 NEEDS = {"match": "texts", "answer": "questions"}  # what a task of analyze() takes beside pictures
 # The settings of each task and their defaults, which are also those of Encoder's methods.

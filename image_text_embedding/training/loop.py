@@ -137,7 +137,8 @@ class _Run:
         ):
             while self.step < settings.steps:
                 row = self._advance(batches)
-                self.seen = [self.seen[0] + row["loss"], self.seen[1] + 1]
+                if row["losses"].keys() == set(self.plan.tasks):  # a sum of fewer losses is no better
+                    self.seen = [self.seen[0] + row["loss"], self.seen[1] + 1]
                 bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
                 bar.update()
                 last = self.step == settings.steps
@@ -156,7 +157,7 @@ class _Run:
         """One optimiser step. What is returned goes into the metrics."""
         settings, student = self.settings, self.student
         alpha = self._alpha()
-        left_out = self._left_out()
+        left_out = frozenset(task for task, step in settings.later if self.step < step)
         sums: dict[str, float] = {}
         if self.teacher is not None:
             self.teacher.follow(student)
@@ -176,9 +177,11 @@ class _Run:
         if not math.isfinite(norm) and not self.scaler.is_enabled():  # the scaler leaves such a step out by itself
             raise self._lost("the gradient", json.dumps(sums))
         rate = self.schedule.get_last_lr()[0]
+        scale = self.scaler.get_scale()
         self.scaler.step(self.optimiser)
         self.scaler.update()
-        self.schedule.step()
+        if self.scaler.get_scale() >= scale:  # else the step was left out
+            self.schedule.step()
         self.optimiser.zero_grad(set_to_none=True)
         student.clamp_temperature()
         self.step += 1
@@ -198,10 +201,6 @@ class _Run:
         least = (settings.min_lr or 0.0) / settings.lr
         done = (step - warm) / max(1, settings.steps - warm)
         return least + (1 - least) * (1 + math.cos(math.pi * min(1.0, done))) / 2
-
-    def _left_out(self) -> frozenset[str]:
-        """Objectives whose time has not come."""
-        return frozenset(task for task, step in self.settings.later if self.step < step)
 
     def _alpha(self) -> float:
         """The momentum model is not believed before it has seen something."""
@@ -281,14 +280,12 @@ class _Run:
         """
         better = False
         if tested:
-            score, self.seen = self.seen[0] / self.seen[1], [0.0, 0]
+            score, self.seen = self.seen[0] / self.seen[1] if self.seen[1] else math.inf, [0.0, 0]
             if self.plan.validation is not None:
                 found = self.validate()
                 self.folder.log({"step": self.step, "validation": found})
                 score = found["loss"]
-            elif self._left_out():
-                self.best = math.inf  # the sum will be of more losses, and cannot be compared
-            better = score < self.best
+            better = score < self.best or math.isinf(self.best)
             self.best = min(self.best, score)
         self.folder.save(self._state(), self._model)
         if better:
