@@ -88,10 +88,7 @@ class TrainConfig:
             if task not in OBJECTIVES:
                 raise ConfigError(f"unknown task {task!r}{guess(task, OBJECTIVES)} Tasks: {', '.join(OBJECTIVES)}.")
         problems = [
-            (
-                bool(tasks) and not {task for task, _ in self.later} < {*tasks},
-                "later: expected some, not all, of the tasks",
-            ),
+            ("itc" in dict(self.later), "later: itc comes first, as the others lean on it"),
             (self.tasks == () or len(set(tasks)) != len(tasks), f"tasks: expected each once, came {list(tasks)}"),
             ("itm" in tasks and "itc" not in tasks, "itm goes with itc, which finds its hard negatives"),
             ("itc" in tasks and self.batch_size < 2, "batch_size: ITC tells apart at least 2 pairs"),
