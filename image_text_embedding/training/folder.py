@@ -195,7 +195,7 @@ class RunFolder:
             if window > 1:
                 smooth = np.convolve(values, np.ones(window) / window, mode="valid")
                 panel.plot(steps[window - 1 :], smooth, color="C0", label="running mean")
-            found = [(row["step"], row["validation"].get(name, row["validation"]["loss"])) for row in checked]
+            found = [(row["step"], row["validation"][name]) for row in checked if name in row["validation"]]
             if found:
                 panel.plot(*zip(*found), "o-", color="C1", markersize=3, label="validation")
             panel.set_title(name)

@@ -2,6 +2,7 @@
 
 A run that is resumed goes on as if it had never stopped: weights, optimiser, schedule, scaler, generators, momentum model,
 queue and place in the data are in the checkpoint, and what is drawn for a pair depends on the seed and its place alone.
+(On a GPU, two runs differ in the last bits whether one was stopped or not: its sums have no fixed order.)
 """
 
 from __future__ import annotations
@@ -136,7 +137,13 @@ class _Run:
             tqdm(total=settings.steps, initial=self.step, unit="step", disable=quiet) as bar,
         ):
             while self.step < settings.steps:
-                row = self._advance(batches)
+                try:
+                    row = self._advance(batches)
+                except torch.cuda.OutOfMemoryError as error:
+                    raise ComputeError(
+                        f"the GPU has too little memory: {str(error)[:200]}; {folder.last_good()}. Set "
+                        "gradient_checkpointing, or a smaller batch_size with accumulate"
+                    ) from error
                 if row["losses"].keys() == set(self.plan.tasks):  # a sum of fewer losses is no better
                     self.seen = [self.seen[0] + row["loss"], self.seen[1] + 1]
                 bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
@@ -213,8 +220,8 @@ class _Run:
 
     def _lost(self, what: str, losses: str) -> ComputeError:
         return ComputeError(
-            f"{what} is not finite at step {self.step + 1} ({losses}); {self.folder.last_good()}. Lower lr, or clip, or set "
-            "precision to fp32, and resume or begin again"
+            f"{what} is not finite at step {self.step + 1} ({losses}); {self.folder.last_good()}. Resuming would come here "
+            f"again: begin a new run with a lower lr, or with precision fp32; its model may be {self.folder.path / MODEL}"
         )
 
     # Data

@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -268,15 +268,8 @@ class Pairs(Dataset["Sample | list[Skipped]"]):
         room = config.text.max_positions - len(self.prompt)
         if room < 3:
             raise ConfigError(f"prompt: leaves no room for a caption in {config.text.max_positions} positions")
-        captions = config.captions
-        self.written = TextRules(
-            captions.max_words,
-            min(captions.max_tokens, room),
-            True,
-            captions.to_space,
-            captions.remove,
-            captions.replace,
-        )
+        # A caption that is written ends with [SEP], whatever the family's texts end with.
+        self.written = replace(config.captions, max_tokens=min(config.captions.max_tokens, room), sep=True)
 
     def __getitem__(self, where: tuple[int, int]) -> Sample | list[Skipped]:
         """The pair at an index, or, where that cannot be used, the next one that can.

@@ -22,6 +22,8 @@ from image_text_embedding.training.folder import VOCABULARY, RunFolder
 from image_text_embedding.training.pairs import as_source
 from image_text_embedding.training.settings import FINE_TUNING, OBJECTIVES, TrainConfig, chosen_tasks, train_config
 
+_PYTHON = "from Python"  # stands in run.json for pairs that cannot be written down
+
 
 @dataclass
 class Plan:
@@ -64,7 +66,7 @@ def begun(
             "config": dataclasses.asdict(config),
             "tasks": tasks,
             "settings": dataclasses.asdict(settings),
-            "start": None if start is None else {"model": os.fspath(model), "sha256": start.sha256},
+            "start": None if start is None else {"model": _place(model), "sha256": start.sha256},
             "source": _place(source),
             "validation": _place(validation),
             "version": metadata.version("image-text-embedding"),
@@ -91,21 +93,23 @@ def resumed(
     if isinstance(model, ModelConfig):
         came["model"], was["model"] = _plain(finished(model, settings, "", True)[0]), _plain(config)
     elif model is not None:
-        came["model"], was["model"] = os.fspath(model), (start or {}).get("model")
+        came["model"], was["model"] = _place(model), (start or {}).get("model")
     for name, given in (("source", source), ("validation", validation)):
-        if isinstance(given, (str, os.PathLike)):
+        if given is not None:
             came[name], was[name] = _place(given), places[name]
     if changed := [name for name in came if came[name] != was[name]]:
         said = "; ".join(f"{name} was {str(was[name])[:80]}, came {str(came[name])[:80]}" for name in changed)
         raise ConfigError(f"{where} was begun otherwise: {said}. Leave out what is to stay, or begin a new run")
     given = source if source is not None else places["source"]
-    if given is None:
-        raise InputError(f"{where} was begun with pairs from Python: hand them in again")
     checked = validation if validation is not None else places["validation"]
+    if _PYTHON in (given, checked):
+        raise InputError(f"{where} was begun with pairs from Python: hand them in again")
     tokenizer = Tokenizer.from_vocabulary(folder.path / VOCABULARY)
     plan = Plan(config, tasks, settings, tokenizer, _pairs(given, settings), _pairs(checked, settings), None)
     if start is not None and folder.read() is None:  # it was stopped before its first checkpoint
         plan.start = resolve(start["model"], None)
+        if plan.start.sha256 != start["sha256"]:
+            raise ConfigError(f"{where} was begun with other weights than are now in {start['model']}: begin a new run")
     return plan
 
 
@@ -139,7 +143,7 @@ def finished(
         decoder=decoder if {"lm", "vqa"} & set(tasks) else None,
         questions=questions,
         vision=dataclasses.replace(base.vision, image_size=size),
-        source=base.source if from_scratch else Source(),
+        source=Source(),
     )
     return from_mapping(dataclasses.asdict(config), where=f"the trained {config.name}"), tasks
 
@@ -174,9 +178,9 @@ def _pairs(source: Any, settings: TrainConfig) -> Any:
 
 
 def _place(source: Any) -> str | None:
-    """What can be written down of a source."""
+    """What can be written down of where pairs or weights are."""
     if not isinstance(source, (str, os.PathLike)):
-        return None
+        return None if source is None else _PYTHON
     return str(Path(source).absolute()) if Path(source).exists() else os.fspath(source)
 
 

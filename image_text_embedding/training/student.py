@@ -103,6 +103,12 @@ class Keys:
         return self.image, self.text, self.image_keys, self.caption_keys
 
 
+def unit_vectors(projection: nn.Module, states: torch.Tensor) -> torch.Tensor:
+    """States (N, L, width) -> unit vectors (N, D) of their first tokens, in full precision whatever the towers use."""
+    with torch.autocast(states.device.type, enabled=False):
+        return F.normalize(projection(states[:, 0].float()), dim=-1)
+
+
 class Student(ImageTower):
     """The towers and heads that some objectives train, and their losses."""
 
@@ -179,9 +185,8 @@ class Student(ImageTower):
     def embed(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Unit vectors of pictures and captions, (N, D) each: what ITC compares."""
         assert batch.captions is not None
-        image = self.project(self.look(batch.pixels))
-        text = self.text_proj(self.text(batch.captions.ids, batch.captions.mask)[:, 0])
-        return F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
+        alone = self.text(batch.captions.ids, batch.captions.mask)
+        return unit_vectors(self.vision_proj, self.look(batch.pixels)), unit_vectors(self.text_proj, alone)
 
     def look(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 (N, S, S, 3) -> states (N, 1 + patches, width)"""
@@ -209,11 +214,10 @@ class Student(ImageTower):
         if "itc" in tasks:
             assert batch.captions is not None
             alone = self.text(batch.captions.ids, batch.captions.mask)
-            # Similarities decide everything here: they are computed in full precision whatever the towers use.
+            image, text = unit_vectors(self.vision_proj, states), unit_vectors(self.text_proj, alone)
+            new = None if teacher is None or taught is None else teacher.keys(taught, batch)
             with torch.autocast(states.device.type, enabled=False):
-                image = F.normalize(self.project(states.float()), dim=-1)
-                text = F.normalize(self.text_proj(alone[:, 0].float()), dim=-1)
-                found["itc"], i2t, t2i, same = self._contrast(image, text, batch, teacher, taught, alpha)
+                found["itc"], i2t, t2i, same = self._contrast(image, text, batch, teacher, new, alpha)
             if "itm" in tasks:
                 found["itm"] = self._match(states, alone, batch, i2t, t2i, same)
         smoothing = settings.label_smoothing
@@ -238,15 +242,18 @@ class Student(ImageTower):
         text: torch.Tensor,
         batch: Batch,
         teacher: Teacher | None,
-        taught: torch.Tensor | None,
+        new: Keys | None,
         alpha: float,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """ITC's loss; logits and matches within the batch, (N, N) each."""
+        """ITC's loss; logits and matches within the batch, (N, N) each.
+
+        Args:
+            new: what the teacher makes of the batch.
+        """
         n = len(image)
         keys = Keys(image, text, batch.image_keys, batch.caption_keys)
         soft: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
-        if teacher is not None and taught is not None:
-            new = teacher.keys(taught, batch)
+        if teacher is not None and new is not None:
             keys = teacher.with_past(new)
             if alpha:
                 soft = objectives.itc_logits(new.image, new.text, keys.image, keys.text, self.temp.detach())

@@ -7,10 +7,9 @@ from typing import cast
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from image_text_embedding.preprocess import normalize
-from image_text_embedding.training.student import Batch, Keys, Student
+from image_text_embedding.training.student import Batch, Keys, Student, unit_vectors
 
 
 class Teacher(nn.Module):
@@ -60,10 +59,10 @@ class Teacher(nn.Module):
     def keys(self, states: torch.Tensor, batch: Batch) -> Keys:
         """What it makes of a batch."""
         assert batch.captions is not None
-        image = cast(nn.Module, self.vision_proj)(states[:, 0].float())
+        image = unit_vectors(cast(nn.Module, self.vision_proj), states)
         alone = cast(nn.Module, self.text)(batch.captions.ids, batch.captions.mask)
-        text = cast(nn.Module, self.text_proj)(alone[:, 0].float())
-        return Keys(F.normalize(image, dim=-1), F.normalize(text, dim=-1), batch.image_keys, batch.caption_keys)
+        text = unit_vectors(cast(nn.Module, self.text_proj), alone)
+        return Keys(image, text, batch.image_keys, batch.caption_keys)
 
     def with_past(self, new: Keys) -> Keys:
         """The batch's keys, then the queue's."""
