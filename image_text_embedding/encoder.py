@@ -136,7 +136,7 @@ class Encoder:
             "dim": self.dim,
             "modality": self.modality,
             "license": self.config.license,
-            "source": self.config.source.hub or self.config.source.url or str(self._resolved.weights),
+            "source": self._resolved.source,
             "revision": self._resolved.revision,
             "sha256": self._resolved.sha256,
             "preprocessing": {

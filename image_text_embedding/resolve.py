@@ -31,6 +31,12 @@ class Resolved:
     sha256: str
     revision: str | None
     folder: Path | None  # the folder that came with the weights, which may bring a vocabulary
+    official: bool = False  # whether the weights came from the source that the configuration names
+
+    @property
+    def source(self) -> str:
+        """Where the weights came from: a hub id, a URL, or the path of a user's own file."""
+        return (self.official and (self.config.source.hub or self.config.source.url)) or str(self.weights)
 
 
 def resolve(model: str | os.PathLike[str] | ModelConfig, checkpoint: str | os.PathLike[str] | None) -> Resolved:
@@ -131,7 +137,8 @@ def _official(config: ModelConfig) -> Resolved:
     if config.source.hub is None and config.source.url is None:
         raise ConfigError(f"{config.name} names no source for its weights: pass checkpoint=PATH")
     found = download.locate(config.source)
-    return Resolved(config, found.path, found.sha256, found.revision, found.path.parent if config.source.hub else None)
+    folder = found.path.parent if config.source.hub else None
+    return Resolved(config, found.path, found.sha256, found.revision, folder, official=True)
 
 
 def _local(path: Path, config: ModelConfig | None) -> Resolved:
@@ -158,4 +165,4 @@ def _hub(repo_id: str) -> Resolved:
     for optional in (("preprocessor_config.json",), VOCABULARY_FILES):
         download.hub_file(repo_id, (*optional, "config.json"), found.revision)  # which is there, so none is no error
     config = dataclasses.replace(configs.from_transformers(folder), name=repo_id, source=Source(hub=repo_id))
-    return Resolved(config, found.path, found.sha256, found.revision, folder)
+    return Resolved(config, found.path, found.sha256, found.revision, folder, official=True)

@@ -323,6 +323,8 @@ class TestOtherWaysToNameAModel:
             assert found.config.family == reference.config.family
             np.testing.assert_array_equal(found.encode_text(CAPTIONS), reference.encode_text(CAPTIONS))
             named = ite.load(name, checkpoint=str(reference._resolved.weights), modality="text")
+            assert named.info["source"] == found.info["source"] == str(reference._resolved.weights)
+            assert named.info["sha256"] == reference.info["sha256"]
             np.testing.assert_array_equal(named.encode_text(CAPTIONS), reference.encode_text(CAPTIONS))
 
     def test_our_own_file_needs_nothing_else(self, model, photos, tmp_path) -> None:
