@@ -1,4 +1,4 @@
-"""The command `image-text-embedding`: link and unlink our Towhee operators, list the models, train one.
+"""The command `image-text-embedding`: rank pictures by a text, list the models, train one, link our Towhee operators.
 
 Exit codes: 0 done; 1 not done, and one line on stderr says why; 2 wrong usage; 130 stopped by Ctrl-C.
 """
@@ -10,14 +10,16 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 import image_text_embedding
 from image_text_embedding import link as folders
 from image_text_embedding.config import list_models, model_config
-from image_text_embedding.errors import EmbeddingError
+from image_text_embedding.errors import EmbeddingError, ImageError, InputError
 
 HOME_HELP = "Towhee's home; the default is $TOWHEE_HOME, else ~/.towhee, the only place where towhee 0.9.0 looks."
 SAID = {
@@ -27,11 +29,11 @@ SAID = {
     "theirs": "left alone, not written by this package:",
     "changed": "left alone, changed since it was written:",
 }
-
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 app = typer.Typer(
     help="BLIP and ALBEF: vectors for pictures and texts that can be compared.",
-    epilog="Examples: `image-text-embedding models` and `image-text-embedding link`",
+    epilog="Examples: `image-text-embedding rank` and `image-text-embedding models`",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -53,6 +55,65 @@ def _options(
     ] = False,
 ) -> None:
     pass
+
+
+@app.command(
+    epilog="Examples: `image-text-embedding rank` and "
+    '`image-text-embedding rank "a dog on a beach" --images photos --model blip_itm_base_coco`'
+)
+def rank(
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to look for.")] = "a teddy bear on a skateboard",
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="A folder of pictures; the default is the packaged gallery.", show_default=False
+        ),
+    ] = None,
+    model: Annotated[str, typer.Option(metavar="MODEL", help="A name that `models` lists.")] = "blip_demo",
+    out: Annotated[Path, typer.Option(metavar="PNG", help="The contact sheet.")] = Path("ranking.png"),
+    count: Annotated[int, typer.Option("-k", min=1, help="How many pictures to show.")] = 12,
+) -> None:
+    """Rank pictures by how well they fit a text, by their vectors alone; print the best and draw them with their cosines.
+
+    A picture that cannot be read is named on stderr and left out; the exit code is then 1.
+    """
+    from image_text_embedding.demo import gallery
+    from image_text_embedding.operators import Albef, Blip
+    from image_text_embedding.preprocess import load_picture
+    from image_text_embedding.sheet import contact_sheet
+
+    if images is None:
+        paths = [Path(entry["path"]) for entry in gallery()]
+    else:
+        try:
+            paths = sorted(path for path in images.iterdir() if path.suffix.lower() in PICTURES)
+        except OSError as error:
+            raise InputError(f"--images: expected a folder of pictures, came {images}: {error.strerror}") from error
+        if not paths:
+            raise InputError(f"--images: expected pictures ({', '.join(PICTURES)}), came {images}, which has none")
+    operator = {"blip": Blip, "albef": Albef}[model_config(model).family]
+    look, read = operator(model, "image"), operator(model, "text")
+    vectors, kept = [], []
+    for path in track(paths, "embedding", console=Console(stderr=True), disable=not sys.stderr.isatty()):
+        try:
+            vectors.append(look(path))
+            kept.append(path)
+        except ImageError as error:
+            print(f"left out: {error}", file=sys.stderr)
+    if kept:
+        cosines = np.stack(vectors) @ read(text)
+        best = np.argsort(-cosines, kind="stable")[:count]
+        for place, i in enumerate(best, 1):
+            print(f"{place:3}  {cosines[i]:6.3f}  {kept[i].name if images is None else kept[i]}")
+        pictures = [load_picture(kept[i]) for i in best]
+        try:
+            print(
+                contact_sheet(pictures, [f"{cosines[i]:.3f}  {kept[i].name}" for i in best], f"{text} ({model})", out)
+            )
+        except OSError as error:
+            raise InputError(f"--out: cannot write {out}: {error.strerror or error}") from error
+    if len(kept) < len(paths):
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: `image-text-embedding link --towhee-home /srv/towhee`")
@@ -94,7 +155,7 @@ def models(
             "image_size": config.vision.image_size,
             "dim": config.embed_dim,
             "license": config.license,
-            "source": config.source.hub or config.source.url,
+            "source": config.source.place,
             "cached": is_cached(config.source),
         }
         for config in configs

@@ -62,7 +62,8 @@ class DecoderConfig:
     """A causal stack with a language-model head, of the text stack's sizes but for its depth.
 
     A captioning decoder attends to the picture (official `models/blip.py`), an answering one to the question as it was
-    read while looking at the picture (`models/blip_vqa.py`, ALBEF's `models/model_vqa.py`).
+    read while looking at the picture (`models/blip_vqa.py`, ALBEF's `models/model_vqa.py`). A model that does both has one
+    for both, as both have learnt to write of what they attend to.
     """
 
     depth: int
@@ -85,12 +86,18 @@ class TextRules:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the official weights live: a hub repository or a URL."""
+    """Where a model's weights live: in a hub repository, at a URL, or in a file of this package."""
 
+    packaged: str | None = None  # path within the package
     hub: str | None = None
     revision: str | None = None
     url: str | None = None
     sha256: str | None = None
+
+    @property
+    def place(self) -> str | None:
+        """The one of them that is set, as one writes it."""
+        return self.packaged or self.hub or self.url
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ class ModelConfig:
     vision: VisionConfig
     text: TextConfig
     captions: TextRules
-    tokenizer: str  # hub id of the WordPiece vocabulary
+    tokenizer: str  # the WordPiece vocabulary: a hub id, or a file's path within the package
     source: Source
     embed_dim: int | None = None  # length of a vector; None: no projections, so no vectors
     rerank_adds_cosine: bool = False  # BLIP ranks by match logit + cosine, ALBEF by the match logit alone
@@ -138,14 +145,16 @@ FAMILIES = ("blip", "albef")
 TASKS = ("embed", "match", "caption", "answer")
 
 
+PACKAGE = Path(__file__).resolve().parent
+
+
 def config_dir() -> Path:
     """The folder of YAML files: inside the package in a wheel, beside it in a checkout or an editable install."""
-    package = Path(__file__).resolve().parent
-    for folder in (package / "configs", package.parent / "configs"):
+    for folder in (PACKAGE / "configs", PACKAGE.parent / "configs"):
         if folder.is_dir():
             return folder
     raise ConfigError(
-        f"no configs/ in {package} or beside it: the installation is incomplete; install the package again"
+        f"no configs/ in {PACKAGE} or beside it: the installation is incomplete; install the package again"
     )
 
 
@@ -180,6 +189,7 @@ def read_config(path: Path) -> ModelConfig:
         raise ConfigError(f"cannot read the model file {path}: {error}") from error
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{path}: expected a mapping of keys to values, came {type(raw).__name__}")
+    raw = {key: value for key, value in raw.items() if key != "training"}  # `training.read_recipe` reads that
     return from_mapping({"name": path.stem, **raw}, where=str(path))
 
 
@@ -197,6 +207,10 @@ def from_mapping(raw: Mapping[str, Any], where: str) -> ModelConfig:
         (text.fusion_start not in (0, text.text_depth), "text: fusion_start must be 0 or text_depth"),
         (config.captions.max_tokens > text.max_positions, "captions: max_tokens is more than text.max_positions"),
         (
+            sum(map(bool, (config.source.packaged, config.source.hub, config.source.url))) > 1,
+            "source: expected one of packaged, hub and url",
+        ),
+        (
             bool(config.source.hub and config.source.sha256 and not config.source.revision),
             "source: a sha256 of a hub file goes with the revision that has it",
         ),
@@ -207,8 +221,12 @@ def from_mapping(raw: Mapping[str, Any], where: str) -> ModelConfig:
         (not set(config.tasks) <= set(TASKS), f"tasks: expected some of {', '.join(TASKS)}, came {list(config.tasks)}"),
         (("embed" in config.tasks) != (config.embed_dim is not None), "embed_dim goes with the task 'embed'"),
         (
-            len({"caption", "answer"} & set(config.tasks)) != (config.decoder is not None),
-            "a decoder goes with one of the tasks 'caption' and 'answer'",
+            bool({"caption", "answer"} & set(config.tasks)) != (config.decoder is not None),
+            "a decoder goes with the tasks 'caption' and 'answer'",
+        ),
+        (
+            {"caption", "answer"} <= set(config.tasks) and vision.width != text.width,
+            "one decoder for the tasks 'caption' and 'answer' needs vision and text of one width",
         ),
         (not 0 <= (config.decoder or DecoderConfig(1)).label_smoothing < 1, "label_smoothing must lie in [0, 1)"),
         (("answer" in config.tasks) != (config.questions is not None), "questions go with the task 'answer'"),

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
-from image_text_embedding.config import Source
+from image_text_embedding.config import PACKAGE, Source
 from image_text_embedding.errors import DownloadError
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # of a hub repository, the better one first
@@ -83,17 +83,24 @@ def is_cached(source: Source) -> bool:
     Raises:
         DownloadError: this is neither a hub id nor an https URL.
     """
+    if source.packaged:
+        return (PACKAGE / source.packaged).is_file()
     if source.hub:
         return any(_in_hub_cache(source.hub, name, source.revision) for name in WEIGHT_FILES)
     return url_cache_path(source.url or "").is_file()
 
 
 def locate(source: Source) -> LocalFile:
-    """The weights of a source, downloaded if the cache has none.
+    """The weights of a source, downloaded if they are neither in this package nor in the cache.
 
     Raises:
         DownloadError: they cannot be had, or are not what the server or the YAML promised.
     """
+    if source.packaged:
+        path = PACKAGE / source.packaged
+        if not path.is_file():
+            raise DownloadError(f"{path}, which comes with this package, is not there: install the package again")
+        return LocalFile(path, file_sha256(path), None)
     if not source.hub:
         return _url_file(source.url or "", source.sha256)
     ours = not is_cached(source)

@@ -35,8 +35,8 @@ class Resolved:
 
     @property
     def source(self) -> str:
-        """Where the weights came from: a hub id, a URL, or the path of a user's own file."""
-        return (self.official and (self.config.source.hub or self.config.source.url)) or str(self.weights)
+        """Where the weights came from: as the configuration says it, or the path of a user's own file."""
+        return (self.official and self.config.source.place) or str(self.weights)
 
 
 def resolve(model: str | os.PathLike[str] | ModelConfig, checkpoint: str | os.PathLike[str] | None) -> Resolved:
@@ -65,7 +65,7 @@ def resolve(model: str | os.PathLike[str] | ModelConfig, checkpoint: str | os.Pa
 
 
 def vocabulary(resolved: Resolved, tokenizer: str | os.PathLike[str] | None) -> Path:
-    """The vocabulary file: of `tokenizer` (a file, a folder or a hub id), else of the weights' folder, else of the hub."""
+    """The vocabulary file: of `tokenizer` (a file, a folder, a hub id), else of the weights' folder, else the model's own."""
     if tokenizer is not None and Path(tokenizer).exists():
         return Path(tokenizer)
     if tokenizer is None and resolved.folder is not None:
@@ -73,6 +73,8 @@ def vocabulary(resolved: Resolved, tokenizer: str | os.PathLike[str] | None) -> 
         if found is not None:
             return found
     name = resolved.config.tokenizer if tokenizer is None else os.fspath(tokenizer)
+    if tokenizer is None and (configs.PACKAGE / name).is_file():
+        return configs.PACKAGE / name
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise ConfigError(f"tokenizer: expected a vocab.txt, a tokenizer.json, a folder or a hub id, came {name!r}")
     return download.hub_file(name, VOCABULARY_FILES).path
@@ -134,7 +136,7 @@ def recognise(checkpoint: Checkpoint) -> ModelConfig:
 
 
 def _official(config: ModelConfig) -> Resolved:
-    if config.source.hub is None and config.source.url is None:
+    if config.source.place is None:
         raise ConfigError(f"{config.name} names no source for its weights: pass checkpoint=PATH")
     found = download.locate(config.source)
     folder = found.path.parent if config.source.hub else None

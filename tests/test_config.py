@@ -33,8 +33,11 @@ def test_the_promised_models_are_there() -> None:
 def test_every_file_is_whole(name: str) -> None:
     config = ite.model_config(name)
     assert config.name == name
+    assert config.source.place is not None
+    if config.source.packaged:
+        assert config.license == "Apache-2.0" and (configs.PACKAGE / config.source.packaged).is_file()
+        return
     assert config.license == "BSD-3-Clause"
-    assert (config.source.hub is None) != (config.source.url is None)
     large = "large" in name
     assert (config.vision.width, config.vision.depth, config.vision.num_heads) == (
         (1024, 24, 16) if large else (768, 12, 12)
@@ -83,6 +86,7 @@ def test_a_malformed_configuration_is_named(change: dict, said: str) -> None:
         ("text", "text_depth", 13, "text_depth must lie in"),
         ("text", "fusion_start", 3, "fusion_start must be 0 or text_depth"),
         ("source", "sha256", "ab", "goes with the revision"),
+        ("source", "packaged", "demo/mine.safetensors", "one of packaged, hub and url"),
         ("captions", "max_tokens", 513, "more than text.max_positions"),
     ],
 )

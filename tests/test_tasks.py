@@ -72,7 +72,11 @@ class TestWhatAModelCanDo:
                 r"cannot caption.*embed, match.*blip_base,.*blip_caption",
             ),
             ("albef_14m", lambda m: m.caption("x.jpg"), "albef_14m cannot caption"),
-            ("blip_base", lambda m: m.answer("x.jpg", "why"), "can answer: albef_vqa, blip_vqa_base, blip_vqa_capfilt"),
+            (
+                "blip_base",
+                lambda m: m.answer("x.jpg", "why"),
+                "can answer: albef_vqa, blip_demo, blip_vqa_base, blip_vqa_capfilt",
+            ),
             (
                 "blip_caption_base",
                 lambda m: m.match("x.jpg", "a"),

@@ -157,9 +157,12 @@ class Student(ImageTower):
             mine.cross = mine.cross if its.cross is None else its.cross
 
     def can_share(self) -> bool:
-        """Whether there are an encoder and a captioning decoder of one form, as in BLIP's pretraining."""
+        """Whether there are an encoder and a captioning decoder of one form, as in BLIP's pretraining.
+
+        One that answers too attends to questions as well as to pictures: it shares nothing, as in BLIP's VQA model.
+        """
         both = self.config.family == "blip" and "lm" in self.tasks and hasattr(self, "text")
-        return both and len(self.decoder.layers) == len(self.text.layers)
+        return both and "vqa" not in self.tasks and len(self.decoder.layers) == len(self.text.layers)
 
     def shares_values(self) -> bool:
         """Whether what could be shared is equal already, as in the official pretrained files."""

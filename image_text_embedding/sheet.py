@@ -1,0 +1,61 @@
+"""A contact sheet: pictures in a grid, a line of words under each."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+SIDE, GAP, LINE = 168, 12, 20  # pixels
+COLUMNS = 6
+
+
+def contact_sheet(
+    pictures: Sequence[Image.Image], captions: Sequence[str], title: str, path: str | os.PathLike[str]
+) -> Path:
+    """Draw pictures in their order, a row after the other, and write them as a PNG.
+
+    Args:
+        pictures: of any size and shape; each is shrunk to fit its cell.
+        captions: one to a picture; what is too long for a cell is cut.
+        title: above them all.
+        path: the PNG, written whole or not at all.
+
+    Returns:
+        `path`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    columns = max(1, min(COLUMNS, len(pictures)))
+    rows = -(-len(pictures) // columns)
+    width = max(columns, 3) * (SIDE + GAP) + GAP
+    sheet = Image.new("RGB", (width, 2 * GAP + LINE + rows * (SIDE + LINE + GAP)), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    pen.text((GAP, GAP), _cut(title, width - 2 * GAP, font), "black", font)
+    for i, (picture, caption) in enumerate(zip(pictures, captions)):
+        x, y = GAP + i % columns * (SIDE + GAP), 2 * GAP + LINE + i // columns * (SIDE + LINE + GAP)
+        fitted = ImageOps.contain(picture.convert("RGB"), (SIDE, SIDE))
+        sheet.paste(fitted, (x + (SIDE - fitted.width) // 2, y + (SIDE - fitted.height) // 2))
+        pen.text((x, y + SIDE + 3), _cut(caption, SIDE, font), "black", font)
+    encoded = io.BytesIO()
+    sheet.save(encoded, "PNG")
+    target = Path(path)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(encoded.getvalue())
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+    return target
+
+
+def _cut(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"

@@ -1,0 +1,74 @@
+"""The packaged demonstration model: it is what its card says, and finds what it should."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+import torch
+
+import image_text_embedding as ite
+from image_text_embedding import demo
+from image_text_embedding.config import config_dir, from_mapping
+from image_text_embedding.demo import evaluate, scenes, vocabulary
+from image_text_embedding.training import loop, read_recipe
+from image_text_embedding.training.folder import RunFolder
+from image_text_embedding.training.plan import begun
+
+CARD = demo.GALLERY.parent / "MODEL_CARD.md"
+
+
+def _has_font() -> bool:
+    try:
+        scenes.draw(scenes.scene(0, "train"), 64)
+    except ite.SetupError:
+        return False
+    return True
+
+
+needs_font = pytest.mark.skipif(not _has_font(), reason="apt-get install fonts-noto-color-emoji")
+
+
+def test_the_packaged_model_finds_what_the_gallery_shows() -> None:
+    model = ite.load("blip_demo")
+    entries = demo.gallery()
+    pictures, texts = [entry["path"] for entry in entries], [entry["caption"] for entry in entries]
+    cosines = np.asarray(model.similarity(model.encode_image(pictures), model.encode_text(texts)))
+    found = evaluate.recall(cosines, [(i, i) for i in range(len(entries))])
+    assert found.image_to_text[1] >= 0.9 and found.text_to_image[1] >= 0.9
+    wrong = [*texts[1:], texts[0]]
+    assert (model.match(pictures, texts) > model.match(pictures, wrong)).mean() >= 0.95
+    colours = [(q["question"], q["answer"]) for q in entries[0]["questions"] if "colour" in q["question"]]
+    assert model.answer(pictures[0], colours[0][0]) == colours[0][1]
+
+
+def test_one_decoder_captions_and_answers_only_at_one_width() -> None:
+    raw = dataclasses.asdict(ite.model_config("blip_demo"))
+    with pytest.raises(ite.ConfigError, match="needs vision and text of one width"):
+        from_mapping({**raw, "vision": {**raw["vision"], "width": 320}}, "my.yaml")
+
+
+def test_the_model_card_is_of_the_packaged_files() -> None:
+    card = CARD.read_text(encoding="utf-8")
+    assert ite.load("blip_demo").info["sha256"] in card
+    packaged = [path for path in CARD.parent.iterdir() if path.suffix == ".safetensors"]
+    assert sum(path.stat().st_size for path in packaged) <= 16_000_000
+    assert (CARD.parent / "vocab.txt").read_text().split("\n")[:-1] == list(vocabulary.words())
+
+
+@needs_font
+def test_the_recipe_gives_the_first_losses_of_the_model_card(tmp_path) -> None:
+    """With the settings of all 3,300 steps, as the learning rate depends on them."""
+    said = re.search(r"step 5: itc (\d\.\d+), lm (\d\.\d+)", CARD.read_text(encoding="utf-8"))
+    with RunFolder(tmp_path / "run", False) as folder:
+        base, settings = read_recipe(config_dir() / "blip_demo.yaml")
+        plan = begun(folder, base, "image_text_embedding.demo:TRAIN", {**settings, "workers": None}, None, None)
+        run = loop._Run(plan, folder, torch.device("cpu"))
+        batches = run._batches()
+        rows = [run._advance(batches) for _ in range(5)]
+    losses = rows[-1]["losses"]
+    # bf16, and other processors sum in another order.
+    assert [losses["itc"], losses["lm"]] == pytest.approx([float(each) for each in said.groups()], abs=0.02)
+    assert rows[0]["losses"]["lm"] > losses["lm"] + 0.02
