@@ -327,9 +327,16 @@ def from_transformers(folder: Path) -> ModelConfig:
             except (ValueError, AttributeError) as error:
                 raise ConfigError(f"{processor}: {error}") from error
             mean, std = tuple(rules.get("image_mean", mean)), tuple(rules.get("image_std", std))
+
+    def fitting(rules: TextRules | None) -> dict[str, Any] | None:
+        most = text.max_position_embeddings
+        return None if rules is None else {**dataclasses.asdict(rules), "max_tokens": min(rules.max_tokens, most)}
+
     changes = {
         "name": folder.name,
         "summary": f"BLIP, from {folder.name}",
+        "captions": fitting(base.captions),
+        "questions": fitting(base.questions),
         "license": "unknown",
         "embed_dim": theirs.image_text_hidden_size if embeds else None,
         "decoder": base.decoder

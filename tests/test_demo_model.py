@@ -44,6 +44,25 @@ def test_the_packaged_model_finds_what_the_gallery_shows() -> None:
     assert model.answer(pictures[0], colours[0][0]) == colours[0][1]
 
 
+def test_a_towhee_pipeline_finds_the_teddy_bear() -> None:
+    from towhee import ops, pipe
+
+    look = (
+        pipe.input("url")
+        .map("url", "image", ops.image_decode.cv2_rgb())
+        .map("image", "vector", ops.image_text_embedding.blip(model_name="blip_demo", modality="image"))
+        .output("vector")
+    )
+    read = (
+        pipe.input("text")
+        .map("text", "vector", ops.image_text_embedding.blip(model_name="blip_demo", modality="text"))
+        .output("vector")
+    )
+    vectors = np.stack([look(entry["path"]).get()[0] for entry in demo.gallery()])
+    assert vectors.shape == (48, 128) and np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
+    assert (vectors @ read("a teddy bear on a skateboard").get()[0]).argmax() == 0
+
+
 def test_one_decoder_captions_and_answers_only_at_one_width() -> None:
     raw = dataclasses.asdict(ite.model_config("blip_demo"))
     with pytest.raises(ite.ConfigError, match="needs vision and text of one width"):

@@ -15,6 +15,7 @@ from skimage import data
 from towhee_090 import OFFLINE, python_090
 
 import image_text_embedding as ite
+from image_text_embedding.demo import gallery
 
 README = Path(__file__).parent.parent / "README.md"
 OPEN, CLOSE = "<!-- models -->\n", "<!-- /models -->"
@@ -67,16 +68,30 @@ def test_the_examples_of_the_other_tasks_run(code: str, small_models, tmp_path, 
     exec(compile(code, "README.md", "exec"), {})
 
 
+@pytest.mark.parametrize("code", [code for code in PYTHON + TASKS if ".albef(" not in code])
+def test_the_examples_run_on_the_demonstration_model(code: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    teddy, beach = (Image.open(entry["path"]) for entry in gallery()[:2])
+    teddy.save("teddy.jpg")
+    beach.convert("RGB").save("beach.jpg")
+    code, count = re.subn(r"(?<=[\"'])(blip|albef)_\w+(?=[\"'])", "blip_demo", code)
+    assert count
+    exec(compile(code, "README.md", "exec"), {})
+
+
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="towhee 0.9.0 needs Python 3.10 or 3.11")
-def test_the_example_of_towhee_090_runs(small_models, tmp_path) -> None:
+@pytest.mark.parametrize("packaged", [False, True])
+def test_the_example_of_towhee_090_runs(packaged: bool, small_models, tmp_path) -> None:
+    """On small made-up weights under its own name; on the demonstration model."""
     (code,) = (code for mark, code in blocks("python") if mark == "towhee 0.9")
     Image.fromarray(data.astronaut()).save(tmp_path / "teddy.jpg")
     small = (
         "import pathlib, image_text_embedding.config as configs\n"
         f"configs.config_dir = lambda: pathlib.Path({str(small_models)!r})\n"
     )
+    code = code.replace("blip_base", "blip_demo") if packaged else small + code
     done = subprocess.run(
-        [python_090(), "-c", small + code],
+        [python_090(), "-c", code],
         cwd=tmp_path,
         env=os.environ | OFFLINE,
         capture_output=True,
