@@ -427,6 +427,27 @@ class TestStudent:
 
         assert loss(items) == pytest.approx(loss(apart, 0.75, 0.25, 1.0) * 3 / 2, abs=1e-5)
 
+    @pytest.mark.parametrize("task", ["lm", "vqa"])
+    def test_several_texts_are_as_many_pictures(self, task: str, words: Path) -> None:
+        """The loss of a picture with three texts is that of three pictures with one each."""
+        model = student("blip", (task,), words)
+        texts = {"caption": ["a red wall", "a pink wall", "a green wall"]}
+        texts |= {
+            "question": ["what colour is it", "is it green", "is it red"],
+            "answer": ["red", ["no", "red"], "red"],
+        }
+        items = [{**Walls()[i], **texts} for i in range(2)]
+        apart = [{**item, **{key: value[n] for key, value in texts.items()}} for item in items for n in range(3)]
+
+        def loss(given: list[dict[str, Any]], count: int) -> float:
+            settings = TrainConfig(crop_scale=None, flip=False, texts=count)
+            pairs = Pairs(given, model.config, (task,), Tokenizer.from_vocabulary(words), settings)
+            batch, _ = pairs.collate([pairs[i, i] for i in range(len(given))])
+            with torch.no_grad():
+                return float(model.losses(batch, settings)[task])
+
+        assert loss(items, 3) == pytest.approx(loss(apart, 1), abs=1e-5)
+
     def test_encoder_and_decoder_share_all_but_self_attention(self, words: Path) -> None:
         model = student("blip", ("itc", "itm", "lm"), words)
         apart = {
@@ -668,8 +689,25 @@ class TestPairs:
         assert batch.answer_of.tolist() == [0, 0, 1, 1] and batch.answer_weights.tolist() == [0.75, 0.25] * 2
         assert batch.image_keys[0] == batch.image_keys[1] and batch.caption_keys[0] == batch.caption_keys[1]
         written = self.sample(Walls()[0], words, tasks=("lm",))
-        assert spelled(written.prompted) == "[DEC] a picture of a red wall [SEP]"
-        assert spelled(self.sample(Walls()[0], words, tasks=("lm",), prompt=None).prompted) == "[DEC] a red wall [SEP]"
+        assert [spelled(row) for row in written.prompted] == ["[DEC] a picture of a red wall [SEP]"]
+        (bare,) = self.sample(Walls()[0], words, tasks=("lm",), prompt=None).prompted
+        assert spelled(bare) == "[DEC] a red wall [SEP]"
+
+    def test_several_texts_of_a_picture(self, words: Path) -> None:
+        """Each as often as any other; a list of questions has a list of answers."""
+        item = {**Walls()[0], "caption": ["a red wall", "a pink wall", "a green wall"]}
+        item |= {"question": ["what colour is it", "is it green"], "answer": [["red", "pink"], "no"]}
+        found = self.sample(item, words, tasks=("itc", "lm"), texts=6, prompt=None)
+        assert found.caption[1:-1] == found.prompted[0][1:-1]
+        assert [found.prompted.count(row) for row in found.prompted] == [2] * 6
+        asked = self.sample(item, words, tasks=("itc", "vqa"), texts=2)
+        assert [len(shares) for shares in asked.answers] == [2 - (len(row) == 5) for row in asked.questions]
+        assert len({tuple(row) for row in asked.questions}) == 2
+        one = [self.sample(item, words, place, ("itc", "vqa")).questions for place in range(20)]
+        assert {len(found) for found in one} == {1} and len({tuple(found[0]) for found in one}) == 2
+        for wrong in ("red", ["red"], []):
+            (skipped,) = self.sample({**item, "answer": wrong}, words, tasks=("vqa",))
+            assert "an answer to each of 2 questions" in skipped.error
 
 
 class TestUnusablePairs:

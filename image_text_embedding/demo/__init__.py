@@ -31,11 +31,13 @@ class Scenes:
         split: "train" or "held_out".
         count: how many; the index is the scene's seed.
         size: pixels of a side.
+        texts: how many captions and questions go with a scene; if more than one, in lists.
     """
 
     split: scenes.Split
     count: int
     size: int = 96
+    texts: int = 1
 
     def __len__(self) -> int:
         return self.count
@@ -45,16 +47,15 @@ class Scenes:
         if not 0 <= index < self.count:
             raise IndexError(f"expected an index from 0 to {self.count - 1}, came {index}")
         scene = scenes.scene(index, self.split)
-        asked = vocabulary.question(scene)
-        return {
-            "image": scenes.draw(scene, self.size),
-            "caption": vocabulary.caption(scene),
-            "question": asked.text,
-            "answer": asked.answer,
-        }
+        captions = [vocabulary.caption(scene, draw) for draw in range(self.texts)]
+        asked = [vocabulary.question(scene, draw) for draw in range(self.texts)]
+        texts = {"caption": captions, "question": [q.text for q in asked], "answer": [q.answer for q in asked]}
+        one = {name: found[0] for name, found in texts.items()}
+        return {"image": scenes.draw(scene, self.size), **(one if self.texts == 1 else texts)}
 
 
 TRAIN = Scenes("train", 1_000_000)
+TRAIN_MORE = Scenes("train", 1_000_000, texts=4)
 HELD_OUT = Scenes("held_out", 1000)
 
 

@@ -85,13 +85,21 @@ def captions(scene: Scene) -> tuple[str, ...]:
     return tuple(text for text in dict.fromkeys(whole) if len(text.split()) <= MAX_WORDS)
 
 
-def caption(scene: Scene) -> str:
-    """The one of `captions` that a scene goes with, drawn from its seed; two in five name the background."""
-    rng = np.random.default_rng((scene.seed, SPLITS.index(scene.split), 2))
+def caption(scene: Scene, draw: int = 0) -> str:
+    """The one of `captions` that a scene goes with, drawn from its seed; two in five name the background.
+
+    Args:
+        draw: 0, 1, ... for further ones, which may be the same.
+    """
+    rng = _drawing(scene, 2, draw)
     sentences = [text for text in _sentences(scene) if len(text.split()) <= MAX_WORDS]
     text, grounds = sentences[int(rng.integers(len(sentences)))], _grounds(scene)
     ground = grounds[int(rng.integers(len(grounds)))] if rng.random() < 0.4 else ""
     return text + ground if len((text + ground).split()) <= MAX_WORDS else text
+
+
+def _drawing(scene: Scene, what: int, draw: int = 0) -> np.random.Generator:
+    return np.random.default_rng((scene.seed, SPLITS.index(scene.split), what, *([draw] if draw else [])))
 
 
 def _sentences(scene: Scene) -> tuple[str, ...]:
@@ -159,9 +167,13 @@ def questions(scene: Scene) -> tuple[Question, ...]:
     return tuple(found)
 
 
-def question(scene: Scene) -> Question:
-    """The one of `questions` that a scene goes with, drawn from its seed: every kind that it allows is as likely."""
-    rng = np.random.default_rng((scene.seed, SPLITS.index(scene.split), 3))
+def question(scene: Scene, draw: int = 0) -> Question:
+    """The one of `questions` that a scene goes with, drawn from its seed: every kind that it allows is as likely.
+
+    Args:
+        draw: 0, 1, ... for further ones, which may be the same.
+    """
+    rng = _drawing(scene, 3, draw)
     found = questions(scene)
     kinds = sorted({each.kind for each in found})
     kind = kinds[int(rng.integers(len(kinds)))]
@@ -170,7 +182,7 @@ def question(scene: Scene) -> Question:
 
 
 def _about_things(scene: Scene) -> Iterator[Question]:
-    rng = np.random.default_rng((scene.seed, SPLITS.index(scene.split), 4))
+    rng = _drawing(scene, 4)
     shown = [group.thing for group in scene.groups]
     for group in scene.groups:
         for text in HOW_MANY:

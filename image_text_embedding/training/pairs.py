@@ -33,8 +33,9 @@ _SIDES = re.compile(r"\b(left|right)(most|ward|wards|hand|side)?\b", re.IGNORECA
 class PairSource(Protocol):
     """Anything indexable. An item is a mapping or a pair (image, caption).
 
-    Keys: `image`, what `load` calls a picture; `caption`, a string or several, of which one is drawn; `question`; `answer`,
-    a string or one of each annotator. What depends on anything but the index cannot be resumed exactly.
+    Keys: `image`, what `load` calls a picture; `caption`, a string or several, of which some are drawn; `question`;
+    `answer`, a string or one of each annotator. Where `question` is a list, `answer` is one too, with as many entries. What
+    depends on anything but the index cannot be resumed exactly.
     """
 
     def __len__(self) -> int: ...
@@ -244,9 +245,9 @@ class Sample:
     pixels: np.ndarray
     image_key: int
     caption: list[int]
-    prompted: list[int] | None
-    question: list[int] | None
-    answers: dict[tuple[int, ...], float]
+    prompted: list[list[int]]
+    questions: list[list[int]]
+    answers: list[dict[tuple[int, ...], float]]  # to each question: its answers and their shares
     skipped: list[Skipped] = field(default_factory=list)
 
 
@@ -297,32 +298,46 @@ class Pairs(Dataset["Sample | list[Skipped]"]):
         return skipped
 
     def _sample(self, item: Mapping[str, Any], index: int, draw: np.random.Generator) -> Sample:
-        caption: Any = item.get("caption")
-        question: Any = item.get("question")
-        if isinstance(caption, (list, tuple)) and caption:
-            caption = caption[int(draw.integers(len(caption)))]
-        answers: dict[tuple[int, ...], float] = {}
-        words = lines = asked = None
+        asked, said = item.get("question"), item.get("caption")
+        captions = self._drawn(said if isinstance(said, (list, tuple)) and said else [said], draw)
+        words: list[int] = []
+        lines: list[list[int]] = []
+        questions: list[list[int]] = []
+        answers: list[dict[tuple[int, ...], float]] = []
         if set(self.tasks) != {"vqa"}:
-            words = self.tokenizer(caption, self.config.captions)
+            words = self.tokenizer(captions[0], self.config.captions)
         if "lm" in self.tasks:
-            lines = [self._begin(), *self.prompt, *self.tokenizer(caption, self.written)[1:]]
+            lines = [[self._begin(), *self.prompt, *self.tokenizer(text, self.written)[1:]] for text in captions]
         if "vqa" in self.tasks:
-            rules, given = self.config.questions, item.get("answer")
-            assert rules is not None
-            given = list(given) if isinstance(given, (list, tuple)) else [given]
-            if not given:
-                raise TextError("expected an answer, came none")
-            asked = self.tokenizer(question, rules)
-            for answer in given:
-                row = (self._begin(), *self.tokenizer(answer, _as_it_is(self.config, sep=True))[1:])
-                answers[row] = answers.get(row, 0.0) + 1 / len(given)
+            assert self.config.questions is not None
+            for question, given in self._drawn(_asked(asked, item.get("answer")), draw):
+                questions.append(self.tokenizer(question, self.config.questions))
+                answers.append(self._answers(given))
         picture = load_picture(item.get("image"))
-        texts = " ".join(str(text) for text in (caption, question, item.get("answer")) if text is not None)
+        texts = f"{captions} {asked} {item.get('answer')}"
         pixels = to_pixels(self._cut(picture, texts, draw), self.config.vision.image_size)
         named = item.get("image")
         key = _key(os.fspath(named) if isinstance(named, (str, os.PathLike)) else index)
-        return Sample(pixels, key, words or [], lines, asked, answers)
+        return Sample(pixels, key, words, lines, questions, answers)
+
+    def _drawn(self, texts: Sequence[Any], draw: np.random.Generator) -> list[Any]:
+        """As many as are learnt from at once, each as often as any other if there are too few; one alone is not drawn."""
+        wanted = self.settings.texts
+        found: list[Any] = []
+        while len(found) < wanted:
+            order = draw.permutation(len(texts)) if len(texts) > 1 else [0]
+            found += [texts[int(i)] for i in order[: wanted - len(found)]]
+        return found
+
+    def _answers(self, given: Any) -> dict[tuple[int, ...], float]:
+        given = list(given) if isinstance(given, (list, tuple)) else [given]
+        if not given:
+            raise TextError("expected an answer, came none")
+        shares: dict[tuple[int, ...], float] = {}
+        for answer in given:
+            row = (self._begin(), *self.tokenizer(answer, _as_it_is(self.config, sep=True))[1:])
+            shares[row] = shares.get(row, 0.0) + 1 / len(given)
+        return shares
 
     def _begin(self) -> int:
         """What a decoder's text begins with."""
@@ -347,9 +362,10 @@ class Pairs(Dataset["Sample | list[Skipped]"]):
         if len(samples) < len(found):
             return None, skipped
         pad = self.tokenizer.pad_id
-        answers = [(row, weight, i) for i, sample in enumerate(samples) for row, weight in sample.answers.items()]
-        prompted = [sample.prompted for sample in samples if sample.prompted is not None]
-        questions = [sample.question for sample in samples if sample.question is not None]
+        to_each = [shares for sample in samples for shares in sample.answers]
+        answers = [(row, weight, i) for i, shares in enumerate(to_each) for row, weight in shares.items()]
+        prompted = [row for sample in samples for row in sample.prompted]
+        questions = [row for sample in samples for row in sample.questions]
         captions = [sample.caption for sample in samples if sample.caption]
         batch = Batch(
             pixels=torch.from_numpy(np.stack([sample.pixels for sample in samples])),
@@ -364,6 +380,16 @@ class Pairs(Dataset["Sample | list[Skipped]"]):
             answer_weights=torch.tensor([weight for _, weight, _ in answers]) if answers else None,
         )
         return batch, skipped
+
+
+def _asked(question: Any, answer: Any) -> list[tuple[Any, Any]]:
+    """An item's questions, each with its answers."""
+    if not isinstance(question, (list, tuple)):
+        return [(question, answer)]
+    if not question or not isinstance(answer, (list, tuple)) or len(question) != len(answer):
+        came = len(answer) if isinstance(answer, (list, tuple)) else type(answer).__name__
+        raise TextError(f"expected an answer to each of {len(question)} questions, came {came}")
+    return list(zip(question, answer))
 
 
 def _item(item: Any) -> Mapping[str, Any]:

@@ -34,6 +34,8 @@ class TrainConfig:
         warmup: share of the steps in which the rate rises from 0; None = none.
         weight_decay: of matrices; biases and LayerNorms have none.
         clip: longest norm of the gradient; None = any.
+        texts: captions (for LM) and questions of a picture that are learnt from at once, drawn from those that it has: the
+            picture, which costs most, is then computed once for all of them.
         prompt: what captions begin with for LM, and is not learnt (official `models/blip.py`); None = nothing.
         label_smoothing: of LM and of answers; None = the family's: BLIP 0.1, ALBEF none.
         mlm_probability: share of the words that MLM asks for.
@@ -63,6 +65,7 @@ class TrainConfig:
     warmup: float | None = 0.05
     weight_decay: float | None = 0.05
     clip: float | None = 1.0
+    texts: int = 1
     prompt: str | None = "a picture of "
     label_smoothing: float | None = None
     mlm_probability: float = 0.15

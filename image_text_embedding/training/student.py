@@ -57,10 +57,10 @@ class Batch:
     image_keys: torch.Tensor  # int64 (N,), equal where the picture is the same
     caption_keys: torch.Tensor  # int64 (N,), equal where the caption is the same
     captions: Rows | None = None  # [CLS] first
-    prompted: Rows | None = None  # [DEC], the prompt, the caption, [SEP]
+    prompted: Rows | None = None  # (n * N, L): [DEC], the prompt, a caption, [SEP]; every n of one picture
     prompt_length: int = 1  # how many tokens of `prompted` are given, the first included
-    questions: Rows | None = None
-    answers: Rows | None = None  # (A, L), A >= N; [DEC] first, [SEP] last
+    questions: Rows | None = None  # (n * N, L), every n about one picture
+    answers: Rows | None = None  # (A, L), A >= n * N; [DEC] first, [SEP] last
     answer_of: torch.Tensor | None = None  # (A,), which question an answer is for
     answer_weights: torch.Tensor | None = None  # (A,), the share of the question's answers that are this one
 
