@@ -25,6 +25,7 @@ from image_text_embedding.config import TextRules
 from image_text_embedding.demo import (
     HELD_OUT,
     TRAIN,
+    TRAIN_MORE,
     Scenes,
     evaluate,
     gallery,
@@ -541,6 +542,15 @@ def test_scenes_are_pairs_for_training() -> None:
         assert right_answers(scene, item["question"]) == {item["answer"]}
     with pytest.raises(IndexError):
         few[-1]
+    for seed in range(40):  # the first of several is the one that there is alone
+        item, several = TRAIN[seed], TRAIN_MORE[seed]
+        scene = scenes.scene(seed)
+        assert [several[key][0] for key in ("caption", "question", "answer")] == [*item.values()][1:]
+        assert all(Said(caption).true_of(scene) for caption in several["caption"])
+        for asked, answer in zip(several["question"], several["answer"], strict=True):
+            assert right_answers(scene, asked) == {answer}
+    kinds = [vocabulary.question(scenes.scene(seed), 1).kind for seed in range(300)]
+    assert kinds.count("place") > 2 * kinds.count("colour") > 0
 
 
 def test_the_demonstration_pictures_need_no_torch() -> None:

@@ -62,6 +62,10 @@ WHAT_IS_IT_ON = "what is the {thing} on?"
 IS_IT = "{is} the {thing} {relation} the {other}?"
 
 
+# How often a question beyond a scene's first is of a kind: what is slow to learn is asked most.
+SHARES = {"place": 3, "whether": 3, "count": 2, "total": 2, "thing": 1, "pattern": 1, "colour": 0.5}
+
+
 class Question(NamedTuple):
     """One thing to ask of a scene.
 
@@ -171,12 +175,16 @@ def question(scene: Scene, draw: int = 0) -> Question:
     """The one of `questions` that a scene goes with, drawn from its seed: every kind that it allows is as likely.
 
     Args:
-        draw: 0, 1, ... for further ones, which may be the same.
+        draw: 1, 2, ... for further ones, which may be the same, and whose kinds are as likely as SHARES says.
     """
     rng = _drawing(scene, 3, draw)
     found = questions(scene)
     kinds = sorted({each.kind for each in found})
-    kind = kinds[int(rng.integers(len(kinds)))]
+    if draw:
+        shares = np.array([SHARES[kind] for kind in kinds])
+        kind = kinds[int(rng.choice(len(kinds), p=shares / shares.sum()))]
+    else:
+        kind = kinds[int(rng.integers(len(kinds)))]
     of_kind = [each for each in found if each.kind == kind]
     return of_kind[int(rng.integers(len(of_kind)))]
 
