@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 import image_text_embedding as ite
+from image_text_embedding import tasks
 from image_text_embedding.demo import evaluate, scenes, vocabulary
 
 SHORTLIST = 16
+
+
+@torch.inference_mode()
+def match_logits(
+    model: ite.Encoder, pictures: list[np.ndarray], texts: list[str], wanted: np.ndarray
+) -> Iterator[np.ndarray]:
+    """For each picture, the two logits of each text that is wanted."""
+    engine = model._engine
+    compute, read = tasks.matcher(engine, "enc"), tasks.reader_of(engine)
+    rows = [read(text) for text in texts]
+    for i in tqdm(range(len(pictures)), desc="matching", disable=None):
+        states = engine.states([engine.pixels(pictures[i])])
+        yield compute(states, [rows[j] for j in wanted[i].nonzero()[0]]).numpy()
 
 
 def measure(model: ite.Encoder, seeds: Sequence[int]) -> dict[str, float]:
@@ -31,16 +46,17 @@ def measure(model: ite.Encoder, seeds: Sequence[int]) -> dict[str, float]:
     note("ITC", evaluate.recall(cosines, pairs))
     if "match" in model.config.tasks:
         wanted = evaluate.shortlist(cosines, SHORTLIST)
-        match = np.full(cosines.shape, -np.inf)
-        for i in tqdm(range(len(shown)), desc="matching", disable=None):
-            (columns,) = wanted[i].nonzero()
-            match[i, columns] = model.match_matrix([pictures[i]], [texts[j] for j in columns])[0]
-        note(f"match probability on the best {SHORTLIST}", evaluate.reranked(cosines, match, pairs, SHORTLIST))
+        logits = np.full((*cosines.shape, 2), np.nan)
+        for i, found_logits in enumerate(match_logits(model, pictures, texts, wanted)):
+            logits[i, wanted[i]] = found_logits
+        rule = logits[..., 1] + cosines if model.config.rerank_adds_cosine else logits[..., 1]
+        note(f"best {SHORTLIST} by the family's rule", evaluate.reranked(cosines, rule, pairs, SHORTLIST))
+        # The order of the difference is that of the probability.
+        difference = logits[..., 1] - logits[..., 0]
+        note(f"best {SHORTLIST} by match probability", evaluate.reranked(cosines, difference, pairs, SHORTLIST))
     if "caption" in model.config.tasks:
         things = [[(group.thing.name, group.thing.plural) for group in scene.groups] for scene in shown]
-        found["captions that name every thing"] = evaluate.coverage(
-            model.caption(pictures, vocabulary.PROMPT, max_length=30), things
-        )
+        found["captions that name every thing"] = evaluate.coverage(model.caption(pictures, max_length=30), things)
     if "answer" in model.config.tasks:
         asked = [vocabulary.question(scene) for scene in shown]
         answers = model.answer(pictures, [each.text for each in asked])
