@@ -36,18 +36,19 @@ class Coalesced:
             return _Together(compute, max_batch, max_wait)
 
         self._images, self._texts = together(encoder.encode_image), together(encoder.encode_text)
+        self._encoder = encoder
 
-    def encode_image(self, image: Any) -> np.ndarray:
-        """The vector (D,) of one picture; raises as `Encoder.encode_image`."""
-        if not is_one_picture(image):
-            raise InputError(f"expected one picture, came {type(image).__name__}: Encoder.encode_image takes many")
-        return self._images(image)
+    def encode_image(self, images: Any, *, show_progress_bar: bool | None = None) -> Any:
+        """Vectors (D,) or (N, D), as `Encoder.encode_image`; a call with many pictures is a batch already and goes alone."""
+        if is_one_picture(images):
+            return self._images(images)
+        return self._encoder.encode_image(images, show_progress_bar=show_progress_bar)
 
-    def encode_text(self, text: Any) -> np.ndarray:
-        """The vector (D,) of one text; raises as `Encoder.encode_text`."""
-        if not is_one_text(text):
-            raise InputError(f"expected one text, came {type(text).__name__}: Encoder.encode_text takes many")
-        return self._texts(text)
+    def encode_text(self, texts: Any, *, show_progress_bar: bool | None = None) -> Any:
+        """Vectors (D,) or (N, D), as `Encoder.encode_text`, likewise."""
+        if is_one_text(texts):
+            return self._texts(texts)
+        return self._encoder.encode_text(texts, show_progress_bar=show_progress_bar)
 
 
 class _Together:

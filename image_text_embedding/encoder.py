@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +25,7 @@ from image_text_embedding.preprocess import Tokenizer
 from image_text_embedding.rerank import rerank
 from image_text_embedding.resolve import Resolved, resolve, vocabulary
 from image_text_embedding.tasks import analyze
-from image_text_embedding.weights import save_weights
+from image_text_embedding.weights import read_checkpoint, save_weights
 
 __all__ = ["Encoder", "TruncatedTextWarning", "load"]
 
@@ -106,8 +107,9 @@ class Encoder:
             parts: tuple[str, ...] = (modality,)
         else:  # a captioning or answering checkpoint has one use, and no text tower
             parts = MODALITIES if "embed" in self.config.tasks else ("image", *self.config.tasks)
+        read = functools.cache(read_checkpoint)  # a file is opened once for all of them
         for part in parts:
-            self._engine.part(part)
+            self._engine.part(part, read)
 
     def __repr__(self) -> str:
         makes = f"-> {self.dim}, " if self.dim else ""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from image_text_embedding.errors import InputError
 from image_text_embedding.parts import load_part
 from image_text_embedding.preprocess import Tokenizer, load_picture, normalize, to_pixels
 from image_text_embedding.resolve import Resolved
+from image_text_embedding.weights import Checkpoint, read_checkpoint
 
 
 class Engine:
@@ -63,10 +66,10 @@ class Engine:
                 + (f" or {modality!r}" if modality else "")
             )
 
-    def part(self, name: str) -> Any:
+    def part(self, name: str, read: Callable[[Path], Checkpoint] = read_checkpoint) -> Any:
         """One of the model's parts, loaded if it is not in memory."""
         if name not in self.parts:
-            self.parts[name] = load_part(name, self.resolved, self.device, self.dtype)
+            self.parts[name] = load_part(name, self.resolved, self.device, self.dtype, read)
         return self.parts[name]
 
     def pixels(self, picture: Any) -> np.ndarray:
