@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 from PIL import ImageFile
 
 from image_text_embedding.errors import ComputeError, EmbeddingError
@@ -19,13 +20,16 @@ MOST_THREADS = 16
 
 
 def read_ahead(
-    items: Numbered, function: Callable[[Any], Any], most: int
+    items: Numbered, function: Callable[[Any], Any], most: int, kept: bool
 ) -> Generator[tuple[int, Future[Any]], None, None]:
     """(index, the future of function(item)) of each item, in order; `most` of them under way or waiting to be taken.
 
     Items are taken from their iterable by the thread that takes the results, and only as fast as it does; an error of
     the iterable comes after the items before it. Use it with `contextlib.closing`: closing ends the threads, after the
     items that they are at.
+
+    Args:
+        kept: whether the items stay what they are while others are taken, as those of a list do.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     pool = ThreadPoolExecutor(min(MOST_THREADS, max(2, cores)), thread_name_prefix="image-text-embedding")
@@ -40,7 +44,11 @@ def read_ahead(
             except Exception as raised:
                 error = raised
                 break
-            future = pool.submit(_read, function, index, item) if _is_its_own(item) else _done(function, index, item)
+            if not kept and type(item) is np.ndarray:
+                item, can_wait = item.copy(), True
+            else:
+                can_wait = _can_wait(item, kept)
+            future = pool.submit(_read, function, index, item) if can_wait else _done(function, index, item)
             waiting.append((index, future))
             del item  # else it would be in memory until the next one is asked for
             if len(waiting) > most:
@@ -97,8 +105,14 @@ def _done(function: Callable[[Any], Any], index: int, item: Any) -> Future[Any]:
     return future
 
 
-def _is_its_own(item: Any) -> bool:
-    """Whether reading it touches nothing that another item reads, too: members of a tar file share one open file."""
+def _can_wait(item: Any, kept: bool) -> bool:
+    """Whether it can be read later, by another thread, and give what it gives now.
+
+    When it is asked for the next picture an iterable may close this one, or hand out the same object with another picture
+    in it (PIL's `ImageSequence` does). Open files may be parts of one, as the members of a tar file are.
+    """
+    if isinstance(item, (str, bytes, os.PathLike)):
+        return True
     if isinstance(item, ImageFile.ImageFile):
-        return bool(getattr(item, "filename", ""))  # opened by PIL itself
-    return not callable(getattr(item, "read", None))
+        return kept and bool(getattr(item, "filename", ""))  # else PIL reads a file that somebody else opened
+    return kept and not callable(getattr(item, "read", None))
