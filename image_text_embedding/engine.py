@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,7 @@ from image_text_embedding.errors import InputError
 from image_text_embedding.parts import load_part
 from image_text_embedding.preprocess import Tokenizer, load_picture, normalize, to_pixels
 from image_text_embedding.resolve import Resolved
+from image_text_embedding.weights import Checkpoint, read_checkpoint
 
 
 class Engine:
@@ -35,6 +39,8 @@ class Engine:
         self.limits = limits
         self.parts: dict[str, nn.Module] = {}  # those in use; the process keeps them while somebody does
         self._tokenizer = tokenizer
+        self._copying: torch.cuda.Stream | None = None
+        self._guard = threading.Lock()
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -60,21 +66,67 @@ class Engine:
                 + (f" or {modality!r}" if modality else "")
             )
 
-    def part(self, name: str) -> Any:
+    def part(self, name: str, read: Callable[[Path], Checkpoint] = read_checkpoint) -> Any:
         """One of the model's parts, loaded if it is not in memory."""
         if name not in self.parts:
-            self.parts[name] = load_part(name, self.resolved, self.device, self.dtype)
+            self.parts[name] = load_part(name, self.resolved, self.device, self.dtype, read)
         return self.parts[name]
 
     def pixels(self, picture: Any) -> np.ndarray:
         """What a user calls a picture -> uint8 (S, S, 3)."""
         return to_pixels(load_picture(picture, self.limits), self.config.vision.image_size)
 
+    def pixels_fast(self, picture: Any) -> np.ndarray:
+        """`pixels`, a JPEG decoded at a reduced scale; twice the model's size leaves the resizing something to do well."""
+        size = self.config.vision.image_size
+        return to_pixels(load_picture(picture, self.limits, least=2 * size), size)
+
     def states(self, pixels: list[np.ndarray]) -> torch.Tensor:
         """uint8 (S, S, 3) each -> (B, 1 + patches, width): the one pass through the ViT that every head shares."""
+        return self.part("image").states(self.values(pixels))
+
+    def vectors(self, pixels: list[np.ndarray]) -> torch.Tensor:
+        """uint8 (S, S, 3) each -> (B, D), not yet of unit length: all that an embedding needs, for less work."""
+        return self.part("image")(self.values(pixels))
+
+    def text_vectors(self, rows: list[list[int]]) -> torch.Tensor:
+        """Token ids -> (B, D), not yet of unit length."""
+        return self.part("text")(*self.padded(rows))
+
+    def values(self, pixels: list[np.ndarray]) -> torch.Tensor:
+        """uint8 (S, S, 3) each -> what the image tower takes, (B, 3, S, S) on the device."""
         vision = self.config.vision
-        values = normalize(torch.from_numpy(np.stack(pixels)).to(self.device), vision.mean, vision.std)
-        return self.part("image").states(values.to(self.dtype))
+        return normalize(self._upload(pixels), vision.mean, vision.std).to(self.dtype)
+
+    def _upload(self, pixels: list[np.ndarray]) -> torch.Tensor:
+        """(B, S, S, 3) uint8 on the device. To a GPU out of pinned memory, while it computes what it was given before."""
+        if self.device.type != "cuda":
+            return torch.from_numpy(np.stack(pixels)).to(self.device)
+        pinned = torch.empty((len(pixels), *pixels[0].shape), dtype=torch.uint8, pin_memory=True)
+        np.stack(pixels, out=pinned.numpy())
+        computing = torch.cuda.current_stream(self.device)
+        with self._guard:
+            if self._copying is None:
+                self._copying = torch.cuda.Stream(self.device)
+        with torch.cuda.stream(self._copying):
+            there = pinned.to(self.device, non_blocking=True)
+        computing.wait_stream(self._copying)
+        there.record_stream(computing)
+        return there
+
+    @property
+    def pictures_at_once(self) -> int:
+        """How many pictures a batch should have at most.
+
+        On a CPU as many as keep the widest activations at 32 MiB: they stay near the caches, and the allocator keeps such
+        blocks instead of asking the system for new pages in every layer. (Predicted: a few per cent. Measured, a base
+        block at 384 px on one core: 4 pictures at a time take 3.5% less than 16, and memory does not grow.)
+        """
+        if self.device.type != "cpu":
+            return 2**31
+        vision = self.config.vision
+        tokens = 1 + (vision.image_size // vision.patch_size) ** 2
+        return max(1, 2**25 // (tokens * 4 * vision.width * 4))
 
     def padded(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids of unequal length -> ids and mask, both (B, longest), 1 = a real token."""

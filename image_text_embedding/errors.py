@@ -42,9 +42,10 @@ class InputError(EmbeddingError, ValueError):
         super().__init__(message)
         self.index = index
 
-    def at(self, index: int) -> InputError:
-        """The same error, naming the item's place in its list."""
-        error = type(self)(f"item {index}: {self}", index)
+    def at(self, index: int | None) -> InputError:
+        """The same error, naming the item's place in its list; or, with None, no place."""
+        bare = str(self) if self.index is None else str(self).removeprefix(f"item {self.index}: ")
+        error = type(self)(bare if index is None else f"item {index}: {bare}", index)
         error.__cause__ = self.__cause__
         return error
 

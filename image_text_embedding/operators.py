@@ -136,6 +136,8 @@ class EmbeddingOperator(ModelOperator):
     Args:
         modality: "image" or "text"; the other tower is not loaded.
         model_name, device, checkpoint_path: as in `ModelOperator`, whose errors it raises.
+        max_wait: seconds that a call with one item waits for others, so that those of many threads (`pipe.batch(...)`, a
+            server) are computed together; 0 = each by itself.
     """
 
     namespace = "image_text_embedding"
@@ -147,6 +149,7 @@ class EmbeddingOperator(ModelOperator):
         modality: str,
         device: Any = None,
         checkpoint_path: str | os.PathLike[str] | None = None,
+        max_wait: float = 0,
     ) -> None:
         self._known(model_name)  # first, as it comes first
         if modality not in MODALITIES:
@@ -155,6 +158,7 @@ class EmbeddingOperator(ModelOperator):
             )
         self.modality = modality
         super().__init__(model_name, device, checkpoint_path)
+        self._coalesced = self.encoder.coalesce(max_wait=max_wait) if max_wait else None
 
     def __call__(self, data: Any) -> Any:
         """One item -> a vector, (D,) float32. A list -> a list of vectors, as Towhee's own embedding operators do.
@@ -166,7 +170,8 @@ class EmbeddingOperator(ModelOperator):
         Raises:
             ImageError, TextError: an item cannot be used; `.index` is its place in a list.
         """
-        encode = self.encoder.encode_image if self.modality == "image" else self.encoder.encode_text
+        model = self._coalesced or self.encoder
+        encode = model.encode_image if self.modality == "image" else model.encode_text
         vectors = encode(data, show_progress_bar=False)
         return list(vectors) if isinstance(data, (list, tuple)) else vectors
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import threading
 import warnings
 import weakref
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from importlib import import_module
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -22,7 +23,7 @@ from image_text_embedding.config import ModelConfig
 from image_text_embedding.heads import HEADS
 from image_text_embedding.model import TOWERS
 from image_text_embedding.resolve import Resolved
-from image_text_embedding.weights import Ignore, is_untied, load_weights, read_checkpoint
+from image_text_embedding.weights import Checkpoint, Ignore, is_untied, load_weights, read_checkpoint
 
 PARTS: dict[str, type[nn.Module]] = {**TOWERS, **HEADS}
 
@@ -43,8 +44,17 @@ _locks: dict[Hashable, threading.Lock] = {}
 _guard = threading.Lock()
 
 
-def load_part(name: str, resolved: Resolved, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def load_part(
+    name: str,
+    resolved: Resolved,
+    device: torch.device,
+    dtype: torch.dtype,
+    read: Callable[[Path], Checkpoint] = read_checkpoint,
+) -> nn.Module:
     """One of PARTS, loaded by the first who asks while the others wait; in evaluation mode, without gradients.
+
+    Args:
+        read: opens the weights; who loads several parts at once may remember what it gave.
 
     Raises:
         CheckpointError: the weights cannot be read safely or do not fit.
@@ -61,7 +71,7 @@ def load_part(name: str, resolved: Resolved, device: torch.device, dtype: torch.
             with torch.device("meta"):
                 part = PARTS[name](config)
             names = import_module(f"image_text_embedding.{config.family}.names").NAMES
-            checkpoint = read_checkpoint(resolved.weights)
+            checkpoint = read(resolved.weights)
             if name in ("caption", "answer") and is_untied(checkpoint, names):
                 warnings.warn(
                     f"{checkpoint.path}: the decoder's output matrix is not that of its words, as in every official "

@@ -59,7 +59,7 @@ _MAX_CHARACTERS = 2**16  # of a text that are read; 30 words are a few hundred, 
 _MAX_VOCABULARY_BYTES = 2**26
 
 
-def load_picture(item: Any, limits: Limits = _LIMITS) -> Image.Image:
+def load_picture(item: Any, limits: Limits = _LIMITS, least: int | None = None) -> Image.Image:
     """One picture, decoded, upright, in RGB; independent of what was handed in, which is left as it was.
 
     Follows the official code's `Image.open(path).convert("RGB")`: alpha and transparency are dropped with nothing put
@@ -73,6 +73,8 @@ def load_picture(item: Any, limits: Limits = _LIMITS) -> Image.Image:
             image, or a uint8 or uint16 array: grey (H, W) or (H, W, 1), RGB (H, W, 3), RGBA (H, W, 4). Of a Towhee Image
             the mode (RGB, BGR, RGBA, BGRA, GRAY, None = as any array) is honoured.
         limits: what it may cost. Pixels are counted from the header, before anything is decoded.
+        least: a JPEG may come at 1/2, 1/4 or 1/8 of its size, with no side shorter than this; the decoder then leaves out
+            the frequencies that a smaller picture cannot show. None = pictures come as they are.
 
     Raises:
         ImageError: of another type, not a picture, truncated, zero-sized, too large, missing.
@@ -84,13 +86,13 @@ def load_picture(item: Any, limits: Limits = _LIMITS) -> Image.Image:
     if isinstance(item, np.ndarray):
         return _from_array(item, limits)
     if isinstance(item, str) and is_url(item):
-        return _open(io.BytesIO(fetch_picture(item, limits)), display(item), limits)
+        return _open(io.BytesIO(fetch_picture(item, limits)), display(item), limits, least)
     if isinstance(item, (str, os.PathLike)):
-        return _from_file(item, limits)
+        return _from_file(item, limits, least)
     if isinstance(item, (bytes, bytearray, memoryview)):
-        return _open(io.BytesIO(bytes(item)), "the bytes", limits)
+        return _open(io.BytesIO(bytes(item)), "the bytes", limits, least)
     if callable(getattr(item, "read", None)):
-        return _from_stream(item, limits)
+        return _from_stream(item, limits, least)
     raise ImageError(f"expected {ACCEPTED}; came {type(item).__module__}.{type(item).__qualname__}")
 
 
@@ -111,9 +113,11 @@ def normalize(pixels: torch.Tensor | np.ndarray, mean: tuple[float, ...], std: t
     tensor = torch.from_numpy(np.array(pixels)) if isinstance(pixels, np.ndarray) else pixels
     if tensor.dtype != torch.uint8 or tensor.ndim != 4 or tensor.shape[-1] != 3:
         raise ImageError(f"expected uint8 pixels (B, S, S, 3), came {tensor.dtype} {tuple(tensor.shape)}")
-    values = tensor.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-    shift, scale = (torch.tensor(each, dtype=torch.float32, device=values.device) for each in (mean, std))
-    return values.sub_(shift[:, None, None]).div_(scale[:, None, None])
+    values = tensor.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    # (x / 255 - mean) / std in one pass over the pixels
+    scale = torch.tensor([1 / (255 * each) for each in std], dtype=torch.float32, device=values.device)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std)], dtype=torch.float32, device=values.device)
+    return torch.addcmul(shift[:, None, None], values, scale[:, None, None], out=values)
 
 
 def _from_array(array: np.ndarray, limits: Limits) -> Image.Image:
@@ -138,7 +142,7 @@ def _from_array(array: np.ndarray, limits: Limits) -> Image.Image:
     return Image.fromarray(values) if channels > 1 else Image.fromarray(values[:, :, 0]).convert("RGB")
 
 
-def _from_file(path: str | os.PathLike[Any], limits: Limits) -> Image.Image:
+def _from_file(path: str | os.PathLike[Any], limits: Limits, least: int | None) -> Image.Image:
     shown = repr(os.fspath(path))
     shown = shown if len(shown) <= 300 else f"{shown[:300]}… ({len(shown)} characters)"
     try:
@@ -152,20 +156,20 @@ def _from_file(path: str | os.PathLike[Any], limits: Limits) -> Image.Image:
     if file is None:
         raise ImageError(f"expected a picture's file, came a {'folder' if stat.S_ISDIR(kind) else 'device'}: {shown}")
     with file:
-        return _open(file, shown, limits)
+        return _open(file, shown, limits, least)
 
 
-def _from_stream(stream: Any, limits: Limits) -> Image.Image:
+def _from_stream(stream: Any, limits: Limits, least: int | None) -> Image.Image:
     try:
         content = stream.read()
     except Exception as error:
         raise ImageError(f"cannot read the file object {type(stream).__name__}: {error}") from error
     if not isinstance(content, (bytes, bytearray)):
         raise ImageError(f"expected a file opened in binary mode ('rb'), came one that gives {type(content).__name__}")
-    return _open(io.BytesIO(content), "the file object", limits)
+    return _open(io.BytesIO(content), "the file object", limits, least)
 
 
-def _open(file: Any, what: str, limits: Limits) -> Image.Image:
+def _open(file: Any, what: str, limits: Limits, least: int | None) -> Image.Image:
     """Decode an encoded picture. `what` names it in errors."""
     Image.init()  # loads the plugins once
     formats = [name for name in FORMATS if name in Image.OPEN]
@@ -178,6 +182,9 @@ def _open(file: Any, what: str, limits: Limits) -> Image.Image:
         raise ImageError(f"{what}: expected a picture ({', '.join(formats)}), came {came}") from error
     except Exception as error:
         raise _broken(what, error, limits) from error
+    if least is not None:
+        _check_size(*picture.size, what, limits)  # now: a drafted picture says that it is smaller
+        picture.draft(None, (least, least))  # does nothing to formats other than JPEG
     return _decode(picture, what, limits)
 
 

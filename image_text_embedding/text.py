@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from image_text_embedding.attention import attend_first
 from image_text_embedding.config import TextConfig
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]  # (B, H, K, width / H) each
@@ -46,6 +47,12 @@ class Attention(nn.Module):
         attended = F.scaled_dot_product_attention(queries.transpose(1, 2), keys, values, attn_mask=mask)
         return self.norm(x + self.out(attended.transpose(1, 2).reshape(x.shape)))
 
+    def first(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """x (B, L, width) attends to itself -> its first token's state alone, (B, 1, width)."""
+        linears = self.query, self.key, self.value
+        weights, biases = [linear.weight for linear in linears], [linear.bias for linear in linears]
+        return self.norm(x[:, :1] + self.out(attend_first(x, weights, biases, self.num_heads, mask)))
+
 
 class Layer(nn.Module):
     """Self-attention, cross-attention where there is any, MLP with exact GELU; each with post-norm."""
@@ -77,6 +84,13 @@ class Layer(nn.Module):
         x = self.attention(x, itself if remember is None else remember(*itself), mask)
         if context is not None and self.cross is not None:
             x = self.cross(x, context, context_mask)
+        return self._mlp(x)
+
+    def first(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The first token of `forward(x, mask)` alone: (B, L, width) -> (B, 1, width)."""
+        return self._mlp(self.attention.first(x, mask))
+
+    def _mlp(self, x: torch.Tensor) -> torch.Tensor:
         return self.norm(x + self.fc2(F.gelu(self.fc1(x))))
 
 
@@ -120,6 +134,14 @@ class TextStack(nn.Module):
         for layer in self.layers[: self.config.text_depth]:
             states = layer(states, _wide(attention_mask))
         return states
+
+    def first(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """(B, L) -> (B, width): `forward(input_ids, attention_mask)[:, 0]`, without the last layer's work for the others."""
+        states, mask = self.embeddings(input_ids), _wide(attention_mask)
+        *below, last = cast("list[Layer]", self.layers)[: self.config.text_depth]
+        for layer in below:
+            states = layer(states, mask)
+        return last.first(states, mask)[:, 0]
 
     def fuse(
         self,

@@ -1,4 +1,4 @@
-"""Pixels -> patch states: the ViT that both families share.
+"""Pixels -> patch states, or the class token's alone: the ViT that both families share.
 
 The official code (`models/vit.py` in both repositories) names its parameters as timm's `VisionTransformer` does, so timm's
 is used and official weights load into it strictly.
@@ -7,11 +7,12 @@ is used and official weights load into it strictly.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from image_text_embedding.attention import attend_first
 from image_text_embedding.config import VisionConfig
 from image_text_embedding.errors import SetupError
 
@@ -45,6 +46,24 @@ def build_vision(config: VisionConfig) -> VisionTransformer:
         norm_layer=partial(nn.LayerNorm, eps=config.layer_norm_eps),
         weight_init="skip",
     )
+
+
+def class_state(vision: VisionTransformer, pixel_values: torch.Tensor) -> torch.Tensor:
+    """(B, 3, S, S) -> (B, width): `forward_features(pixel_values)[:, 0]`, without the last block's work for other tokens."""
+    patches = vision.patch_embed(pixel_values)
+    x = torch.cat([vision.cls_token.expand(len(patches), -1, -1), patches], dim=1) + vision.pos_embed
+    *below, last = vision.blocks
+    for block in below:
+        x = block(x)
+    first = x[:, :1] + _attend_first(last.attn, last.norm1(x))
+    first = first + last.mlp(last.norm2(first))
+    return vision.norm(first)[:, 0]
+
+
+def _attend_first(attention: Any, x: torch.Tensor) -> torch.Tensor:
+    """(B, N, width) -> (B, 1, width): what the first token gets of timm's self-attention."""
+    qkv = attention.qkv  # one Linear, whose rows are those of the query, the key and the value
+    return attention.proj(attend_first(x, qkv.weight.chunk(3), qkv.bias.chunk(3), attention.num_heads))
 
 
 def resize_pos_embed(pos_embed: torch.Tensor, num_tokens: int) -> torch.Tensor:

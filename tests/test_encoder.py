@@ -292,6 +292,13 @@ class TestSharing:
         gc.collect()
         assert ref() is None
 
+    def test_a_file_is_mapped_and_parsed_once_for_all_its_parts(self, home, monkeypatch) -> None:
+        real, asked = torch.load, []
+        monkeypatch.setattr(torch, "load", lambda *args, **kwargs: (asked.append(kwargs), real(*args, **kwargs))[1])
+        model = ite.load("blip_base", dtype="fp16")  # which no other test has in memory
+        assert set(model._parts) == {"image", "text"}
+        assert len(asked) == 1 and asked[0]["mmap"] is True and asked[0]["weights_only"] is True
+
     def test_many_threads_load_once_and_compute_alike(self, model, home, photos, monkeypatch) -> None:
         loads = []
         real = parts.load_weights

@@ -37,6 +37,7 @@ from image_text_embedding import parts as parts_module
 from image_text_embedding.albef import Albef, albef
 from image_text_embedding.blip import Blip, blip
 from image_text_embedding.config import model_config
+from image_text_embedding.engine import Engine
 
 PHOTO = load_sample_image("china.jpg")  # (427, 640, 3) uint8 RGB
 
@@ -164,6 +165,48 @@ def test_window_hands_over_video_frames(models: dict[str, Any], expected: dict[s
     results = pipe.window("frame", "vecs", 2, 2, operator).output("vecs")(frames)
     rows = [row for _ in range(results.size) for row in results.get()[0]]
     np.testing.assert_allclose(rows, models["blip_base"].encode_image(frames), atol=2e-6)
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many items each call of a tower got."""
+    counts: list[int] = []
+    for name in ("vectors", "text_vectors"):
+        real = getattr(Engine, name)
+        monkeypatch.setattr(
+            Engine, name, lambda self, items, real=real: (counts.append(len(items)), real(self, items))[1]
+        )
+    return counts
+
+
+@pytest.mark.parametrize("kind", ["window", "window_all", "time_window"])
+def test_every_window_is_one_batch(kind: str, computed: list[int]) -> None:
+    texts = [f"{number} dogs" for number in ["one", "two", "three", "four", "five"]]
+    operator = towhee.ops.image_text_embedding.blip(model_name="blip_demo", modality="text")
+    pipe = towhee.pipe.input("texts").flat_map("texts", ("text", "ms"), lambda texts: texts)
+    if kind == "window":
+        pipe = pipe.window("text", "vecs", 3, 3, operator)
+    elif kind == "window_all":
+        pipe = pipe.window_all("text", "vecs", operator)
+    else:
+        pipe = pipe.time_window("text", "vecs", "ms", 3, 3, operator)
+    results = pipe.output("vecs")([(text, 1000 * i) for i, text in enumerate(texts)])
+    rows = [row for _ in range(results.size) for row in results.get()[0]]
+    assert computed == ([5] if kind == "window_all" else [3, 2])
+    np.testing.assert_allclose(rows, ite.load("blip_demo").encode_text(texts), atol=1e-5)
+
+
+def test_single_calls_of_a_pipes_batch_are_computed_together(
+    computed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`pipe.batch` runs one pipeline for each input, at the same time: each calls the operator with one item."""
+    coalesce = ite.Encoder.coalesce
+    monkeypatch.setattr(ite.Encoder, "coalesce", lambda self, max_wait: coalesce(self, 2, max_wait))
+    operator = towhee.ops.image_text_embedding.blip(model_name="blip_demo", modality="text", max_wait=60)
+    pipe = towhee.pipe.input("text").map("text", "vec", operator).output("vec")
+    rows = [result.get()[0] for result in pipe.batch(["a dog", "a bus"])]
+    assert computed == [2]
+    np.testing.assert_allclose(rows, ite.load("blip_demo").encode_text(["a dog", "a bus"]), atol=1e-6)
 
 
 # Many at once

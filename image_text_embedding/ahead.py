@@ -1,0 +1,118 @@
+"""Reading ahead: a bounded pool of threads decodes what comes next while the tower computes; order is kept."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from PIL import ImageFile
+
+from image_text_embedding.errors import ComputeError, EmbeddingError
+from image_text_embedding.items import Failures
+
+Numbered = Iterable[tuple[int, Any]]
+MOST_THREADS = 16
+
+
+def read_ahead(
+    items: Numbered, function: Callable[[Any], Any], most: int, kept: bool
+) -> Generator[tuple[int, Future[Any]], None, None]:
+    """(index, the future of function(item)) of each item, in order; `most` of them under way or waiting to be taken.
+
+    Items are taken from their iterable by the thread that takes the results, and only as fast as it does; an error of
+    the iterable comes after the items before it. Use it with `contextlib.closing`: closing ends the threads, after the
+    items that they are at.
+
+    Args:
+        kept: whether the items stay what they are while others are taken, as those of a list do.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    pool = ThreadPoolExecutor(min(MOST_THREADS, max(2, cores)), thread_name_prefix="image-text-embedding")
+    waiting: deque[tuple[int, Future[Any]]] = deque()
+    taken, error = iter(items), None
+    try:
+        while True:
+            try:
+                index, item = next(taken)
+            except StopIteration:
+                break
+            except Exception as raised:
+                error = raised
+                break
+            if not kept and type(item) is np.ndarray:
+                item, can_wait = item.copy(), True
+            else:
+                can_wait = _can_wait(item, kept)
+            future = pool.submit(_read, function, index, item) if can_wait else _done(function, index, item)
+            waiting.append((index, future))
+            del item  # else it would be in memory until the next one is asked for
+            if len(waiting) > most:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+        if error is not None:
+            raise error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def groups(
+    items: Numbered, size: int, failures: Failures, function: Callable[[Any], Any]
+) -> Iterator[tuple[list[int], list[tuple[int, Any]]]]:
+    """The indices of `size` items, and (index, function(item)) of those that can be used; again, until there are no more.
+
+    An error comes after the items before it, so that nothing is lost which a stream could still give.
+    """
+    taken, error = iter(items), None
+    while error is None:
+        asked: list[int] = []
+        good: list[tuple[int, Any]] = []
+        try:
+            for index, item in itertools.islice(taken, size):
+                asked.append(index)
+                good += failures.each([(index, item)], function)
+        except Exception as raised:
+            error = raised
+        if asked:
+            yield asked, good
+        if len(asked) < size:
+            break
+    if error is not None:
+        raise error
+
+
+def _read(function: Callable[[Any], Any], index: int, item: Any) -> Any:
+    try:
+        return function(item)
+    except EmbeddingError:
+        raise
+    except Exception as error:  # no memory left, a defect: it must not reach the caller without the item's name
+        raise ComputeError(f"item {index}: reading it failed: {type(error).__name__}: {error}") from error
+
+
+def _done(function: Callable[[Any], Any], index: int, item: Any) -> Future[Any]:
+    """The same, here and now."""
+    future: Future[Any] = Future()
+    try:
+        future.set_result(_read(function, index, item))
+    except EmbeddingError as error:
+        future.set_exception(error)
+    return future
+
+
+def _can_wait(item: Any, kept: bool) -> bool:
+    """Whether it can be read later, by another thread, and give what it gives now.
+
+    When it is asked for the next picture an iterable may close this one, or hand out the same object with another picture
+    in it (PIL's `ImageSequence` does). Open files may be parts of one, as the members of a tar file are.
+    """
+    if isinstance(item, (str, bytes, os.PathLike)):
+        return True
+    if isinstance(item, ImageFile.ImageFile):
+        return kept and bool(getattr(item, "filename", ""))  # else PIL reads a file that somebody else opened
+    return kept and not callable(getattr(item, "read", None))
