@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,9 @@ class Engine:
         self.modality = modality
         self.limits = limits
         self.parts: dict[str, nn.Module] = {}  # those in use; the process keeps them while somebody does
+        self.compiled: dict[
+            str, Callable[..., torch.Tensor]
+        ] = {}  # towers that another backend computes, for vectors alone
         self._tokenizer = tokenizer
 
     @property
@@ -75,6 +79,17 @@ class Engine:
         vision = self.config.vision
         values = normalize(torch.from_numpy(np.stack(pixels)).to(self.device), vision.mean, vision.std)
         return self.part("image").states(values.to(self.dtype))
+
+    def embed_pixels(self, pixels: list[np.ndarray]) -> torch.Tensor:
+        """uint8 (S, S, 3) each -> (B, embed_dim), not yet of unit length."""
+        if "image" in self.compiled:
+            return self.compiled["image"](torch.from_numpy(np.stack(pixels))).to(self.device)
+        return self.part("image").project(self.states(pixels))
+
+    def embed_rows(self, rows: list[list[int]]) -> torch.Tensor:
+        """Token ids of each text -> (B, embed_dim), not yet of unit length."""
+        tower = self.compiled.get("text") or self.part("text")
+        return tower(*self.padded(rows)).to(self.device)
 
     def padded(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids of unequal length -> ids and mask, both (B, longest), 1 = a real token."""

@@ -16,11 +16,13 @@ def albef(
     modality: str,
     device: Any = None,
     checkpoint_path: str | os.PathLike[str] | None = None,
+    backend: str = "torch",
+    precision: str | None = None,
 ) -> Albef:
     """Build the operator; arguments and errors are those of `operators.EmbeddingOperator`."""
     from image_text_embedding.operators import Albef
 
-    return Albef(model_name, modality, device, checkpoint_path)
+    return Albef(model_name, modality, device, checkpoint_path, backend, precision)
 
 
 def __getattr__(name: str) -> Any:

@@ -16,11 +16,13 @@ def blip(
     modality: str,
     device: Any = None,
     checkpoint_path: str | os.PathLike[str] | None = None,
+    backend: str = "torch",
+    precision: str | None = None,
 ) -> Blip:
     """Build the operator; arguments and errors are those of `operators.EmbeddingOperator`."""
     from image_text_embedding.operators import Blip
 
-    return Blip(model_name, modality, device, checkpoint_path)
+    return Blip(model_name, modality, device, checkpoint_path, backend, precision)
 
 
 def __getattr__(name: str) -> Any:
