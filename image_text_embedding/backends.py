@@ -71,7 +71,7 @@ class Compiled:
     def __init__(self, run: Run, export: Kept) -> None:
         self._run, self._export = run, export
         self.quality: dict[str, Any] = export.notes["quality"]
-        self.folder = export.folder
+        self.folder = export.folder  # which lives as long as the export does
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
         """The inputs of `graphs.ImageGraph` or `TextGraph` -> (B, D) float32 on the CPU, not yet of unit length."""

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,10 @@ MANIFEST = "export.json"
 
 @dataclass(frozen=True)
 class Kept:
-    """A folder of files, and what its maker noted about them."""
+    """A folder of files, and what its maker noted about them. A temporary folder goes with this object."""
 
     folder: Path
     notes: dict[str, Any]
-    owner: tempfile.TemporaryDirectory[str] | None = None  # of a folder that goes with this object
 
 
 def kept(folder: Path, key: Mapping[str, Any], files: Sequence[str], make: Callable[[Path], dict[str, Any]]) -> Kept:
@@ -64,12 +64,7 @@ def kept(folder: Path, key: Mapping[str, Any], files: Sequence[str], make: Calla
     else:
         if (found := _read(folder, key, files)) is not None:
             return found
-    owner = tempfile.TemporaryDirectory(prefix="image-text-embedding-", ignore_cleanup_errors=True)
-    try:
-        notes = _make(Path(owner.name), key, files, make)
-    except OSError as error:
-        raise SetupError(f"expected that {owner.name} can be written and has room, came: {error}") from error
-    return Kept(Path(owner.name), notes, owner)
+    return _temporary(key, files, make)
 
 
 class _NotWritable(Exception):
@@ -104,6 +99,20 @@ def _writable(folder: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(part, ignore_errors=True)
         lock.release()
+
+
+def _temporary(key: dict[str, Any], files: Sequence[str], make: Callable[[Path], dict[str, Any]]) -> Kept:
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="image-text-embedding-"))
+        try:
+            found = Kept(folder, _make(folder, key, files, make))
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise SetupError(f"expected that {tempfile.gettempdir()} can be written and has room, came: {error}") from error
+    weakref.finalize(found, shutil.rmtree, folder, ignore_errors=True)
+    return found
 
 
 def _make(

@@ -38,17 +38,6 @@ try:  # 0.9.0 alone: `dc`, `glob` and `towhee.ops` look here, dc2 looks in the r
 except ModuleNotFoundError:
     LegacyRegistry = None
 
-try:  # 1.x alone can serve a pipeline's towers with Triton
-    from towhee.runtime.runtime_conf import accelerate, get_accelerator
-except ImportError:
-
-    def accelerate(model: Any) -> Any:
-        return model
-
-    def get_accelerator() -> Any:
-        return None
-
-
 MODALITIES = ("image", "text")
 
 
@@ -180,15 +169,17 @@ class EmbeddingOperator(ModelOperator):
         super().__init__(model_name, device, checkpoint_path)
 
     def _load(self, **how: Any) -> Any:
-        # Under Triton `accelerate` loads nothing and gives the server's client.
-        found = accelerate(super()._load)(**how, backend=self.backend, precision=self.precision)
-        if get_accelerator() is None:
-            return found
-        from image_text_embedding.encoder import served
+        if LegacyRegistry is None:  # 0.9.0 has no Triton, and fails when it is asked for one outside of a pipe
+            from towhee.runtime.runtime_conf import accelerate, get_accelerator
 
-        checkpoint = how["checkpoint"]
-        folder = Path(checkpoint) if checkpoint is not None and Path(checkpoint).is_dir() else None
-        return served(model_config(self.model_name), found, str(self.modality), folder)
+            if get_accelerator() is not None:
+                from image_text_embedding.encoder import served
+
+                tower = accelerate(super()._load)()  # loads nothing: it is the server's client
+                checkpoint = how["checkpoint"]
+                folder = Path(checkpoint) if checkpoint is not None and Path(checkpoint).is_dir() else None
+                return served(model_config(self.model_name), tower, str(self.modality), folder)
+        return super()._load(**how, backend=self.backend, precision=self.precision)
 
     @property
     def supported_formats(self) -> list[str]:
