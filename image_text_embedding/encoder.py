@@ -236,7 +236,7 @@ class Encoder:
         total = len(items) if isinstance(items, Sized) else None
 
         def compute(pixels: list[np.ndarray]) -> torch.Tensor:
-            return engine.embed_pixels(pixels)
+            return engine.vectors(pixels)
 
         return job.finish(batches(prepared, batch_size), compute, total, convert_to_tensor)
 
@@ -274,7 +274,7 @@ class Encoder:
         reader.warn(1)
 
         def compute(rows: list[list[int]]) -> torch.Tensor:
-            return engine.embed_rows(rows)
+            return engine.text_vectors(rows)
 
         return job.finish(batches(prepared, batch_size), compute, len(items), convert_to_tensor)
 

@@ -80,13 +80,13 @@ class Engine:
         values = normalize(torch.from_numpy(np.stack(pixels)).to(self.device), vision.mean, vision.std)
         return self.part("image").states(values.to(self.dtype))
 
-    def embed_pixels(self, pixels: list[np.ndarray]) -> torch.Tensor:
+    def vectors(self, pixels: list[np.ndarray]) -> torch.Tensor:
         """uint8 (S, S, 3) each -> (B, embed_dim), not yet of unit length."""
         if "image" in self.compiled:
             return self.compiled["image"](torch.from_numpy(np.stack(pixels))).to(self.device)
         return self.part("image").project(self.states(pixels))
 
-    def embed_rows(self, rows: list[list[int]]) -> torch.Tensor:
+    def text_vectors(self, rows: list[list[int]]) -> torch.Tensor:
         """Token ids of each text -> (B, embed_dim), not yet of unit length."""
         tower = self.compiled.get("text") or self.part("text")
         return tower(*self.padded(rows)).to(self.device)
