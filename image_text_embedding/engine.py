@@ -35,9 +35,7 @@ class Engine:
         self.modality = modality
         self.limits = limits
         self.parts: dict[str, nn.Module] = {}  # those in use; the process keeps them while somebody does
-        self.compiled: dict[
-            str, Callable[..., torch.Tensor]
-        ] = {}  # towers that another backend computes, for vectors alone
+        self.compiled: dict[str, Callable[..., torch.Tensor]] = {}  # towers that compute vectors in the place of parts
         self._tokenizer = tokenizer
 
     @property
