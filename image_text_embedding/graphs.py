@@ -165,7 +165,7 @@ def need(module: str, extra: str) -> Any:
         SetupError: it cannot be imported; the message names the extra.
     """
     try:
-        with _no_telemetry():
+        with _no_telemetry(), _quietly():
             return importlib.import_module(module)
     except (ImportError, OSError) as error:  # OSError: a shared library that does not load
         raise SetupError(
@@ -191,7 +191,7 @@ def _no_telemetry() -> Iterator[None]:
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """The exporters' deprecations, notes and progress are not our user's business; their errors are."""
-    loggers = [logging.getLogger(name) for name in ("nncf", "torch.onnx", "onnxscript", "onnx_ir", "")]
+    loggers = [logging.getLogger(name) for name in ("nncf", "torch", "onnxscript", "onnx_ir", "")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")
