@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from image_text_embedding import embed, tasks
+from image_text_embedding import backends, embed, tasks
+from image_text_embedding.backends import Backend, Remote
 from image_text_embedding.coalesce import Coalesced
 from image_text_embedding.config import Limits, ModelConfig, guess
 from image_text_embedding.engine import Engine
@@ -39,7 +40,10 @@ def load(
     checkpoint: str | os.PathLike[str] | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
     device: str | torch.device | int | None = None,
+    backend: str = "torch",
+    precision: str | None = None,
     dtype: str | torch.dtype | None = None,
+    calibration: Mapping[str, Iterable[Any]] | None = None,
     modality: str | None = None,
     limits: Limits | None = None,
 ) -> Encoder:
@@ -50,8 +54,17 @@ def load(
             folder that transformers' `save_pretrained` wrote; or a `ModelConfig`.
         checkpoint: a file or folder with weights for `model`, instead of the official ones.
         tokenizer: a `vocab.txt`, a `tokenizer.json`, a folder with one, or a hub id, instead of the model's own.
-        device: None = CUDA where there is one, else the CPU.
-        dtype: "fp32" (None), "fp16" or "bf16": what the towers compute in. Vectors are float32 always.
+        device: None = CUDA where there is one, else the CPU. (OpenVINO computes on the CPU alone.)
+        backend: what computes the towers: "torch", "openvino" or "onnx" (ONNX Runtime). The others than torch take an export
+            of the towers, which is made at the first load, takes some minutes for a large model in int8, and is kept in the
+            cache. Matching, captioning and answering need the picture's states: torch computes them, in fp32, with towers
+            that it loads when they are first asked for; so it does for `analyze` and `rerank`.
+        precision: "fp32" (None), "bf16", "fp16" or "int8", as far as the backend and the device have it: what the towers
+            compute in. Vectors are float32 always; what they lose by it is in `Encoder.info["quality"]`.
+        dtype: the same as torch spells it: a torch.dtype, or "fp32", "fp16" or "bf16".
+        calibration: for int8, {"image": pictures, "text": texts} like those that will be encoded, some hundreds of each, at
+            least 8; every fourth is held out to measure the quality. What is not given is the packaged gallery and its
+            captions, which are drawings: take photos of your own.
         modality: "image" or "text" loads that tower alone; None loads both, and heads when they are first asked for.
         limits: what a picture may cost (pixels, bytes, seconds, private addresses).
 
@@ -60,14 +73,29 @@ def load(
         DownloadError: not cached, and it cannot be had; the message says how to pass a checkpoint.
         CheckpointError: the weights cannot be read safely or do not fit.
         ConfigError: a configuration, or a vocabulary of another model.
-        InputError: an unknown modality, device or dtype.
-        SetupError: the installation is broken; the message says what to install.
+        InputError: an unknown modality, device, backend or precision; a precision that the backend or the device lacks; a
+            backend for a model that makes no vectors; fewer than 8 items to calibrate on.
+        ImageError, TextError: an item to calibrate on cannot be used; `.index` is its place.
+        SetupError: the installation is broken, or lacks the backend; the message says what to install.
     """
     if modality is not None and modality not in MODALITIES:
         raise InputError(
             f"unknown modality {modality!r}{guess(str(modality), MODALITIES)} Expected 'image', 'text' or None for both."
         )
-    return Encoder(resolve(model, checkpoint), tokenizer, _device(device), _dtype(dtype), modality, limits or Limits())
+    where = backends.place(backend) if device is None else _device(device)
+    chosen = backends.choose(backend, _precision(precision, dtype), where, calibration)
+    return Encoder(resolve(model, checkpoint), tokenizer, where, chosen, modality, limits or Limits())
+
+
+def served(config: ModelConfig, tower: Callable[..., torch.Tensor], modality: str, folder: Path | None) -> Encoder:
+    """An encoder of one modality that has no weights, because a server computes its tower.
+
+    Args:
+        tower: takes the inputs of `graphs.ImageGraph` or `TextGraph`, and gives their output, as tensors on the CPU.
+        folder: with the vocabulary; None is the model's own.
+    """
+    resolved = Resolved(config, Path(), sha256="", revision=None, folder=folder)
+    return Encoder(resolved, None, torch.device("cpu"), Remote(tower), modality, Limits())
 
 
 class Encoder:
@@ -78,9 +106,12 @@ class Encoder:
 
     Attributes:
         config: the model's configuration.
+        backend, precision: what computes the towers, and in what.
         dim: length of a vector; None where the checkpoint makes none (captioning, question answering).
         info: where the vectors come from: name, family, revision, sha256 of the weights, preprocessing, versions. Two
-            encoders' vectors may be compared when these agree on name, revision and sha256.
+            encoders' vectors may be compared when these agree on name, revision and sha256. Under "quality", of the towers
+            that another backend than torch computes: the cosines of its vectors to torch's in fp32, measured on held-out
+            pictures and texts when the tower was exported.
     """
 
     def __init__(
@@ -88,32 +119,40 @@ class Encoder:
         resolved: Resolved,
         tokenizer: str | os.PathLike[str] | None,
         device: torch.device,
-        dtype: torch.dtype,
+        backend: Backend | Remote,
         modality: str | None,
         limits: Limits,
     ) -> None:
         self.config = resolved.config
         self.dim = resolved.config.embed_dim
         self.device = device
-        self.dtype = dtype
+        self.dtype = DTYPES[backend.precision] if backend.name == "torch" else torch.float32  # of what torch computes
         self.modality = modality
+        self.backend, self.precision = backend.name, backend.precision
         self._resolved = resolved
         words = None
         if modality != "image":  # first: a missing vocabulary is found before a gigabyte is read
             words = _tokenizer(self.config, vocabulary(resolved, tokenizer))
-        self._engine = Engine(resolved, words, device, dtype, modality, limits)
+        self._engine = Engine(resolved, words, device, self.dtype, modality, limits)
         if modality is not None:
             self._engine.require("embed", modality)
             parts: tuple[str, ...] = (modality,)
         else:  # a captioning or answering checkpoint has one use, and no text tower
             parts = MODALITIES if "embed" in self.config.tasks else ("image", *self.config.tasks)
-        read = functools.cache(read_checkpoint)  # a file is opened once for all of them
-        for part in parts:
-            self._engine.part(part, read)
+        if backend.name == "torch":
+            read = functools.cache(read_checkpoint)  # a file is opened once for all of them
+            for part in parts:
+                self._engine.part(part, read)
+        else:
+            backends.check_makes_vectors(backend, self.config)
+            self._engine.compiled.update((part, backend.tower(self._engine, part)) for part in parts)
+        self._towers = parts
 
     def __repr__(self) -> str:
         makes = f"-> {self.dim}, " if self.dim else ""
-        return f"<{self.config.name}: {' and '.join(self._parts)} {makes}on {self.device}>"
+        by = "" if self.backend == "torch" else f" by {self.backend} in {self.precision}"
+        parts = dict.fromkeys((*self._engine.compiled, *self._parts))
+        return f"<{self.config.name}: {' and '.join(parts)} {makes}on {self.device}{by}>"
 
     @property
     def _parts(self) -> dict[str, nn.Module]:
@@ -145,6 +184,9 @@ class Encoder:
             "normalized": True,
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
+            "backend": self.backend,
+            "precision": self.precision,
+            "quality": {name: tower.quality for name, tower in self._engine.compiled.items()},
             "version": metadata.version("image-text-embedding"),
         }
 
@@ -551,6 +593,8 @@ class Encoder:
 
         Towers are in memory from the start, heads once they were used; the file is for their tasks.
         """
+        for part in self._towers:  # which another backend than torch may have computed until now
+            self._engine.part(part)
         tensors = {name: value for part in self._parts.values() for name, value in part.state_dict().items()}
         done = [task for task in self.config.tasks if task == "embed" or task in self._parts]
         decodes = {"caption", "answer"} & set(done)
@@ -585,9 +629,7 @@ class Encoder:
         return export_transformers(self._engine, Path(folder), task)
 
 
-def _device(device: str | torch.device | int | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _device(device: str | torch.device | int) -> torch.device:
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
@@ -596,12 +638,15 @@ def _device(device: str | torch.device | int | None) -> torch.device:
     return chosen
 
 
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
-    chosen = torch.float32 if dtype is None else DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
-    if chosen not in DTYPES.values():
-        raise InputError(f"dtype: expected one of {', '.join(DTYPES)}, came {dtype!r}")
-    assert isinstance(chosen, torch.dtype)
-    return chosen
+def _precision(precision: str | None, dtype: str | torch.dtype | None) -> str:
+    names: dict[Any, str] = {name: name for name in DTYPES} | {kind: name for name, kind in DTYPES.items()}
+    if dtype is not None and dtype not in names:
+        raise InputError(
+            f"dtype: expected one of {', '.join(DTYPES)}, came {dtype!r} (other precisions are asked for by precision=...)"
+        )
+    if None not in (precision, dtype) and precision != names[dtype]:
+        raise InputError(f"expected precision or dtype, came precision={precision!r} and dtype={dtype!r}")
+    return precision or (names[dtype] if dtype is not None else "fp32")
 
 
 def _tokenizer(config: ModelConfig, path: Path) -> Tokenizer:

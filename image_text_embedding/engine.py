@@ -38,6 +38,7 @@ class Engine:
         self.modality = modality
         self.limits = limits
         self.parts: dict[str, nn.Module] = {}  # those in use; the process keeps them while somebody does
+        self.compiled: dict[str, Callable[..., torch.Tensor]] = {}  # towers that compute vectors in the place of parts
         self._tokenizer = tokenizer
         self._copying: torch.cuda.Stream | None = None
         self._guard = threading.Lock()
@@ -87,11 +88,14 @@ class Engine:
 
     def vectors(self, pixels: list[np.ndarray]) -> torch.Tensor:
         """uint8 (S, S, 3) each -> (B, D), not yet of unit length: all that an embedding needs, for less work."""
+        if "image" in self.compiled:
+            return self.compiled["image"](torch.from_numpy(np.stack(pixels))).to(self.device)
         return self.part("image")(self.values(pixels))
 
     def text_vectors(self, rows: list[list[int]]) -> torch.Tensor:
-        """Token ids -> (B, D), not yet of unit length."""
-        return self.part("text")(*self.padded(rows))
+        """Token ids of each text -> (B, D), not yet of unit length."""
+        tower = self.compiled.get("text") or self.part("text")
+        return tower(*self.padded(rows)).to(self.device)
 
     def values(self, pixels: list[np.ndarray]) -> torch.Tensor:
         """uint8 (S, S, 3) each -> what the image tower takes, (B, 3, S, S) on the device."""

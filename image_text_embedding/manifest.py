@@ -27,7 +27,7 @@ def manifest_of(info: Mapping[str, Any]) -> dict[str, Any]:
         "model": info["name"],
         **{key: info[key] for key in ("family", "revision", "sha256", "dim", "preprocessing", "normalized")},
         "backend": info.get("backend", "torch"),
-        "precision": info["dtype"],
+        "precision": info.get("precision", info["dtype"]),
         "version": info["version"],
     }
 

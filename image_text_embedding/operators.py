@@ -61,6 +61,7 @@ class ModelOperator(NNOperator):
     namespace = ""  # of its name in a pipeline: `ops.<namespace>.<family>`
     family = ""
     task = ""
+    formats: tuple[str, ...] = ("pytorch",)
     aliases: Mapping[str, str] = MappingProxyType({})  # names with which older pipelines mean another model
     modality: str | None = None  # the one tower that is needed; None = both
 
@@ -76,9 +77,7 @@ class ModelOperator(NNOperator):
         self.settings = self._checked(settings)
         if device is None and self._device_id >= 0:
             device = f"cuda:{self._device_id}"
-        from image_text_embedding.encoder import load  # here, so that registering does not import torch
-
-        self.encoder = load(self.model_name, checkpoint=checkpoint_path, device=device, modality=self.modality)
+        self.encoder = self._load(checkpoint=checkpoint_path, device=device)
 
     @property
     def shared_type(self) -> SharedType:
@@ -87,8 +86,8 @@ class ModelOperator(NNOperator):
 
     @classmethod
     def supported_model_names(cls, format: str | None = None) -> list[str]:
-        """The family's models for this task; all are computed by torch, so another `format` than "pytorch" has none."""
-        configs = [model_config(name) for name in list_models()] if format in (None, "pytorch") else []
+        """The family's models for this task, and of them those that `save_model` writes in a format."""
+        configs = [model_config(name) for name in list_models()] if format in (None, *cls.formats) else []
         able = [config.name for config in configs if config.family == cls.family and cls.task in config.tasks]
         return [name for name in able if name not in cls.aliases]
 
@@ -99,6 +98,11 @@ class ModelOperator(NNOperator):
     def output_schema(self) -> list[tuple[Any, tuple[Any, ...]]]:
         """Towhee's type and shape of what one call gives: a text."""
         return [(str, (1,))]
+
+    def _load(self, **how: Any) -> Any:
+        from image_text_embedding.encoder import load  # here, so that registering does not import torch
+
+        return load(self.model_name, modality=self.modality, **how)
 
     @classmethod
     def _known(cls, model_name: Any) -> str:
@@ -133,8 +137,12 @@ class ModelOperator(NNOperator):
 class EmbeddingOperator(ModelOperator):
     """One tower of one model: pictures or texts in, vectors of unit length out.
 
+    `towhee.build_pipeline_model` writes its tower as ONNX for a Triton server; there the operator asks that server for
+    vectors, and loads no weights.
+
     Args:
         modality: "image" or "text"; the other tower is not loaded.
+        backend, precision: what computes the tower, as in `load`.
         model_name, device, checkpoint_path: as in `ModelOperator`, whose errors it raises.
         max_wait: seconds that a call with one item waits for others, so that those of many threads (`pipe.batch(...)`, a
             server) are computed together; 0 = each by itself.
@@ -142,6 +150,7 @@ class EmbeddingOperator(ModelOperator):
 
     namespace = "image_text_embedding"
     task = "embed"
+    formats = ("pytorch", "torchscript", "onnx")
 
     def __init__(
         self,
@@ -149,6 +158,8 @@ class EmbeddingOperator(ModelOperator):
         modality: str,
         device: Any = None,
         checkpoint_path: str | os.PathLike[str] | None = None,
+        backend: str = "torch",
+        precision: str | None = None,
         max_wait: float = 0,
     ) -> None:
         self._known(model_name)  # first, as it comes first
@@ -157,8 +168,37 @@ class EmbeddingOperator(ModelOperator):
                 f"modality: expected 'image' or 'text', came {modality!r}{guess(str(modality), MODALITIES)}"
             )
         self.modality = modality
+        self.backend, self.precision = backend, precision
         super().__init__(model_name, device, checkpoint_path)
         self._coalesced = self.encoder.coalesce(max_wait=max_wait) if max_wait else None
+
+    def _load(self, **how: Any) -> Any:
+        if LegacyRegistry is None:  # 0.9.0 has no Triton, and fails when it is asked for one outside of a pipe
+            from towhee.runtime.runtime_conf import accelerate, get_accelerator
+
+            if get_accelerator() is not None:
+                from image_text_embedding.encoder import served
+
+                tower = accelerate(super()._load)()  # loads nothing: it is the server's client
+                checkpoint = how["checkpoint"]
+                folder = Path(checkpoint) if checkpoint is not None and Path(checkpoint).is_dir() else None
+                return served(model_config(self.model_name), tower, str(self.modality), folder)
+        return super()._load(**how, backend=self.backend, precision=self.precision)
+
+    @property
+    def supported_formats(self) -> list[str]:
+        """The formats in which Triton can serve the tower. (A property in every operator of Towhee's hub.)"""
+        return ["onnx"]
+
+    def save_model(self, format: str = "pytorch", path: str | os.PathLike[str] = "default") -> str:
+        """Write the tower: `saving.save_tower`, whose formats, default path and errors these are.
+
+        Returns:
+            the path.
+        """
+        from image_text_embedding.saving import save_tower
+
+        return str(save_tower(self.encoder, str(self.modality), format, path))
 
     def __call__(self, data: Any) -> Any:
         """One item -> a vector, (D,) float32. A list -> a list of vectors, as Towhee's own embedding operators do.

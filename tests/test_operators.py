@@ -311,11 +311,15 @@ def test_what_load_is_asked_for(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
     blip("blip-base", "image", checkpoint_path="weights.pth")
     with set_runtime_config(types.SimpleNamespace(device=1, acc_info=None)):  # what a node's config sets
         blip("blip_base", "text")
-        blip("blip_base", "text", device="cpu")
+        blip("blip_base", "text", device="cpu", backend="openvino", precision="int8")
+    by_torch = {"backend": "torch", "precision": None}
     assert asked == [
-        ("blip_base", {"modality": "image", "device": None, "checkpoint": "weights.pth"}),
-        ("blip_base", {"modality": "text", "device": "cuda:1", "checkpoint": None}),
-        ("blip_base", {"modality": "text", "device": "cpu", "checkpoint": None}),
+        ("blip_base", {"modality": "image", "device": None, "checkpoint": "weights.pth", **by_torch}),
+        ("blip_base", {"modality": "text", "device": "cuda:1", "checkpoint": None, **by_torch}),
+        (
+            "blip_base",
+            {"modality": "text", "device": "cpu", "checkpoint": None, "backend": "openvino", "precision": "int8"},
+        ),
     ]
 
 
@@ -324,7 +328,8 @@ def test_names_and_schemas(models: dict[str, Any]) -> None:
     assert set(Blip.supported_model_names()) | set(Albef.supported_model_names()) == embedding
     assert all(model_config(name).family == "albef" for name in Albef.supported_model_names())
     assert Blip.supported_model_names(format="pytorch") == Blip.supported_model_names()
-    assert Blip.supported_model_names(format="onnx") == []
+    assert Blip.supported_model_names(format="onnx") == Blip.supported_model_names()
+    assert Blip.supported_model_names(format="tensorrt") == []
     image, text = blip("blip_base", "image"), blip("blip_base", "text")
     assert image.input_schema() == [(Image, (-1, -1, 3))] and text.input_schema() == [(str, (1,))]
     assert image.output_schema() == text.output_schema() == [(np.float32, (256,))]

@@ -16,12 +16,14 @@ def albef(
     modality: str,
     device: Any = None,
     checkpoint_path: str | os.PathLike[str] | None = None,
+    backend: str = "torch",
+    precision: str | None = None,
     max_wait: float = 0,
 ) -> Albef:
     """Build the operator; arguments and errors are those of `operators.EmbeddingOperator`."""
     from image_text_embedding.operators import Albef
 
-    return Albef(model_name, modality, device, checkpoint_path, max_wait)
+    return Albef(model_name, modality, device, checkpoint_path, backend, precision, max_wait)
 
 
 def __getattr__(name: str) -> Any:
