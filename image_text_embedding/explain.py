@@ -90,6 +90,7 @@ def explain(engine: Engine, image: Any, text: Any, layer: int | None, steps: int
         logits, weights, gradient = read(engine.part("match"), ids, mask, strengths * states, layer)
         finite(logits, engine)
         seen = (weights * gradient.clamp(min=0)).mean((0, 1))[:, 1:]  # (L, patches): the class token is nowhere
+        finite(seen, engine)
         maps = torch.stack([seen[where].mean(0) for _, where in places])
     grid = config.vision.image_size // config.vision.patch_size
     return Explanation(

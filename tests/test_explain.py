@@ -144,6 +144,7 @@ def test_layers_are_the_official_ones_where_the_sizes_are() -> None:
     assert layer_to_read(model_config("blip_itm_base_coco"), None) == 7  # and 7 of LAVIS'
     for name in list_models():
         config = model_config(name)
+        assert config.explain.steps == 1 or config.source.packaged, "and the formula is the official one"
         if "match" in config.tasks:
             assert config.text.fusion_start <= layer_to_read(config, None) < config.text.depth - 1, name
 
