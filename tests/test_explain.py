@@ -349,7 +349,11 @@ def test_a_matrix_that_cannot_be_made_is_said(run, tmp_path, monkeypatch, argume
 # --- Whether the right thing is found -----------------------------------------------------------------------------------
 
 
-MISSED = {"blip_demo": pytest.mark.xfail(reason="0.74 with the weights of 21 November 2026", strict=False)}
+# Reached with the weights of 21 November 2026; take a model out when a bench of better weights says so.
+MISSED = {
+    "blip_demo": pytest.mark.xfail(reason="0.73 of the things (200 scenes)"),
+    "albef_demo": pytest.mark.xfail(reason="0.77 of the things (60 scenes)"),
+}
 
 
 def demo_models() -> list[Any]:
