@@ -32,6 +32,7 @@ from image_text_embedding.errors import (
 
 if TYPE_CHECKING:
     from image_text_embedding.encoder import Encoder, TruncatedTextWarning, load
+    from image_text_embedding.heat import heat_map
     from image_text_embedding.pipelines import pipeline
 
 __version__ = metadata.version("image-text-embedding")
@@ -53,6 +54,7 @@ __all__ = [
     "TruncatedTextWarning",
     "UnknownModelError",
     "WeightsError",
+    "heat_map",
     "list_models",
     "load",
     "model_config",
@@ -69,6 +71,10 @@ def __getattr__(name: str) -> Any:
         from image_text_embedding.pipelines import pipeline
 
         return pipeline
+    if name == "heat_map":
+        from image_text_embedding.heat import heat_map
+
+        return heat_map
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -17,6 +17,7 @@ from rich.progress import track
 from rich.table import Table
 
 import image_text_embedding
+from image_text_embedding import cli_pictures
 from image_text_embedding import link as folders
 from image_text_embedding.config import list_models, model_config
 from image_text_embedding.errors import EmbeddingError, ImageError, InputError
@@ -234,6 +235,16 @@ def train(
     except KeyboardInterrupt as stopped:
         print(f"image-text-embedding: {stopped or 'stopped'}; go on with --resume", file=sys.stderr)
         raise typer.Exit(130) from stopped
+
+
+app.command(
+    epilog='Examples: `image-text-embedding explain teddy.jpg "a teddy bear on a skateboard"` and '
+    '`image-text-embedding explain dog.jpg "a dog on a beach" --model blip_itm_base_coco --json`'
+)(cli_pictures.explain)
+app.command(
+    epilog='Examples: `image-text-embedding similarity photos/*.jpg --text "a dog" --text "a cat"` and '
+    "`image-text-embedding similarity a.jpg b.jpg --texts texts.txt --match --out heat.png`"
+)(cli_pictures.similarity)
 
 
 def _cell(value: Any) -> str:

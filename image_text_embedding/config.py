@@ -85,6 +85,14 @@ class TextRules:
 
 
 @dataclass(frozen=True)
+class ExplainConfig:
+    """How it is read off the attention where a word is seen (`explain.py`)."""
+
+    layer: int | None = None  # None: as deep as the family's official code reads it
+    steps: int = 1  # strengths of the picture to average over; 1 is the official code's
+
+
+@dataclass(frozen=True)
 class Source:
     """Where a model's weights live: in a hub repository, at a URL, or in a file of this package."""
 
@@ -118,6 +126,7 @@ class ModelConfig:
     rerank_adds_cosine: bool = False  # BLIP ranks by match logit + cosine, ALBEF by the match logit alone
     decoder: DecoderConfig | None = None  # what captions or answers
     questions: TextRules | None = None
+    explain: ExplainConfig = ExplainConfig()
 
 
 @dataclass(frozen=True)
@@ -230,6 +239,10 @@ def from_mapping(raw: Mapping[str, Any], where: str) -> ModelConfig:
         ),
         (not 0 <= (config.decoder or DecoderConfig(1)).label_smoothing < 1, "label_smoothing must lie in [0, 1)"),
         (("answer" in config.tasks) != (config.questions is not None), "questions go with the task 'answer'"),
+        (
+            config.explain.layer is not None and not text.fusion_start <= config.explain.layer < text.depth - 1,
+            "explain: layer must be a fusion layer but the last: fusion_start..depth-2",
+        ),
     ]
     for wrong, message in problems:
         if wrong:
@@ -274,7 +287,11 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if isinstance(value, bool) is not (hint is bool) or not isinstance(value, hint):
         raise ConfigError(f"{where}: expected {hint.__name__}, came {value!r}")
-    if hint in (int, float) and value <= 0 and not where.endswith(("fusion_start", "label_smoothing")):
+    if (
+        hint in (int, float)
+        and value <= 0
+        and not where.endswith(("fusion_start", "label_smoothing", "explain: layer"))
+    ):
         raise ConfigError(f"{where}: expected a positive number, came {value!r}")
     return value
 

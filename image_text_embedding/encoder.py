@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from image_text_embedding.rerank import rerank
 from image_text_embedding.resolve import Resolved, resolve, vocabulary
 from image_text_embedding.tasks import analyze
 from image_text_embedding.weights import read_checkpoint, save_weights
+
+if TYPE_CHECKING:
+    from image_text_embedding.explain import Explanation
 
 __all__ = ["Encoder", "TruncatedTextWarning", "load"]
 
@@ -587,6 +590,30 @@ class Encoder:
         """
         given = {"texts": texts, "questions": questions, "prompt": prompt}
         return analyze(self._engine, images, tasks, given, settings, batch_size, show_progress_bar, on_error)
+
+    def explain(self, image: Any, text: str, *, layer: int | None = None, steps: int | None = None) -> Explanation:
+        """Where in a picture each word of a text is seen: Grad-CAM over cross-attention, as in the ALBEF paper (§6.4).
+
+        Args:
+            image: one picture, as in `encode_image`.
+            text: one string.
+            layer: whose cross-attention is read, counted from 0 through the text's layers. None is the model's own choice:
+                ALBEF's official 8 and LAVIS' 7 for BLIP at the official sizes.
+            steps: 1 is Grad-CAM as published. More average it over so many strengths of the picture, from faint to full, as
+                integrated gradients do: a sure match hardly changes with one word more, and its gradient is mostly noise.
+                None is the model's own choice: 1 for official models.
+
+        Returns:
+            `words`, `maps` (float32 (words, grid, grid)), `peaks`, `match` (the probability), and `draw(path)`, which writes
+            a panel a word.
+
+        Raises:
+            InputError: the checkpoint cannot match; not one picture and one text; no such layer; no whole number of steps.
+            ImageError, TextError, ComputeError: as in `match`.
+        """
+        from image_text_embedding.explain import explain
+
+        return explain(self._engine, image, text, layer, steps)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the parts in memory as our own safetensors, which `load(path)` opens with no other file but the vocabulary.

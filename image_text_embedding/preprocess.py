@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import io
 import json
 import os
@@ -14,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from tokenizers import Encoding, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as WordPieceTokenizer
-from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from image_text_embedding.config import Limits, TextRules
 from image_text_embedding.errors import ConfigError, ImageError, TextError
@@ -328,6 +329,32 @@ class Tokenizer:
         Raises:
             TextError: not a string, not Unicode (lone surrogates), or nothing in it to encode.
         """
+        _, pieces, room, was_cut = self._read(text, rules)
+        return [self.cls_id, *pieces.ids[:room], *([self.sep_id] if rules.sep else [])], was_cut
+
+    def places(self, text: str, rules: TextRules) -> list[tuple[str, list[int]]]:
+        """The words of one sentence, each with the places of its pieces in what `encode` gives.
+
+        A word ends at white space. Its punctuation is no part of it, unless there is nothing else. What is cut off is not
+        there.
+
+        Raises:
+            TextError: as `encode`.
+        """
+        sentence, pieces, room, _ = self._read(text, rules)
+        starts = [found.start() for found in re.finditer(r"\S+", sentence)]
+        words: dict[int, list[tuple[int, tuple[int, int]]]] = {}
+        for place, span in enumerate(pieces.offsets[:room], start=1):
+            words.setdefault(bisect.bisect(starts, span[0]), []).append((place, span))
+        found = []
+        for parts in words.values():
+            spoken = [part for part in parts if any(map(str.isalnum, sentence[slice(*part[1])]))] or parts
+            begin, end = spoken[0][1][0], spoken[-1][1][1]
+            found.append((sentence[begin:end], [place for place, _ in spoken]))
+        return found
+
+    def _read(self, text: str, rules: TextRules) -> tuple[str, Encoding, int, bool]:
+        """The cleaned sentence, its pieces, how many of them there is room for, and whether it was cut."""
         if not isinstance(text, str):
             raise TextError(f"expected a string, came {type(text).__name__}: {repr(text)[:100]}")
         start = text[:_MAX_CHARACTERS]
@@ -336,12 +363,13 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             raise TextError(f"expected Unicode text, came half a surrogate pair at character {error.start}") from error
         words = _words(start, rules)
-        ids = self._word_piece.encode(" ".join(words[: rules.max_words])).ids
-        if not ids:
+        sentence = " ".join(words[: rules.max_words])
+        pieces = self._word_piece.encode(sentence)
+        if not pieces.ids:
             raise TextError(f"nothing to encode: expected at least one word, came {start[:100]!r}")
         room = rules.max_tokens - 1 - rules.sep
-        was_cut = len(start) < len(text) or len(words) > rules.max_words or len(ids) > room
-        return [self.cls_id, *ids[:room], *([self.sep_id] if rules.sep else [])], was_cut
+        was_cut = len(start) < len(text) or len(words) > rules.max_words or len(pieces.ids) > room
+        return sentence, pieces, room, was_cut
 
     def decode(self, ids: Iterable[int]) -> str:
         """Token ids -> text: pieces joined, punctuation drawn to its word, special tokens and unknown ids left out.

@@ -1,0 +1,169 @@
+"""Where in a picture each word of a text is seen: Grad-CAM over the cross-attention of one fusion layer.
+
+As the ALBEF paper shows it (§6.4; official `visualization.ipynb` and `Grounding.py`; for BLIP, `compute_gradcam` of LAVIS):
+how much each word attends to each patch, times how much that raises the match logit.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from image_text_embedding.config import ModelConfig
+from image_text_embedding.engine import Engine
+from image_text_embedding.errors import InputError
+from image_text_embedding.heads import MatchHead
+from image_text_embedding.items import is_one_picture, is_one_text, whole_number
+from image_text_embedding.pairs import finite
+from image_text_embedding.preprocess import load_picture, to_pixels
+from image_text_embedding.tasks import reader_of
+from image_text_embedding.text import Layer
+
+# How far through its fusion layers a family is read: ALBEF's official code takes the third of six, LAVIS the eighth of
+# BLIP's twelve.
+DEPTHS = {"albef": 3 / 6, "blip": 8 / 12}
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Where each word of a text is seen.
+
+    Attributes:
+        words: as the model read them, cleaned; word pieces joined, punctuation left out, without what was cut.
+        maps: float32 (words, grid, grid), from the picture's upper left corner; 0 = not seen there. The larger, the more
+            that patch speaks for a match; two words' values may be compared.
+        match: the probability that text and picture match, as `Encoder.match` gives it. Where it is low, the maps mean
+            little.
+        layer: the layer that was read.
+        picture: RGB, as it was given.
+    """
+
+    words: tuple[str, ...]
+    maps: np.ndarray
+    match: float
+    layer: int
+    picture: Image.Image
+
+    @property
+    def peaks(self) -> np.ndarray:
+        """Where each map is highest: float32 (words, 2), x and y of that patch's middle in widths and heights."""
+        grid = self.maps.shape[-1]
+        y, x = np.divmod(self.maps.reshape(len(self.words), -1).argmax(1), grid)
+        return (np.stack([x, y], 1).astype(np.float32) + 0.5) / grid
+
+    def draw(self, path: str | os.PathLike[str]) -> Path:
+        """Write a PNG: the picture, then a panel for each word, each in its own scale; in rows where they are many.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        from image_text_embedding.heat import strip
+
+        return strip(self.picture, self.words, self.maps, f"match {self.match:.2f}", path)
+
+
+def explain(engine: Engine, image: Any, text: Any, layer: int | None, steps: int | None) -> Explanation:
+    """`Encoder.explain` says what goes in and comes out."""
+    engine.require("match")
+    config = engine.config
+    layer = layer_to_read(config, layer)
+    steps = whole_number("steps", config.explain.steps if steps is None else steps)
+    if not is_one_picture(image) or not is_one_text(text):
+        raise InputError("expected one picture and one text, came several: call explain() for each pair")
+    row = (reader := reader_of(engine))(text)
+    reader.warn(2)
+    places = engine.tokenizer.places(text, config.captions)
+    picture = load_picture(image, engine.limits)
+    enc = config.text.enc_id
+    ids, mask = engine.padded([[row[0] if enc is None else enc, *row[1:]]] * steps)
+    # Gradients cannot pass through what was computed in inference mode, in which a caller may be.
+    with torch.inference_mode(False), torch.no_grad():
+        states = engine.states([to_pixels(picture, config.vision.image_size)]).clone()
+        strengths = torch.arange(1, steps + 1, dtype=states.dtype, device=states.device)[:, None, None] / steps
+        logits, weights, gradient = read(engine.part("match"), ids, mask, strengths * states, layer)
+        finite(logits, engine)
+        seen = (weights * gradient.clamp(min=0)).mean((0, 1))[:, 1:]  # (L, patches): the class token is nowhere
+        finite(seen, engine)
+        maps = torch.stack([seen[where].mean(0) for _, where in places])
+    grid = config.vision.image_size // config.vision.patch_size
+    return Explanation(
+        tuple(word for word, _ in places),
+        maps.unflatten(-1, (grid, grid)).cpu().numpy(),
+        float(logits[-1].softmax(-1)[1]),
+        layer,
+        picture,
+    )
+
+
+def read(
+    head: MatchHead, input_ids: torch.Tensor, attention_mask: torch.Tensor, image_states: torch.Tensor, layer: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A pass of `MatchHead` in which one layer's cross-attention is not fused, so that its weights are there to be seen.
+
+    Args:
+        input_ids, attention_mask: (B, L).
+        image_states: (B, K, width).
+        layer: one with cross-attention.
+
+    Returns:
+        Logits (B, 2); that layer's attention (B, H, L, K); its gradient of the match logit (B, H, L, K); all float32.
+    """
+    stack, mask = head.text, attention_mask[:, None, None].bool()
+    layers, start = cast("list[Layer]", list(stack.layers)), stack.config.fusion_start
+    with torch.no_grad():
+        x = stack(input_ids, attention_mask) if start else stack.embeddings(input_ids)
+        for below in layers[start:layer]:
+            x = below(x, mask, below.read(image_states))
+    with torch.enable_grad():
+        x, weights = _look(layers[layer], x, mask, image_states)
+        for above in layers[layer + 1 :]:
+            x = above(x, mask, above.read(image_states))
+        logits = head.itm_head(x[:, 0]).float()
+        (gradient,) = torch.autograd.grad(logits[:, 1].sum(), weights)
+    return logits.detach(), weights.detach(), gradient
+
+
+def _look(
+    layer: Layer, x: torch.Tensor, mask: torch.Tensor, image_states: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`Layer.forward` with cross-attention, step by step: what comes of it, and the weights (B, H, L, K) float32."""
+    cross = layer.cross
+    assert cross is not None
+    x = layer.attention(x, layer.attention.read(x), mask)
+    keys, values = cross.read(image_states)
+    queries = cross.query(x).unflatten(-1, (cross.num_heads, -1)).transpose(1, 2)
+    scores = (queries @ keys.transpose(-1, -2)).float() / keys.shape[-1] ** 0.5
+    weights = scores.softmax(-1).detach().requires_grad_()
+    attended = (weights.to(values.dtype) @ values).transpose(1, 2).flatten(2)
+    x = cross.norm(x + cross.out(attended))
+    return layer.norm(x + layer.fc2(F.gelu(layer.fc1(x)))), weights
+
+
+def layer_to_read(config: ModelConfig, layer: int | None) -> int:
+    """The layer asked for, or the configuration's, or the family's.
+
+    Raises:
+        InputError: no such layer, or one whose words the match does not see.
+    """
+    # The match is read off the first token alone, so that what other tokens saw in the last layer no longer counts.
+    start, end = config.text.fusion_start, config.text.depth - 1
+    if start >= end:
+        raise InputError(
+            f"{config.name} cannot explain: it has a single fusion layer, whose words the match does not see"
+        )
+    if layer is None:
+        usual = start + int((end + 1 - start) * DEPTHS[config.family]) - 1
+        return max(usual, start) if config.explain.layer is None else config.explain.layer
+    if not isinstance(layer, int) or isinstance(layer, bool) or not start <= layer < end:
+        raise InputError(
+            f"layer: expected one of {config.name}'s fusion layers, {start} to {end - 1} (in the last, {end}, the match sees "
+            f"no words), came {layer!r}"
+        )
+    return layer
