@@ -1,8 +1,8 @@
 """Pictures and texts that can be searched: an index of vectors in Milvus, and matching that re-ranks what it finds.
 
-    gallery = ite.Gallery.open("gallery.db", "blip_itm_base_coco")
-    gallery.add(["beach.jpg", "teddy.jpg"])
-    gallery.search("a teddy bear on a skateboard", k=10, rerank=64)
+gallery = ite.Gallery.open("gallery.db", "blip_itm_base_coco")
+gallery.add(["beach.jpg", "teddy.jpg"])
+gallery.search("a teddy bear on a skateboard", k=10, rerank=64)
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -159,7 +158,9 @@ class Gallery:
             return DEFAULT_MODEL if self._model is None else self._model
         name = self.manifest["model"]
         if name not in list_models():
-            raise ConfigError(f"{self._store.place}: made with {str(name)[:100]!r}, which has to be given: pass its file as model=")
+            raise ConfigError(
+                f"{self._store.place}: made with {str(name)[:100]!r}, which has to be given: pass its file as model="
+            )
         return name
 
     # --- In and out ---
@@ -197,7 +198,9 @@ class Gallery:
         images = [pictures] if is_one_picture(pictures) else many(pictures, "pictures")
         sentences = [texts] if is_one_text(texts) else list(many(texts, "texts"))
         first = len(images) if isinstance(images, Sized) else 0
-        failures = Failures(on_error, one=(is_one_picture(pictures) and not sentences) or (is_one_text(texts) and not first))
+        failures = Failures(
+            on_error, one=(is_one_picture(pictures) and not sentences) or (is_one_text(texts) and not first)
+        )
         self._store.create(manifest_of(self.model.info))
         given = None if vectors is None else self._checked(vectors, first + len(sentences))
         total = first + len(sentences) if isinstance(images, Sized) else None
@@ -295,15 +298,21 @@ class Gallery:
         whole_number("rerank", rerank, least=0)
         whole_number("batch_size", batch_size)
         if max(k, rerank) > MOST:
-            raise InputError(f"k and rerank: expected at most {MOST}, which Milvus gives at once, came {max(k, rerank)}")
+            raise InputError(
+                f"k and rerank: expected at most {MOST}, which Milvus gives at once, came {max(k, rerank)}"
+            )
         if find not in KINDS or modality not in (None, *KINDS):
             name, came = ("find", find) if find not in KINDS else ("modality", modality)
             raise InputError(f"{name}: expected 'image' or 'text', came {came!r}")
         if self.manifest is None:
-            raise StoreError(f"{self._store.place} holds nothing yet: add pictures first (`image-text-embedding index`)")
+            raise StoreError(
+                f"{self._store.place} holds nothing yet: add pictures first (`image-text-embedding index`)"
+            )
         asked = _kind(query, modality)
         if rerank and {asked, find} != set(KINDS):
-            raise InputError(f"rerank: matching judges a text against a picture, came a query that is {asked} to find {find}")
+            raise InputError(
+                f"rerank: matching judges a text against a picture, came a query that is {asked} to find {find}"
+            )
         engine = self.model._engine
         logits = matcher(engine, itm_token) if rerank else None
         with torch.inference_mode():
@@ -365,7 +374,9 @@ class Gallery:
         try:
             array = np.asarray(vectors, dtype=np.float32)
         except (TypeError, ValueError) as error:
-            raise InputError(f"expected vectors of length {dim}, came ones of different lengths, or no numbers") from error
+            raise InputError(
+                f"expected vectors of length {dim}, came ones of different lengths, or no numbers"
+            ) from error
         array = array[None] if array.ndim == 1 else array
         if array.shape != (count, dim):
             raise InputError(f"expected {count} vectors of length {dim}, came shape {np.shape(vectors)}")

@@ -43,10 +43,19 @@ def contact_sheet(
         pen.text((x, y + SIDE + 3), _cut(caption, SIDE, font), "black", font)
     encoded = io.BytesIO()
     sheet.save(encoded, "PNG")
+    return write_whole(path, encoded.getvalue())
+
+
+def write_whole(path: str | os.PathLike[str], content: bytes) -> Path:
+    """Write a file that is there whole or not at all; an OSError says why it cannot be.
+
+    Returns:
+        `path`.
+    """
     target = Path(path)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        part.write_bytes(encoded.getvalue())
+        part.write_bytes(content)
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)

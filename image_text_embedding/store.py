@@ -28,7 +28,9 @@ MOST = 16_384  # Milvus gives no more results at once
 PATH_BYTES, TEXT_BYTES = 8_192, 65_535  # the longest VARCHAR that Milvus keeps is 65,535 bytes
 FIELDS = ["path", "text"]
 
-_files: Counter[str] = Counter()  # how many collections of this process are open in a file: Milvus Lite serves all by one
+_files: Counter[str] = (
+    Counter()
+)  # how many collections of this process are open in a file: Milvus Lite serves all by one
 _guard = threading.Lock()
 
 
