@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,7 +34,7 @@ SAID = {
     "theirs": "left alone, not written by this package:",
     "changed": "left alone, changed since it was written:",
 }
-EXAMPLES = {
+EXAMPLES: dict[Callable[..., None], list[str]] = {
     cli_gallery.index: ["index photos --uri gallery.db --model blip_itm_base_coco"],
     cli_gallery.search: [
         'search "a teddy bear on a skateboard" --uri gallery.db -k 10 --rerank 64 --html results.html',
@@ -268,7 +269,7 @@ def _cell(value: Any) -> str:
     return {None: "-", True: "yes", False: "no"}.get(value) or str(value)
 
 
-def _warn(message: Warning | str, category: type[Warning], filename: str, *_: Any) -> None:
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"image-text-embedding: {' '.join(str(message).split())}", file=sys.stderr)
 
 

@@ -150,7 +150,7 @@ def evaluate(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """R@1, 5 and 10 of a model, both ways, by vectors alone (ITC) and re-ranked by matching (ITM), as the papers report them."""
+    """Compute R@1, 5 and 10 of a model as the papers report them: both ways, by vectors alone (ITC) and re-ranked (ITM)."""
     from image_text_embedding.encoder import load
     from image_text_embedding.karpathy import evaluate as run
     from image_text_embedding.karpathy import read_karpathy

@@ -135,7 +135,7 @@ def cache(
             raise InputError(f"no downloaded weights of {model_config(remove).name} are in the cache")
         print(f"removed {gone}")
         return
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in list_models():
         source = model_config(name).source
         path = None if source.packaged else cached_path(source)
@@ -149,7 +149,7 @@ def cache(
         return
     table = Table("name", "MB", "path", box=None)
     for row in rows:
-        table.add_row(str(row["name"]), f"{int(row['bytes']) / 1e6:,.0f}", Text(str(row["path"])))
+        table.add_row(row["name"], f"{row['bytes'] / 1e6:,.0f}", Text(row["path"]))
     Console(width=None if sys.stdout.isatty() else 300).print(table)
 
 

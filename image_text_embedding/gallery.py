@@ -7,27 +7,26 @@ gallery.search("a teddy bear on a skateboard", k=10, rerank=64)
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from image_text_embedding.config import Limits, ModelConfig, list_models
 from image_text_embedding.encoder import Encoder, load
-from image_text_embedding.errors import ConfigError, ImageError, InputError, StoreError, TextError
-from image_text_embedding.fetch import fetch_picture, is_url
+from image_text_embedding.entries import Entry, picture_entry, place, text_entry, text_id
+from image_text_embedding.errors import ConfigError, ImageError, InputError, StoreError
+from image_text_embedding.fetch import is_url
 from image_text_embedding.items import Failures, batches, is_one_picture, is_one_text, many, progress, whole_number
 from image_text_embedding.manifest import check_comparable, manifest_of
-from image_text_embedding.preprocess import load_picture
 from image_text_embedding.rerank import is_place, matched_pictures, matched_texts, scores, text_vectors
-from image_text_embedding.store import MOST, PATH_BYTES, TEXT_BYTES, Collection
+from image_text_embedding.store import MOST, Collection
 from image_text_embedding.tasks import embedder, matcher, reader_of
 
 DEFAULT_MODEL = "blip_demo"  # of a new gallery: the only model that needs no download
@@ -57,13 +56,6 @@ class Found:
     score: float
     itc: float
     itm: float | None = None
-
-
-class _Entry(NamedTuple):
-    id: str
-    path: str  # "" = none
-    text: str
-    item: Any  # the picture as it can be read again; a text's token ids
 
 
 class Gallery:
@@ -251,10 +243,10 @@ class Gallery:
         paths = []
         for item in [pictures] if is_one_picture(pictures) else many(pictures, "pictures"):
             if isinstance(item, (str, os.PathLike)):
-                paths.append(_place(item))
+                paths.append(place(item))
             else:
                 wanted.append(picture_entry(item, Limits()).id)
-        wanted += [_id("text", _encoded(text)) for text in ([texts] if is_one_text(texts) else many(texts, "texts"))]
+        wanted += [text_id(text) for text in ([texts] if is_one_text(texts) else many(texts, "texts"))]
         wanted += self._store.ids_of_paths(paths)
         return self._store.remove(list(dict.fromkeys(wanted)))
 
@@ -391,7 +383,7 @@ class _Adding:
     def __init__(self, gallery: Gallery, failures: Failures, given: np.ndarray | None, size: int, bar: Any) -> None:
         self.gallery, self.failures, self.given, self.size, self.bar = gallery, failures, given, size, bar
 
-    def run(self, kind: str, items: Iterable[tuple[int, Any]], take: Callable[[Any], _Entry]) -> int:
+    def run(self, kind: str, items: Iterable[tuple[int, Any]], take: Callable[[Any], Entry]) -> int:
         count = 0
         for batch in batches(items, self.size):
             entries = {entry.id: (index, entry) for index, entry in self.failures.each(batch, take)}
@@ -409,7 +401,7 @@ class _Adding:
             self.bar.update(len(batch))
         return count
 
-    def _vectors(self, kind: str, fresh: list[tuple[int, _Entry]]) -> list[tuple[_Entry, np.ndarray]]:
+    def _vectors(self, kind: str, fresh: list[tuple[int, Entry]]) -> list[tuple[Entry, np.ndarray]]:
         model, indices, entries = self.gallery.model, [i for i, _ in fresh], [entry for _, entry in fresh]
         if self.given is not None:
             return list(zip(entries, self.given[indices]))
@@ -418,19 +410,18 @@ class _Adding:
                 return list(zip(entries, text_vectors(model._engine, [entry.item for entry in entries]).cpu().numpy()))
         pictures = [entry.item for entry in entries]
         vectors, errors = model.encode_image(pictures, self.size, show_progress_bar=False, on_error="skip")
-        for place, error in errors:
-            # It names the place in the batch; its place in the caller's list is another.
-            said = str(error)
-            named = said.removeprefix(f"item {place}: ") if isinstance(error, InputError) else said
-            error = type(error)(named)
+        for at, error in errors:
+            # It names the place in the batch, if any: its place in the caller's list is another.
+            if isinstance(error, InputError):
+                alone = type(error)(str(error).removeprefix(f"item {at}: "))
+                error = alone if self.failures.one else alone.at(indices[at])
             if not self.failures.skip:
-                raise error if self.failures.one or not isinstance(error, InputError) else error.at(indices[place])
-            at = error.at(indices[place]) if isinstance(error, InputError) else error
-            self.failures.errors.append((indices[place], at))
-        bad = {place for place, _ in errors}
+                raise error
+            self.failures.errors.append((indices[at], error))
+        bad = {at for at, _ in errors}
         return [(entry, vectors[i]) for i, entry in enumerate(entries) if i not in bad]
 
-    def _move(self, entries: list[_Entry], there: Mapping[str, Mapping[str, Any]]) -> None:
+    def _move(self, entries: list[Entry], there: Mapping[str, Mapping[str, Any]]) -> None:
         """Those whose file is not where it was get the path at which they were now found."""
         moved = {
             entry.id: entry.path
@@ -466,70 +457,6 @@ class _States:
                 self.bytes += states.nbytes
             while self.bytes > self.most:
                 self.bytes -= self._states.popitem(last=False)[1].nbytes
-
-
-def picture_entry(item: Any, limits: Limits) -> _Entry:
-    """A picture under the sha256 of its content: of the file, the bytes, or, where it has none, the pixels.
-
-    Raises:
-        ImageError: it cannot be read at all. Whether it is a picture is not asked.
-    """
-    if isinstance(item, (str, os.PathLike)):
-        place = _place(item)
-        if is_url(place):
-            content = fetch_picture(place, limits)
-            return _Entry(_id("image", content), "" if place[:5].lower() == "data:" else place, "", content)
-        if not os.path.isfile(place):
-            load_picture(item, limits)  # which says why not
-        digest = hashlib.sha256()
-        try:
-            with open(place, "rb") as file:
-                while chunk := file.read(2**20):
-                    digest.update(chunk)
-        except OSError as error:
-            raise ImageError(f"cannot read {place!r}: {error.strerror or error}") from error
-        return _Entry(f"image:{digest.hexdigest()}", place, "", place)
-    if callable(getattr(item, "read", None)):
-        item = item.read()
-    if isinstance(item, (bytes, bytearray, memoryview)):
-        return _Entry(_id("image", bytes(item)), "", "", bytes(item))
-    picture = load_picture(item, limits)
-    return _Entry(_id("image", b"%d %d RGB " % picture.size + picture.tobytes()), "", "", picture)
-
-
-def text_entry(text: str, row: list[int]) -> _Entry:
-    content = _encoded(text)
-    if len(content) > TEXT_BYTES:
-        raise TextError(f"expected a text of at most {TEXT_BYTES} bytes, which the index can keep, came {len(content)}")
-    return _Entry(_id("text", content), "", text, row)
-
-
-def _id(kind: str, content: bytes) -> str:
-    return f"{kind}:{hashlib.sha256(content).hexdigest()}"
-
-
-def _encoded(text: Any) -> bytes:
-    if not isinstance(text, str):
-        raise TextError(f"expected a string, came {type(text).__name__}")
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise TextError(f"expected Unicode text, came half a surrogate pair at character {error.start}") from error
-
-
-def _place(item: str | os.PathLike[str]) -> str:
-    """A URL as it is, a path made absolute."""
-    text = os.fspath(item)
-    if not isinstance(text, str):
-        text = os.fsdecode(text)
-    place = text if is_url(text) else os.path.abspath(text)
-    try:
-        length = len(place.encode())
-    except UnicodeEncodeError as error:
-        raise ImageError(f"expected a path in Unicode, which the index can keep, came {ascii(place)[:300]}") from error
-    if length > PATH_BYTES and place[:5].lower() != "data:":
-        raise ImageError(f"expected a path of at most {PATH_BYTES} bytes, which the index can keep, came {length}")
-    return place
 
 
 def _again(hit: Mapping[str, Any], limits: Limits) -> Any:

@@ -22,7 +22,8 @@ STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #1c1c1e; }
 h1 { font-size: 1.35rem; margin: 0 0 .2rem; overflow-wrap: anywhere; }
 p.about { color: #666; margin: 0 0 1.4rem; }
-ol { list-style: none; padding: 0; margin: 0; display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); }
+ol { list-style: none; padding: 0; margin: 0; display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); }
 li { border: 1px solid #ddd; border-radius: 8px; overflow: hidden; background: #fff; }
 .picture { height: 12rem; display: flex; align-items: center; justify-content: center; background: #f4f4f6; color: #666;
   padding: .5rem; text-align: center; overflow: hidden; }
@@ -32,8 +33,9 @@ img { max-width: 100%; max-height: 100%; display: block; }
 .score { font-weight: 600; font-variant-numeric: tabular-nums; }
 .parts, .path { color: #666; font-size: .85rem; font-variant-numeric: tabular-nums; }
 .path { overflow-wrap: anywhere; }
-@media (prefers-color-scheme: dark) { body { background: #1c1c1e; color: #eee; } li { background: #2a2a2d; border-color: #444; }
-  .picture { background: #222225; } .parts, .path, p.about, .picture { color: #aaa; } }
+@media (prefers-color-scheme: dark) { body { background: #1c1c1e; color: #eee; }
+  li { background: #2a2a2d; border-color: #444; } .picture { background: #222225; }
+  .parts, .path, p.about, .picture { color: #aaa; } }
 """
 
 
@@ -91,7 +93,7 @@ def _item(place: int, found: Found, picture: Image.Image | None) -> str:
         inside = _safe(found.text or "" if found.kind == "text" else f"{name}: cannot be shown")
     itm = "" if found.itm is None else f", ITM {found.itm:.3f}"
     lines = [
-        f'<div class="score">{place}. {found.score:.3f}</div>',
+        f'<div class="score">{place} · score {found.score:.3f}</div>',
         f'<div class="parts">ITC {found.itc:.3f}{itm}</div>',
     ]
     if found.path:
