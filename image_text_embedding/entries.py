@@ -61,10 +61,13 @@ def picture_entry(item: Any, limits: Limits) -> Entry:
 
 
 def text_entry(text: str, row: list[int]) -> Entry:
-    content = _encoded(text)
-    if len(content) > TEXT_BYTES:
-        raise TextError(f"expected a text of at most {TEXT_BYTES} bytes, which the index can keep, came {len(content)}")
-    return Entry(_id("text", content), "", text, row)
+    """A text, with its token ids, under the sha256 of its UTF-8."""
+    return Entry(text_id(text), "", kept_text(text), row)
+
+
+def kept_text(text: str) -> str:
+    """As much of a text as the index can keep; models read less."""
+    return text if len(text) * 4 <= TEXT_BYTES else text.encode()[:TEXT_BYTES].decode(errors="ignore")
 
 
 def text_id(text: Any) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from image_text_embedding.errors import ConfigError, EmbeddingError, InputError, SetupError
-from image_text_embedding.fetch import is_url
 from image_text_embedding.manifest import manifest_of
 
 if TYPE_CHECKING:
@@ -88,57 +87,63 @@ def _lines(path: Path) -> list[str]:
 
 
 def _index_shards(gallery: Gallery, folder: Path) -> Indexed:
-    try:
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise SetupError(f"parquet files need pyarrow ({error}): pip install 'image-text-embedding[search]'") from error
     manifest = _manifest(folder / MANIFEST)
-    shards = sorted(folder.glob(SHARDS))
-    if not shards:
-        raise InputError(f"expected {SHARDS} beside {folder / MANIFEST}, came none: the vectors are not there yet")
+    kept = {key: value for key, value in manifest.items() if key != "modality"}
     done = Indexed()
-
-    def rows(shard: Path) -> Iterator[Mapping[str, Any]]:
-        file = pq.ParquetFile(shard)
-        missing = {"path", "sha256", "vector"} - set(file.schema_arrow.names)
-        if missing:
-            raise InputError(
-                f"{shard}: expected the columns path, sha256 and vector, came none named {', '.join(missing)}"
-            )
-        columns = [name for name in ("path", "sha256", "caption", "vector") if name in file.schema_arrow.names]
-        for batch in file.iter_batches(1000, columns=columns):
-            for row in batch.to_pylist():
-                done.total += 1
-                yield _row(row, manifest["dim"], shard)
-
-    for shard in shards:
-        try:
-            done.new += gallery.add_rows(rows(shard), manifest)
-        except OSError as error:  # pyarrow's errors are these
-            raise InputError(f"{shard}: expected a parquet file, came a damaged one: {error}") from error
-        except ValueError as error:
-            if isinstance(error, EmbeddingError):
-                raise
-            raise InputError(f"{shard}: expected a parquet file, came something else: {error}") from error
+    for where, table in _tables(folder):
+        done.total += len(table)
+        done.new += gallery.add_rows(_rows(table, manifest, where), kept)
+    if not done.total:
+        raise InputError(f"expected {SHARDS} beside {folder / MANIFEST}, came none: the vectors are not there yet")
     return done
 
 
-def _row(row: Mapping[str, Any], dim: int, shard: Path) -> dict[str, Any]:
-    vector, digest, path = row["vector"], row["sha256"], row["path"]
-    if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
-        raise InputError(f"{shard}: expected the sha256 of each picture, came {str(digest)[:100]!r}")
-    if vector is None or len(vector) != dim:
+def _tables(folder: Path) -> Iterator[tuple[str, Any]]:
+    """Each shard's path, and its rows, a thousand at a time."""
+    try:
+        import pyarrow
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise SetupError(f"parquet files need pyarrow ({error}): pip install 'image-text-embedding[search]'") from error
+    for shard in sorted(folder.glob(SHARDS)):
+        try:
+            file = pq.ParquetFile(shard)
+            missing = {"path", "sha256", "vector"} - set(file.schema_arrow.names)
+            if missing:
+                raise InputError(
+                    f"{shard}: expected the columns path, sha256 and vector, came none named {', '.join(sorted(missing))}"
+                )
+            for batch in file.iter_batches(1000):
+                yield str(shard), pyarrow.Table.from_batches([batch])
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
+            if isinstance(error, EmbeddingError):
+                raise
+            raise InputError(f"{shard}: expected a parquet file, came a damaged one, or none: {error}") from error
+
+
+def _rows(table: Any, manifest: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
+    from image_text_embedding.entries import kept_text, place
+
+    kind, dim, column = manifest["modality"], manifest["dim"], table.column("vector").combine_chunks()
+    length = getattr(column.type, "list_size", None)
+    if length != dim or column.null_count:
         raise InputError(
-            f"{shard}: expected vectors of length {dim}, as its manifest says, came "
-            f"{'none' if vector is None else len(vector)} for {path!r}: the folder mixes vectors of two models"
+            f"{where}: expected vectors of length {dim}, as the manifest beside it says, came {length or column.type}: the "
+            "folder mixes vectors of two models"
         )
-    place = path or ""
-    return {
-        "id": f"image:{digest}",
-        "path": place if not place or is_url(place) else os.path.abspath(place),
-        "text": row.get("caption") or "",
-        "vector": vector,
-    }
+    vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+    captions = table.column("caption").to_pylist() if "caption" in table.column_names else [None] * len(table)
+    for path, digest, caption, vector in zip(
+        table.column("path").to_pylist(), table.column("sha256").to_pylist(), captions, vectors
+    ):
+        if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+            raise InputError(f"{where}: expected the sha256 of each item, came {str(digest)[:100]!r}")
+        yield {
+            "id": f"{kind}:{digest}",
+            "path": place(path) if path and kind == "image" else "",
+            "text": kept_text(caption or ""),
+            "vector": vector,
+        }
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -149,6 +154,9 @@ def _manifest(path: Path) -> dict[str, Any]:
         kept = manifest_of({**raw, "name": raw["model"], "dtype": raw["precision"]})
         if not isinstance(kept["dim"], int) or not 0 < kept["dim"] <= 32_768:
             raise ValueError(f"dim is {kept['dim']!r}")
+        modality = raw.get("modality", "image")
+        if modality not in ("image", "text"):
+            raise ValueError(f"modality is {modality!r}")
     except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: expected the manifest of embedded pictures, came {error!r}") from error
-    return {**kept, "format": raw.get("format")}
+    return {**kept, "format": raw.get("format"), "modality": modality}

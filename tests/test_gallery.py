@@ -219,8 +219,10 @@ def test_broken_pictures_are_named_and_the_others_kept(tmp_path: Path, model: An
         with pytest.raises(ImageError) as raised:
             found.add(few[3])
         assert raised.value.index is None
-        with pytest.raises(TextError, match="at most 65535 bytes"):
-            found.add(texts=["a " * 40_000])
+        with pytest.warns(ite.TruncatedTextWarning, match="1 of 1 texts") as caught:
+            assert found.add(texts=["ü " * 40_000]) == 1
+        assert caught[0].filename == __file__
+        assert len((found.search("ü", 1, find="text")[0].text or "").encode()) == 65_535
 
 
 def test_remove(tmp_path: Path, model: Any, few: list[Path]) -> None:

@@ -91,6 +91,28 @@ def test_what_embed_wrote_needs_no_model(tmp_path: Path, model: Any, monkeypatch
         assert gallery.add(PATHS[:12]) == 2  # pictures are the same by their content, whichever way they came
 
 
+def test_texts_that_embed_wrote(tmp_path: Path, model: Any) -> None:
+    folder = tmp_path / "vectors"
+    folder.mkdir()
+    (folder / "manifest.json").write_text(json.dumps({**manifest_of(model.info), "modality": "text"}))
+    texts = [QUERY, "two dogs", "word " * 30_000]
+    rows = {
+        "path": [f"texts.txt#{number}" for number in range(3)],
+        "sha256": [hashlib.sha256(text.encode()).hexdigest() for text in texts],
+        "caption": texts,
+        "vector": pa.FixedSizeListArray.from_arrays(
+            pa.array(model.encode_text(["a", "b", "c"]).ravel(), pa.float32()), model.dim
+        ),
+    }
+    pq.write_table(pa.table(rows), folder / "part-00000.parquet")
+    with ite.Gallery.open(tmp_path / "g.db", model) as gallery:
+        assert index(gallery, folder).new == 3
+        assert gallery.add(texts=texts[:2]) == 0  # the same texts, whichever way they came
+        found = gallery.search(Path(PATHS[0]), 3, rerank=3, find="text")
+        assert {each.text for each in found[:3]} >= set(texts[:2]) and all(each.path is None for each in found)
+        assert max(len(each.text or "") for each in found) == 65_535
+
+
 def test_an_interrupted_build_goes_on(tmp_path: Path, model: Any) -> None:
     folder = embedded(tmp_path / "vectors", model, PATHS[:10])
     last = folder / "part-00001.parquet"
@@ -120,7 +142,7 @@ def test_mixed_dimensions_are_refused(tmp_path: Path, model: Any) -> None:
     folder = embedded(tmp_path / "vectors", model, PATHS[:4])
     write(folder / "part-00002.parquet", PATHS[4:6], np.eye(2, 7))
     with ite.Gallery.open(tmp_path / "g.db") as gallery:
-        with pytest.raises(InputError, match=r"part-00002\.parquet: expected vectors of length \d+.*came 7"):
+        with pytest.raises(InputError, match=r"part-00002\.parquet: expected vectors of length \d+.*came 7: the folder mixes"):
             index(gallery, folder)
         assert len(gallery) == 4
 
@@ -153,7 +175,7 @@ def test_shards_that_are_not_ours(tmp_path: Path, model: Any, digest: Any) -> No
     write(folder / "part-00001.parquet", ["x.jpg"], np.ones((1, model.dim)), [digest])
     pq.write_table(pa.table({"path": ["x.jpg"]}), folder / "part-00002.parquet")
     with ite.Gallery.open(tmp_path / "g.db") as gallery:
-        with pytest.raises(InputError, match="expected the sha256 of each picture"):
+        with pytest.raises(InputError, match="expected the sha256 of each item"):
             index(gallery, folder)
         (folder / "part-00001.parquet").unlink()
         with pytest.raises(InputError, match="expected the columns path, sha256 and vector"):
