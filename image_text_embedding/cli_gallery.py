@@ -16,6 +16,7 @@ from rich.text import Text
 
 from image_text_embedding.config import list_models
 from image_text_embedding.errors import ImageError, InputError
+from image_text_embedding.fetch import display, is_url
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -79,8 +80,8 @@ def index(
         counts = {"total": done.total, "new": done.new, "failed": len(done.errors), "size": size, "model": made_with}
         print(json.dumps(counts))
     else:
-        there = done.total - done.new - len(done.errors)
-        print(f"{done.new} new, {there} there already, {len(done.errors)} left out; {uri} holds {size} ({made_with})")
+        there, shown = done.total - done.new - len(done.errors), display(uri) if is_url(uri) else uri
+        print(f"{done.new} new, {there} there already, {len(done.errors)} left out; {shown} holds {size} ({made_with})")
     if done.errors:
         raise typer.Exit(1)
 

@@ -25,6 +25,7 @@ from image_text_embedding.errors import ConfigError, ImageError, InputError, Sto
 from image_text_embedding.fetch import is_url
 from image_text_embedding.items import Failures, batches, is_one_picture, is_one_text, many, progress, whole_number
 from image_text_embedding.manifest import check_comparable, manifest_of
+from image_text_embedding.pairs import finite
 from image_text_embedding.rerank import is_place, matched_pictures, matched_texts, scores, text_vectors
 from image_text_embedding.store import MOST, Collection
 from image_text_embedding.tasks import embedder, matcher, reader_of
@@ -189,6 +190,8 @@ class Gallery:
         """
         images = [pictures] if is_one_picture(pictures) else many(pictures, "pictures")
         sentences = [texts] if is_one_text(texts) else list(many(texts, "texts"))
+        if (sentences or vectors is not None) and not isinstance(images, Sized):
+            images = list(images)
         first = len(images) if isinstance(images, Sized) else 0
         failures = Failures(
             on_error, one=(is_one_picture(pictures) and not sentences) or (is_one_text(texts) and not first)
@@ -329,7 +332,7 @@ class Gallery:
         if asked == "text":
             row = (reader := reader_of(engine))(query)
             reader.warn(2)
-            return text_vectors(engine, [row])[0].cpu().numpy(), row
+            return finite(text_vectors(engine, [row])[0], engine).cpu().numpy(), row
         states = engine.states([engine.pixels(query)])
         return embedder(engine)(states, [None])[0], states
 
@@ -407,7 +410,8 @@ class _Adding:
             return list(zip(entries, self.given[indices]))
         if kind == "text":
             with torch.inference_mode():
-                return list(zip(entries, text_vectors(model._engine, [entry.item for entry in entries]).cpu().numpy()))
+                found = text_vectors(model._engine, [entry.item for entry in entries])
+                return list(zip(entries, finite(found, model._engine).cpu().numpy()))
         pictures = [entry.item for entry in entries]
         vectors, errors = model.encode_image(pictures, self.size, show_progress_bar=False, on_error="skip")
         for at, error in errors:

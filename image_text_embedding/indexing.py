@@ -52,10 +52,11 @@ def index(gallery: Gallery, source: str | os.PathLike[str], batch_size: int = 32
         StoreError: as `Gallery.add`.
     """
     path = Path(source)
-    if path.is_dir() and (path / MANIFEST).is_file():
-        return _index_shards(gallery, path)
     if path.is_dir():
         items: list[str] = sorted(_pictures(path))
+        # Web pages have a file of that name, too, and it may lie beside pictures.
+        if (path / MANIFEST).is_file() and (not items or any(path.glob(SHARDS))):
+            return _index_shards(gallery, path)
         if not items:
             raise InputError(f"expected pictures ({', '.join(PICTURES)}) in {path} or below, came none")
         given: dict[str, Any] = {"pictures": items}

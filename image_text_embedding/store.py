@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -31,7 +32,7 @@ FIELDS = ["path", "text"]
 _files: Counter[str] = (
     Counter()
 )  # how many collections of this process are open in a file: Milvus Lite serves all by one
-_guard = threading.Lock()
+_guard = threading.RLock()  # a collection that is thrown away lets go wherever this thread is
 
 
 class Collection:
@@ -63,7 +64,8 @@ class Collection:
         self.name, self._token, self._timeout = name, token, timeout
         self.manifest: dict[str, Any] | None = None
         self._client: Any = None
-        self._closed: Any = None
+        self._let_go: Any = None
+        self._closed = False
         self._writing = threading.Lock()
         _check_place(self)
         if self.is_server or os.path.exists(self.uri):
@@ -90,23 +92,24 @@ class Collection:
 
     def close(self) -> None:
         """Let go of the file or the connection; other processes may open the file then. Doing it again changes nothing."""
-        if self._closed is not None:
-            self._closed()
-        self._client = self._closed = None
+        if self._let_go is not None:
+            self._let_go()
+        self._client = self._let_go = None
+        self._closed = True
 
     def _make(self, manifest: Mapping[str, Any]) -> None:
         from pymilvus import DataType
 
-        schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
+        schema = self._milvus.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("id", DataType.VARCHAR, max_length=80, is_primary=True)
         schema.add_field("kind", DataType.VARCHAR, max_length=8)
         schema.add_field("path", DataType.VARCHAR, max_length=PATH_BYTES)
         schema.add_field("text", DataType.VARCHAR, max_length=TEXT_BYTES)
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=manifest["dim"])
-        index = self._client.prepare_index_params()
+        index = self._milvus.prepare_index_params()
         # A file is searched exactly: it is for as many vectors as that takes milliseconds for.
         index.add_index("vector", index_type="AUTOINDEX" if self.is_server else "FLAT", metric_type="COSINE")
-        self._client.create_collection(
+        self._milvus.create_collection(
             self.name,
             schema=schema,
             index_params=index,
@@ -116,9 +119,9 @@ class Collection:
         )
 
     def _read_manifest(self) -> None:
-        if not self._client.has_collection(self.name, timeout=self._timeout):
+        if not self._milvus.has_collection(self.name, timeout=self._timeout):
             return
-        described = self._client.describe_collection(self.name, timeout=self._timeout)
+        described = self._milvus.describe_collection(self.name, timeout=self._timeout)
         try:
             manifest = json.loads(described["properties"][PROPERTY])
             dims = [field["params"]["dim"] for field in described["fields"] if field["name"] == "vector"]
@@ -131,12 +134,20 @@ class Collection:
                 "manifest that says where its vectors come from. Choose another collection"
             )
         self.manifest = manifest
-        self._client.load_collection(self.name, timeout=self._timeout)
+        self._milvus.load_collection(self.name, timeout=self._timeout)
+
+    @property
+    def _milvus(self) -> Any:
+        if self._client is None:
+            raise StoreError(f"{self.place} was closed: open it again")
+        return self._client
 
     def _connect(self) -> None:
+        if self._closed:
+            raise StoreError(f"{self.place} was closed: open it again")
         with self._told("open it"):
             self._client = _client(self)
-            self._closed = weakref.finalize(self, _let_go, self._client, None if self.is_server else self.uri)
+            self._let_go = weakref.finalize(self, _let_go, self._client, None if self.is_server else self.uri)
             try:
                 self._read_manifest()
             except BaseException:
@@ -149,7 +160,7 @@ class Collection:
         if self.manifest is None:
             return 0
         with self._told("count"):
-            found = self._client.query(self.name, filter="", output_fields=["count(*)"], timeout=self._timeout)
+            found = self._milvus.query(self.name, filter="", output_fields=["count(*)"], timeout=self._timeout)
             return int(found[0]["count(*)"])
 
     def rows(self, ids: Sequence[str], fields: Sequence[str] = FIELDS) -> dict[str, dict[str, Any]]:
@@ -157,7 +168,7 @@ class Collection:
         if self.manifest is None or not ids:
             return {}
         with self._told("read"):
-            found = self._client.get(self.name, list(ids), output_fields=["id", *fields], timeout=self._timeout)
+            found = self._milvus.get(self.name, list(ids), output_fields=["id", *fields], timeout=self._timeout)
             return {row["id"]: dict(row) for row in found}
 
     def ids_of_paths(self, paths: Sequence[str]) -> list[str]:
@@ -165,7 +176,7 @@ class Collection:
         if self.manifest is None or not paths:
             return []
         with self._told("read"):
-            found = self._client.query(
+            found = self._milvus.query(
                 self.name,
                 filter=f"path in {json.dumps(list(paths), ensure_ascii=False)}",
                 output_fields=["id"],
@@ -183,14 +194,14 @@ class Collection:
                 raise InputError(f"expected vectors of length {self.manifest['dim']}, came {len(row['vector'])}")
         listed = [{**row, "vector": np.asarray(row["vector"], dtype=np.float32).tolist()} for row in rows]
         with self._writing, self._told("write"):
-            self._client.upsert(self.name, listed, timeout=self._timeout)
+            self._milvus.upsert(self.name, listed, timeout=self._timeout)
 
     def remove(self, ids: Sequence[str]) -> int:
         """Take rows out; how many there were."""
         there = list(self.rows(ids))
         if there:
             with self._writing, self._told("remove"):
-                self._client.delete(self.name, ids=there, timeout=self._timeout)
+                self._milvus.delete(self.name, ids=there, timeout=self._timeout)
         return len(there)
 
     def search(self, vector: np.ndarray, k: int, kind: str) -> list[dict[str, Any]]:
@@ -198,7 +209,7 @@ class Collection:
         if self.manifest is None:
             return []
         with self._told("search"):
-            (hits,) = self._client.search(
+            (hits,) = self._milvus.search(
                 self.name,
                 data=[np.asarray(vector, dtype=np.float32).tolist()],
                 limit=k,
@@ -241,6 +252,13 @@ def _check_place(store: Collection) -> None:
         if importlib.util.find_spec(module) is None:
             raise SetupError(f"an index needs {module}: pip install 'image-text-embedding[search]'")
     if store.is_server:
+        try:
+            parts = urlsplit(store.uri)
+            right = parts.scheme in ("http", "https", "tcp") and parts.hostname and (parts.port is None or parts.port > 0)
+        except ValueError:
+            right = False
+        if not right:
+            raise InputError(f"uri: expected a server's address such as http://host:19530, came {store.place}")
         return
     path = Path(store.uri)
     if path.suffix != ".db":
@@ -270,8 +288,12 @@ def _client(store: Collection) -> Any:
     log.addFilter(reasons)
     try:
         with _guard:
-            client = MilvusClient(store.uri, timeout=store._timeout)
-            _files[store.uri] += 1
+            _files[store.uri] += 1  # first, so that nobody who lets go meanwhile stops what serves the file
+            try:
+                return MilvusClient(store.uri, timeout=store._timeout)
+            except BaseException:
+                _files[store.uri] -= 1
+                raise
     except Exception as error:
         if reasons.error is None:
             raise
@@ -282,7 +304,6 @@ def _client(store: Collection) -> Any:
         raise OSError(str(reasons.error)) from error
     finally:
         log.removeFilter(reasons)
-    return client
 
 
 def _is_news(record: logging.LogRecord) -> bool:

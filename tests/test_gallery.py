@@ -346,6 +346,15 @@ def test_a_file_in_use_and_let_go(tmp_path: Path, model: Any) -> None:
         assert len(found) == 2
 
 
+def test_a_closed_gallery_says_so(tmp_path: Path, model: Any) -> None:
+    found = Gallery.open(tmp_path / "g.db", model)
+    found.add(PATHS[0])
+    found.close()
+    for use in (lambda: len(found), lambda: found.search(QUERY), lambda: found.add(PATHS[1])):
+        with pytest.raises(StoreError, match="was closed"):
+            use()
+
+
 def test_a_gallery_that_nobody_holds_lets_go(tmp_path: Path, model: Any) -> None:
     found = Gallery.open(tmp_path / "g.db", model)
     found.add(PATHS[0])
@@ -379,6 +388,10 @@ def test_places_that_are_none(tmp_path: Path, model: Any) -> None:
     ):
         with pytest.raises(kind, match=said):
             Gallery.open(uri, model)
+    for uri in ("ftp://me:secret@host/x", "http://me:secret@host:port", "http://me:secret@:1"):
+        with pytest.raises(InputError, match="expected a server's address") as raised:
+            Gallery.open(uri, model)
+        assert "secret" not in str(raised.value)
     with pytest.raises(InputError, match="timeout: expected seconds"):
         Gallery.open(tmp_path / "g.db", model, timeout=0)
     with Gallery.open(tmp_path / "g.db", model) as found, pytest.raises(StoreError, match="holds nothing yet"):

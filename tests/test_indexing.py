@@ -61,6 +61,7 @@ def test_a_folder_of_pictures_and_those_below(tmp_path: Path, model: Any) -> Non
         shutil.copy(path, photos / "below" / Path(path).name if i % 2 else photos)
     (photos / "broken.PNG").write_bytes(b"no picture")
     (photos / "notes.txt").write_text("no picture, and not called one")
+    (photos / "manifest.json").write_text("{}")  # a web page's
     with ite.Gallery.open(tmp_path / "g.db", model) as gallery:
         done = index(gallery, photos, batch_size=4)
         assert (done.total, done.new, len(gallery)) == (7, 6, 6)
@@ -142,7 +143,9 @@ def test_mixed_dimensions_are_refused(tmp_path: Path, model: Any) -> None:
     folder = embedded(tmp_path / "vectors", model, PATHS[:4])
     write(folder / "part-00002.parquet", PATHS[4:6], np.eye(2, 7))
     with ite.Gallery.open(tmp_path / "g.db") as gallery:
-        with pytest.raises(InputError, match=r"part-00002\.parquet: expected vectors of length \d+.*came 7: the folder mixes"):
+        with pytest.raises(
+            InputError, match=r"part-00002\.parquet: expected vectors of length .*came 7: the folder"
+        ):
             index(gallery, folder)
         assert len(gallery) == 4
 
