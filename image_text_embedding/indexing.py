@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from image_text_embedding.errors import ConfigError, EmbeddingError, InputError, SetupError
@@ -127,7 +128,7 @@ def _rows(table: Any, manifest: Mapping[str, Any], where: str) -> Iterator[dict[
 
     kind, dim, column = manifest["modality"], manifest["dim"], table.column("vector").combine_chunks()
     length = getattr(column.type, "list_size", None)
-    if length != dim or column.null_count:
+    if length != dim or str(column.type.value_type) != "float" or column.null_count:
         raise InputError(
             f"{where}: expected vectors of length {dim}, as the manifest beside it says, came {length or column.type}: the "
             "folder mixes vectors of two models"
@@ -139,6 +140,8 @@ def _rows(table: Any, manifest: Mapping[str, Any], where: str) -> Iterator[dict[
     ):
         if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
             raise InputError(f"{where}: expected the sha256 of each item, came {str(digest)[:100]!r}")
+        if not isinstance(path, (str, NoneType)) or not isinstance(caption, (str, NoneType)):
+            raise InputError(f"{where}: expected paths and captions that are strings, came others")
         yield {
             "id": f"{kind}:{digest}",
             "path": place(path) if path and kind == "image" else "",

@@ -9,6 +9,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import threading
 import weakref
 from collections import Counter
@@ -86,7 +87,7 @@ class Collection:
             if self.manifest is None:
                 with self._told("make the collection"):
                     self._make(manifest)
-                self._read_manifest()
+                    self._read_manifest()
         assert self.manifest is not None
         check_comparable(manifest, self.manifest, self.place)
 
@@ -189,10 +190,11 @@ class Collection:
         if not rows:
             return
         assert self.manifest is not None, "create() comes first"
-        for row in rows:
-            if len(row["vector"]) != self.manifest["dim"]:
-                raise InputError(f"expected vectors of length {self.manifest['dim']}, came {len(row['vector'])}")
-        listed = [{**row, "vector": np.asarray(row["vector"], dtype=np.float32).tolist()} for row in rows]
+        vectors = [np.asarray(row["vector"], dtype=np.float32) for row in rows]
+        for vector in vectors:
+            if vector.shape != (self.manifest["dim"],) or not np.isfinite(vector).all():
+                raise InputError(f"expected finite vectors of length {self.manifest['dim']}, came shape {vector.shape}")
+        listed = [{**row, "vector": vector.tolist()} for row, vector in zip(rows, vectors)]
         with self._writing, self._told("write"):
             self._milvus.upsert(self.name, listed, timeout=self._timeout)
 
@@ -248,6 +250,8 @@ class Collection:
 
 def _check_place(store: Collection) -> None:
     """What is wrong with a place, before anything is opened or made there."""
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]{0,254}", store.name):
+        raise InputError(f"collection: expected a name of letters, digits and _, came {store.name!r}")
     for module in ("pymilvus", *(() if store.is_server else ("milvus_lite",))):
         if importlib.util.find_spec(module) is None:
             raise SetupError(f"an index needs {module}: pip install 'image-text-embedding[search]'")

@@ -392,6 +392,8 @@ def test_places_that_are_none(tmp_path: Path, model: Any) -> None:
         with pytest.raises(InputError, match="expected a server's address") as raised:
             Gallery.open(uri, model)
         assert "secret" not in str(raised.value)
+    with pytest.raises(InputError, match="collection: expected a name"):
+        Gallery.open(tmp_path / "g.db", model, collection="my pictures")
     with pytest.raises(InputError, match="timeout: expected seconds"):
         Gallery.open(tmp_path / "g.db", model, timeout=0)
     with Gallery.open(tmp_path / "g.db", model) as found, pytest.raises(StoreError, match="holds nothing yet"):
