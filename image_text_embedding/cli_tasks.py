@@ -78,7 +78,9 @@ def ask(
 
 
 def info(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name that `models` lists, or a file.", autocompletion=list_models)] = "blip_demo",
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A name that `models` lists, or a file.", autocompletion=list_models)
+    ] = "blip_demo",
     as_json: AsJson = False,
 ) -> None:
     """Say what a model is, and, where its weights are on this machine, where its vectors come from. Downloads nothing."""

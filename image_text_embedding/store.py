@@ -258,7 +258,9 @@ def _check_place(store: Collection) -> None:
     if store.is_server:
         try:
             parts = urlsplit(store.uri)
-            right = parts.scheme in ("http", "https", "tcp") and parts.hostname and (parts.port is None or parts.port > 0)
+            right = (
+                parts.scheme in ("http", "https", "tcp") and parts.hostname and (parts.port is None or parts.port > 0)
+            )
         except ValueError:
             right = False
         if not right:

@@ -143,9 +143,7 @@ def test_mixed_dimensions_are_refused(tmp_path: Path, model: Any) -> None:
     folder = embedded(tmp_path / "vectors", model, PATHS[:4])
     write(folder / "part-00002.parquet", PATHS[4:6], np.eye(2, 7))
     with ite.Gallery.open(tmp_path / "g.db") as gallery:
-        with pytest.raises(
-            InputError, match=r"part-00002\.parquet: expected vectors of length .*came 7: the folder"
-        ):
+        with pytest.raises(InputError, match=r"part-00002\.parquet: expected vectors of length .*came 7: the folder"):
             index(gallery, folder)
         assert len(gallery) == 4
 
