@@ -25,6 +25,7 @@ from image_text_embedding.errors import (
     ImageError,
     InputError,
     SetupError,
+    StoreError,
     TextError,
     UnknownModelError,
     WeightsError,
@@ -32,6 +33,7 @@ from image_text_embedding.errors import (
 
 if TYPE_CHECKING:
     from image_text_embedding.encoder import Encoder, TruncatedTextWarning, load
+    from image_text_embedding.gallery import Gallery
     from image_text_embedding.heat import heat_map
     from image_text_embedding.pipelines import pipeline
 
@@ -45,11 +47,13 @@ __all__ = [
     "EmbeddingError",
     "Encoder",
     "FetchError",
+    "Gallery",
     "ImageError",
     "InputError",
     "Limits",
     "ModelConfig",
     "SetupError",
+    "StoreError",
     "TextError",
     "TruncatedTextWarning",
     "UnknownModelError",
@@ -67,6 +71,10 @@ def __getattr__(name: str) -> Any:
         from image_text_embedding import encoder
 
         return getattr(encoder, name)
+    if name == "Gallery":
+        from image_text_embedding.gallery import Gallery
+
+        return Gallery
     if name == "pipeline":
         from image_text_embedding.pipelines import pipeline
 

@@ -1,12 +1,15 @@
-"""The command `image-text-embedding`: rank pictures by a text, list the models, train one, link our Towhee operators.
+"""The command `image-text-embedding`: rank pictures by a text, list the models, train one, link our Towhee operators; and
+the commands of `cli_gallery.py`, `cli_pictures.py` and `cli_tasks.py`.
 
-Exit codes: 0 done; 1 not done, and one line on stderr says why; 2 wrong usage; 130 stopped by Ctrl-C.
+Exit codes: 0 done; 1 not done, or not all, and a line on stderr says why; 2 wrong usage; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,10 +20,11 @@ from rich.progress import track
 from rich.table import Table
 
 import image_text_embedding
-from image_text_embedding import cli_pictures
+from image_text_embedding import cli_gallery, cli_pictures, cli_tasks
 from image_text_embedding import link as folders
 from image_text_embedding.config import list_models, model_config
 from image_text_embedding.errors import EmbeddingError, ImageError, InputError
+from image_text_embedding.indexing import PICTURES
 
 HOME_HELP = "Towhee's home; the default is $TOWHEE_HOME, else ~/.towhee, the only place where towhee 0.9.0 looks."
 SAID = {
@@ -30,13 +34,38 @@ SAID = {
     "theirs": "left alone, not written by this package:",
     "changed": "left alone, changed since it was written:",
 }
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+EXAMPLES: dict[Callable[..., None], list[str]] = {
+    cli_gallery.index: ["index photos --uri gallery.db --model blip_itm_base_coco"],
+    cli_gallery.search: [
+        'search "a teddy bear on a skateboard" --uri gallery.db -k 10 --rerank 64 --html results.html',
+        "search --image q.jpg",
+        "search --image q.jpg --find text",
+    ],
+    cli_gallery.evaluate: [
+        "evaluate --images flickr30k-images --captions dataset_flickr30k.json --model blip_itm_base_flickr --rerank 128"
+    ],
+    cli_tasks.match: ['match "a teddy bear on a skateboard" teddy.jpg --model blip_itm_base_coco'],
+    cli_tasks.caption: ["caption teddy.jpg --model blip_caption_base"],
+    cli_tasks.ask: [
+        'ask "how many bears are there?" teddy.jpg --model blip_vqa_base',
+        'ask "is it a dog?" teddy.jpg --choice yes --choice no',
+    ],
+    cli_pictures.explain: [
+        'explain teddy.jpg "a teddy bear on a skateboard"',
+        'explain dog.jpg "a dog on a beach" --model blip_itm_base_coco --json',
+    ],
+    cli_pictures.similarity: [
+        'similarity photos/*.jpg --text "a dog" --text "a cat"',
+        "similarity a.jpg b.jpg --texts texts.txt --match --out heat.png",
+    ],
+    cli_tasks.info: ["info blip_base"],
+    cli_tasks.cache: ["cache", "cache --remove blip_base"],
+}
 
 app = typer.Typer(
     help="BLIP and ALBEF: vectors for pictures and texts that can be compared.",
     epilog="Examples: `image-text-embedding rank` and `image-text-embedding models`",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
@@ -237,20 +266,19 @@ def train(
         raise typer.Exit(130) from stopped
 
 
-app.command(
-    epilog='Examples: `image-text-embedding explain teddy.jpg "a teddy bear on a skateboard"` and '
-    '`image-text-embedding explain dog.jpg "a dog on a beach" --model blip_itm_base_coco --json`'
-)(cli_pictures.explain)
-app.command(
-    epilog='Examples: `image-text-embedding similarity photos/*.jpg --text "a dog" --text "a cat"` and '
-    "`image-text-embedding similarity a.jpg b.jpg --texts texts.txt --match --out heat.png`"
-)(cli_pictures.similarity)
+for command, lines in EXAMPLES.items():
+    shown = [f"`image-text-embedding {line}`" for line in lines]
+    app.command(epilog=f"Example{'s' if lines[1:] else ''}: {' and '.join(shown)}")(command)
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(value)
     return {None: "-", True: "yes", False: "no"}.get(value) or str(value)
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"image-text-embedding: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _report(outcomes: list[folders.Outcome]) -> None:
@@ -261,9 +289,12 @@ def _report(outcomes: list[folders.Outcome]) -> None:
 
 
 def main() -> None:
-    """The entry point. Our errors become one line on stderr."""
+    """The entry point. Our errors and warnings become one line each on stderr."""
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            warnings.filterwarnings("always", module=r"image_text_embedding(\.|$)")
+            app()
     except EmbeddingError as error:
         print(f"image-text-embedding: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)

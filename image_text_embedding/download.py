@@ -83,11 +83,29 @@ def is_cached(source: Source) -> bool:
     Raises:
         DownloadError: this is neither a hub id nor an https URL.
     """
-    if source.packaged:
-        return (PACKAGE / source.packaged).is_file()
+    return cached_path(source) is not None
+
+
+def cached_path(source: Source) -> Path | None:
+    """Where the weights of a source lie, if they need no network.
+
+    Raises:
+        DownloadError: this is neither a hub id nor an https URL.
+    """
     if source.hub:
-        return any(_in_hub_cache(source.hub, name, source.revision) for name in WEIGHT_FILES)
-    return url_cache_path(source.url or "").is_file()
+        return next((path for name in WEIGHT_FILES if (path := _in_hub_cache(source.hub, name, source.revision))), None)
+    path = PACKAGE / source.packaged if source.packaged else url_cache_path(source.url or "")
+    return path if path.is_file() else None
+
+
+def forget(source: Source) -> Path | None:
+    """Remove the downloaded weights of a source, never those of this package. What was removed; None: nothing was there."""
+    path = None if source.packaged else cached_path(source)
+    if path is not None and source.hub:
+        _remove_from_hub_cache(path)
+    elif path is not None:
+        path.unlink(missing_ok=True)
+    return path
 
 
 def locate(source: Source) -> LocalFile:

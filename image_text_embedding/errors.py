@@ -10,6 +10,7 @@ EmbeddingError
 ├── WeightsError       a checkpoint cannot be used
 │   ├── DownloadError  it cannot be had, or came damaged
 │   └── CheckpointError  it cannot be read, or does not fit the model
+├── StoreError         an index cannot be opened, reached, read or written
 ├── ComputeError       the towers gave something that is not a vector (overflow in half precision)
 └── SetupError         the installation itself is broken or lacks a part
 """
@@ -75,6 +76,10 @@ class DownloadError(WeightsError):
 
 class CheckpointError(WeightsError):
     """A checkpoint cannot be read safely, or does not fit the model."""
+
+
+class StoreError(EmbeddingError):
+    """An index of vectors cannot be opened, reached, read or written."""
 
 
 class ComputeError(EmbeddingError, ArithmeticError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from image_text_embedding.fetch import is_url
 from image_text_embedding.items import Failures, batches, is_one_picture, many, progress, whole_number
 from image_text_embedding.pairs import Row, finite
 from image_text_embedding.tasks import matcher, reader_of
+
+Logits = Callable[[torch.Tensor, list[Row]], torch.Tensor]  # of `tasks.matcher`
 
 
 @torch.inference_mode()
@@ -55,11 +57,11 @@ def _best_pictures(
     k: int,
     size: int,
     failures: Failures,
-    logits: Callable[[torch.Tensor, list[Row]], torch.Tensor],
+    logits: Logits,
     bar: Any,
 ) -> list[tuple[int, float]]:
     """One pass over the pictures, keeping the states of the k best so far for ITM."""
-    text = _text_vectors(engine, [row])
+    text = text_vectors(engine, [row])
     kept: list[int] = []
     cosines = states = None
     for group in batches(failures.each(pictures, engine.pixels), size):
@@ -75,8 +77,8 @@ def _best_pictures(
         bar.update(len(group))
     if cosines is None or states is None:
         return []
-    scores = torch.cat([logits(part, [row] * len(part))[:, 1] for part in states.split(size)])
-    return list(zip(kept, (scores + cosines if engine.config.rerank_adds_cosine else scores).tolist()))
+    found = scores(engine, matched_pictures(logits, row, states, size), cosines)
+    return list(zip(kept, found.tolist()))
 
 
 def _best_texts(
@@ -85,7 +87,7 @@ def _best_texts(
     tokens: list[tuple[int, Row]],
     k: int,
     size: int,
-    logits: Callable[[torch.Tensor, list[Row]], torch.Tensor],
+    logits: Logits,
     bar: Any,
 ) -> list[tuple[int, float]]:
     states = engine.states([engine.pixels(picture)])
@@ -94,13 +96,32 @@ def _best_texts(
         return []
     similar = []
     for batch in batches(tokens, size):
-        similar.append(finite(_text_vectors(engine, [row for _, row in batch]) @ image, engine))
+        similar.append(finite(text_vectors(engine, [row for _, row in batch]) @ image, engine))
         bar.update(len(batch))
     cosines, best = torch.cat(similar).topk(min(k, len(tokens)))
     chosen = [tokens[i] for i in best.tolist()]
-    scores = torch.cat([logits(states, [row for _, row in batch])[:, 1] for batch in batches(chosen, size)])
-    scores = scores + cosines if engine.config.rerank_adds_cosine else scores
-    return [(index, score) for (index, _), score in zip(chosen, scores.tolist())]
+    found = scores(engine, matched_texts(logits, [row for _, row in chosen], states, size), cosines)
+    return [(index, score) for (index, _), score in zip(chosen, found.tolist())]
+
+
+def matched_pictures(logits: Logits, row: Row, states: torch.Tensor, size: int) -> torch.Tensor:
+    """Match logits (N,) of one text with the pictures of states (N, 1 + patches, width), `size` computed at once."""
+    return torch.cat([logits(part, [row] * len(part))[:, 1] for part in states.split(size)])
+
+
+def matched_texts(logits: Logits, rows: Sequence[Row], states: torch.Tensor, size: int) -> torch.Tensor:
+    """Match logits (N,) of one picture's states (1, 1 + patches, width) with texts, `size` computed at once."""
+    return torch.cat([logits(states, batch)[:, 1] for batch in batches(rows, size)])
+
+
+def scores(engine: Engine, itm: torch.Tensor, cosines: torch.Tensor) -> torch.Tensor:
+    """What candidates are ranked by, (N,): the family's own rule."""
+    return itm + cosines if engine.config.rerank_adds_cosine else itm
+
+
+def is_place(text: str) -> bool:
+    """Whether a string is the place of a picture: a URL, or a file that is there."""
+    return is_url(text) or (len(text) < 4096 and "\0" not in text and os.path.isfile(text))
 
 
 def _modality(query: Any, candidates: list[Any], modality: str | None) -> str:
@@ -114,10 +135,7 @@ def _modality(query: Any, candidates: list[Any], modality: str | None) -> str:
     if any(not isinstance(candidate, str) for candidate in candidates):
         return "text"
 
-    def is_picture(text: str) -> bool:
-        return is_url(text) or (len(text) < 4096 and "\0" not in text and os.path.isfile(text))
-
-    places = is_picture(query), bool(candidates) and all(map(is_picture, candidates))
+    places = is_place(query), bool(candidates) and all(map(is_place, candidates))
     if places[0] == places[1]:
         raise InputError(
             "cannot tell whether the query is a text or the place of a picture: say modality='text' (candidates are "
@@ -126,5 +144,6 @@ def _modality(query: Any, candidates: list[Any], modality: str | None) -> str:
     return "image" if places[0] else "text"
 
 
-def _text_vectors(engine: Engine, rows: list[Row]) -> torch.Tensor:
+def text_vectors(engine: Engine, rows: list[Row]) -> torch.Tensor:
+    """Unit vectors (N, D) of texts."""
     return F.normalize(engine.part("text")(*engine.padded(rows)).float(), dim=-1)

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib.resources import files
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from image_text_embedding.config import ModelConfig
 
+Run = Callable[..., tuple[int, str, str]]
 REAL_ENVIRONMENT = dict(os.environ)  # for the tests of real weights, which need the user's own caches
 _SESSION = tempfile.TemporaryDirectory(prefix="ite-tests-")
 SESSION = Path(_SESSION.name)
@@ -42,6 +44,22 @@ GOLDEN = Path(__file__).parent / "golden"
 @pytest.fixture(scope="session")
 def vocabulary() -> Path:
     return VOCABULARY
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """run("link", ...) -> exit code, stdout, stderr."""
+
+    from image_text_embedding import cli
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["image-text-embedding", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(stopped.value.code or 0), out, err
+
+    return run
 
 
 @pytest.fixture(scope="session")

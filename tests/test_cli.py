@@ -6,20 +6,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from conftest import Run
 from PIL import Image as PILImage
 from sklearn.datasets import load_sample_image
 from towhee_090 import OFFLINE, python_090
 
 import image_text_embedding as ite
-from image_text_embedding import cli, link
+from image_text_embedding import link
 from image_text_embedding.download import url_cache_path
 
-Run = Callable[..., tuple[int, str, str]]
 FOLDERS = [
     "image-text-embedding/blip/main",
     "image-text-embedding/blip/versions/main",
@@ -42,20 +41,6 @@ FOLDERS = [
     "visual-question-answering/albef/main",
     "visual-question-answering/albef/versions/main",
 ]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """run("link", ...) -> exit code, stdout, stderr."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["image-text-embedding", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return run
 
 
 @pytest.fixture
@@ -271,6 +256,14 @@ def test_version_and_help(run: Run) -> None:
         ("link",): "image-text-embedding link --towhee-home /srv/towhee",
         ("unlink",): "image-text-embedding unlink --towhee-home /srv/towhee",
         ("models",): "image-text-embedding models --json",
+        ("index",): "image-text-embedding index photos --uri gallery.db",
+        ("search",): 'image-text-embedding search "a teddy bear on a skateboard" --uri gallery.db -k 10',
+        ("evaluate",): "--captions dataset_flickr30k.json",
+        ("match",): 'image-text-embedding match "a teddy bear',
+        ("caption",): "image-text-embedding caption teddy.jpg",
+        ("ask",): "--choice yes --choice no",
+        ("info",): "image-text-embedding info blip_base",
+        ("cache",): "image-text-embedding cache --remove blip_base",
     }.items():
         code, out, _ = run(*arguments, "--help")
         assert code == 0 and example in " ".join(out.split())

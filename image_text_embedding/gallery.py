@@ -1,0 +1,489 @@
+"""Pictures and texts that can be searched: an index of vectors in Milvus, and matching that re-ranks what it finds.
+
+gallery = ite.Gallery.open("gallery.db", "blip_itm_base_coco")
+gallery.add(["beach.jpg", "teddy.jpg"])
+gallery.search("a teddy bear on a skateboard", k=10, rerank=64)
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from image_text_embedding.config import Limits, ModelConfig, list_models
+from image_text_embedding.encoder import Encoder, load
+from image_text_embedding.entries import Entry, picture_entry, place, text_entry, text_id
+from image_text_embedding.errors import ConfigError, ImageError, InputError, StoreError
+from image_text_embedding.fetch import is_url
+from image_text_embedding.items import Failures, batches, is_one_picture, is_one_text, many, progress, whole_number
+from image_text_embedding.manifest import check_comparable, manifest_of
+from image_text_embedding.pairs import finite
+from image_text_embedding.rerank import is_place, matched_pictures, matched_texts, scores, text_vectors
+from image_text_embedding.store import MOST, Collection
+from image_text_embedding.tasks import embedder, matcher, reader_of
+
+DEFAULT_MODEL = "blip_demo"  # of a new gallery: the only model that needs no download
+KINDS = ("image", "text")
+STATES_BYTES = 2**29  # of pictures' states that are kept for the next re-ranking
+
+
+@dataclass(frozen=True)
+class Found:
+    """One result of a search.
+
+    Attributes:
+        id: "image:" or "text:" and the sha256 of the content; `Gallery.remove` takes it.
+        kind: "image" or "text".
+        path: where the picture was when it was added, absolute, or its URL; None for a text, and for a picture that came
+            as bytes or pixels.
+        text: the text; of a picture its caption, if it came with one.
+        score: what the results are ordered by: `itc`, or, where re-ranked, the family's own rule: BLIP itm + itc, ALBEF itm.
+        itc: cosine of the two vectors.
+        itm: the match logit; None where not re-ranked.
+    """
+
+    id: str
+    kind: str
+    path: str | None
+    text: str | None
+    score: float
+    itc: float
+    itm: float | None = None
+
+
+class Gallery:
+    """An index of pictures and texts under one model; see `Gallery.open`. Safe to use from many threads at once."""
+
+    def __init__(self, store: Collection, model: Any, options: dict[str, Any]) -> None:
+        self._store = store
+        self._model, self._options = model, options
+        self._encoder: Encoder | None = None
+        self._loading = threading.Lock()
+        self._kept = _States(STATES_BYTES)
+
+    @classmethod
+    def open(
+        cls,
+        uri: str | os.PathLike[str],
+        model: str | os.PathLike[str] | ModelConfig | Encoder | None = None,
+        *,
+        collection: str = "gallery",
+        token: str | None = None,
+        timeout: float = 30.0,
+        **options: Any,
+    ) -> Gallery:
+        """Open an index, or begin one.
+
+        Args:
+            uri: a file that ends in .db (Milvus Lite, one process at a time), or the address of a Milvus server or cluster.
+            model: what `load` takes, or a loaded Encoder. None = the model that the index was made with, loaded when it is
+                first needed; of a new one, `blip_demo`.
+            collection: the name of the collection there.
+            token: "user:password" or an API key of the server.
+            timeout: seconds that the connection, and one call of the server, may take.
+            options: of `load`: device, dtype, checkpoint, limits, ...
+
+        Raises:
+            ConfigError: the index was made with another model, revision or preprocessing; the message says what differs.
+            StoreError: in use, damaged, not there, too slow; or a collection that is none of ours.
+            SetupError: the extra `search` is not installed.
+            And as `load`.
+        """
+        if not isinstance(timeout, (int, float)) or not timeout > 0:
+            raise InputError(f"timeout: expected seconds above 0, came {timeout!r}")
+        gallery = cls(Collection(uri, collection, token, float(timeout)), model, options)
+        if model is not None:
+            try:
+                _ = gallery.model  # another one than the index's is refused now, and not at the first search
+            except BaseException:
+                gallery.close()
+                raise
+        return gallery
+
+    def close(self) -> None:
+        """Let go of the file or the connection. In this process the file stays open as long as another Gallery uses it."""
+        self._store.close()
+
+    def __enter__(self) -> Gallery:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Gallery {self._store.place}: {(self.manifest or {}).get('model', 'empty')}>"
+
+    def __len__(self) -> int:
+        """How many pictures and texts there are."""
+        return len(self._store)
+
+    @property
+    def manifest(self) -> dict[str, Any] | None:
+        """Where the vectors come from, as `manifest.manifest_of` says it; None as long as there are none."""
+        return self._store.manifest
+
+    @property
+    def model(self) -> Encoder:
+        """The model, loaded when it is first asked for.
+
+        Raises:
+            ConfigError: it is not the one that the index was made with.
+            And as `load`.
+        """
+        with self._loading:
+            if self._encoder is None:
+                encoder = self._model if isinstance(self._model, Encoder) else load(self._name(), **self._options)
+                if self.manifest is not None:
+                    check_comparable(manifest_of(encoder.info), self.manifest, self._store.place)
+                self._encoder = encoder
+            return self._encoder
+
+    def _name(self) -> Any:
+        if self._model is not None or self.manifest is None:
+            return DEFAULT_MODEL if self._model is None else self._model
+        name = self.manifest["model"]
+        if name not in list_models():
+            raise ConfigError(
+                f"{self._store.place}: made with {str(name)[:100]!r}, which has to be given: pass its file as model="
+            )
+        return name
+
+    # --- In and out ---
+
+    def add(
+        self,
+        pictures: Any = (),
+        texts: Any = (),
+        *,
+        vectors: Any = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        on_error: str = "raise",
+    ) -> Any:
+        """Embed pictures or texts and keep their vectors; what is there already, told by its content, costs nothing.
+
+        Every batch is kept as soon as it is computed: what was interrupted goes on when it is done again.
+
+        Args:
+            pictures: one or many, as in `Encoder.encode_image`. A file that was moved since it was added gets its new path.
+            texts: one string or many.
+            vectors: theirs, (N, D) or (D,) of unit length, where they were computed before by the same model (by a Towhee
+                pipeline, say): a picture is then not decoded.
+            batch_size, show_progress_bar: as in `Encoder.encode_image`.
+            on_error: "raise" stops at the first item that cannot be used; "skip" goes on.
+
+        Returns:
+            How many were new. With on_error="skip" a pair: that, and a list of (index, error); pictures are counted first.
+
+        Raises:
+            ImageError, TextError: an item cannot be used; `.index` is its place in the list.
+            InputError: vectors of another number or length.
+            ConfigError, StoreError: as in `open`; or the disk is full.
+        """
+        images = [pictures] if is_one_picture(pictures) else many(pictures, "pictures")
+        sentences = [texts] if is_one_text(texts) else list(many(texts, "texts"))
+        if (sentences or vectors is not None) and not isinstance(images, Sized):
+            images = list(images)
+        first = len(images) if isinstance(images, Sized) else 0
+        failures = Failures(
+            on_error, one=(is_one_picture(pictures) and not sentences) or (is_one_text(texts) and not first)
+        )
+        self._store.create(manifest_of(self.model.info))
+        given = None if vectors is None else self._checked(vectors, first + len(sentences))
+        total = first + len(sentences) if isinstance(images, Sized) else None
+        with progress(total, "item", show_progress_bar) as bar:
+            job = _Adding(self, failures, given, batch_size, bar)
+            new = job.run("image", enumerate(images), lambda item: picture_entry(item, self.model._engine.limits))
+            reader = reader_of(self.model._engine)
+            new += job.run("text", enumerate(sentences, first), lambda text: text_entry(text, reader(text)))
+        reader.warn(1)
+        return failures.result(new)
+
+    def add_rows(self, rows: Iterable[Mapping[str, Any]], manifest: Mapping[str, Any]) -> int:
+        """Keep vectors that were computed elsewhere, with no model loaded: `id`, `path`, `text` and `vector` of each.
+
+        Args:
+            rows: `id` as in `Found`; `path` and `text` may be "".
+            manifest: where the vectors come from.
+
+        Returns:
+            How many were new.
+
+        Raises:
+            ConfigError: they come from another model than those that are there.
+            InputError: vectors of another length.
+            StoreError: as in `open`.
+        """
+        if self.manifest is None and self._model is not None:
+            check_comparable(manifest_of(self.model.info), manifest, "these vectors")
+        self._store.create(manifest)
+        new = 0
+        for batch in batches(rows, 1000):
+            unique = {row["id"]: row for row in batch}
+            there = self._store.rows(list(unique))
+            fresh = [{**row, "kind": row["id"].partition(":")[0]} for row in unique.values() if row["id"] not in there]
+            self._store.put(fresh)
+            new += len(fresh)
+        return new
+
+    def remove(self, pictures: Any = (), texts: Any = (), *, ids: Sequence[str] = ()) -> int:
+        """Take pictures and texts out; how many there were.
+
+        Args:
+            pictures: one or many: by the path or URL under which they were added, others by their content.
+            texts: one string or many.
+            ids: of `Found`.
+        """
+        wanted = list(ids)
+        paths = []
+        for item in [pictures] if is_one_picture(pictures) else many(pictures, "pictures"):
+            if isinstance(item, (str, os.PathLike)):
+                paths.append(place(item))
+            else:
+                wanted.append(picture_entry(item, Limits()).id)
+        wanted += [text_id(text) for text in ([texts] if is_one_text(texts) else many(texts, "texts"))]
+        wanted += self._store.ids_of_paths(paths)
+        return self._store.remove(list(dict.fromkeys(wanted)))
+
+    # --- Search ---
+
+    def search(
+        self,
+        query: Any,
+        k: int = 10,
+        rerank: int = 0,
+        *,
+        modality: str | None = None,
+        find: str = "image",
+        itm_token: str = "enc",
+        batch_size: int = 32,
+    ) -> list[Found]:
+        """What fits a query best: by vectors (ITC), and the best of these by matching (ITM) as in `Encoder.rerank`.
+
+        Args:
+            query: a text; a picture, as in `Encoder.encode_image`; or its vector, (D,) of floats.
+            k: how many to find.
+            rerank: so many of the best by ITC are put in the order of the family's own rule; those behind them stay. The
+                papers took 256 on COCO and 128 on Flickr30k. Matching judges a text against a picture: the query must be
+                one, and `find` the other. 0 = not at all.
+            modality: what the query is, "text" or "image". None tells it by what is no string, or is the URL or an existing
+                file of a picture.
+            find: "image" or "text": what to look for.
+            itm_token: as in `Encoder.match`.
+            batch_size: pairs computed at once in re-ranking.
+
+        Returns:
+            At most k, best first. Pictures that are not where they were, or have changed, cannot be re-ranked: a warning
+            says how many, and they come last of those that should have been.
+
+        Raises:
+            ImageError, TextError: the query cannot be used.
+            InputError: k or rerank are out of range, or re-ranking has nothing to match.
+            ConfigError, StoreError: as in `open`.
+        """
+        whole_number("k", k)
+        whole_number("rerank", rerank, least=0)
+        whole_number("batch_size", batch_size)
+        if max(k, rerank) > MOST:
+            raise InputError(
+                f"k and rerank: expected at most {MOST}, which Milvus gives at once, came {max(k, rerank)}"
+            )
+        if find not in KINDS or modality not in (None, *KINDS):
+            name, came = ("find", find) if find not in KINDS else ("modality", modality)
+            raise InputError(f"{name}: expected 'image' or 'text', came {came!r}")
+        if self.manifest is None:
+            raise StoreError(
+                f"{self._store.place} holds nothing yet: add pictures first (`image-text-embedding index`)"
+            )
+        asked = _kind(query, modality)
+        if rerank and {asked, find} != set(KINDS):
+            raise InputError(
+                f"rerank: matching judges a text against a picture, came a query that is {asked} to find {find}"
+            )
+        engine = self.model._engine
+        logits = matcher(engine, itm_token) if rerank else None
+        with torch.inference_mode():
+            vector, read = self._read(query, asked)
+            hits = self._store.search(vector, max(k, rerank), find)
+            matched: dict[str, float] = {}
+            if logits is not None and find == "image":
+                matched = self._match_pictures(logits, read, hits[:rerank], batch_size)
+            elif logits is not None and hits:
+                reader = reader_of(engine)
+                rows = [reader(hit["text"]) for hit in hits[:rerank]]
+                matched = dict(zip((hit["id"] for hit in hits), matched_texts(logits, rows, read, batch_size).tolist()))
+        found = [_found(hit, find, matched.get(hit["id"]), engine) for hit in hits]
+        head = sorted(found[:rerank], key=lambda each: (each.itm is None, -each.score))
+        return (head + found[rerank:])[:k]
+
+    def _read(self, query: Any, asked: str) -> tuple[np.ndarray, Any]:
+        """A query's vector, and what matching reads of it: token ids, or a picture's states."""
+        engine = self.model._engine
+        if asked == "vector":
+            return self._checked(query, 1)[0], None
+        if asked == "text":
+            row = (reader := reader_of(engine))(query)
+            reader.warn(2)
+            return finite(text_vectors(engine, [row])[0], engine).cpu().numpy(), row
+        states = engine.states([engine.pixels(query)])
+        return embedder(engine)(states, [None])[0], states
+
+    def _match_pictures(
+        self, logits: Callable[..., torch.Tensor], row: list[int], hits: Sequence[Mapping[str, Any]], size: int
+    ) -> dict[str, float]:
+        """id -> match logit with a text, of the pictures that can still be read."""
+        engine = self.model._engine
+        matched: dict[str, float] = {}
+        lost: list[str] = []
+        for batch in batches(hits, size):
+            states = {hit["id"]: kept for hit in batch if (kept := self._kept.get(hit["id"])) is not None}
+            pixels = {}
+            for hit in batch:
+                if hit["id"] not in states:
+                    try:
+                        pixels[hit["id"]] = engine.pixels(_again(hit, engine.limits))
+                    except ImageError as error:
+                        lost.append(str(error))
+            if pixels:
+                states |= dict(zip(pixels, engine.states(list(pixels.values()))))
+            for name in pixels:
+                self._kept.put(name, states[name])
+            if states:
+                found = matched_pictures(logits, row, torch.stack(list(states.values())), size)
+                matched |= dict(zip(states, found.tolist()))
+        if lost:
+            warnings.warn(f"{len(lost)} of {len(hits)} pictures could not be re-ranked: {lost[0]}", stacklevel=3)
+        return matched
+
+    def _checked(self, vectors: Any, count: int) -> np.ndarray:
+        """(count, D) float32 of unit length."""
+        dim = (self.manifest or {})["dim"]
+        try:
+            array = np.asarray(vectors, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"expected vectors of length {dim}, came ones of different lengths, or no numbers"
+            ) from error
+        array = array[None] if array.ndim == 1 else array
+        if array.shape != (count, dim):
+            raise InputError(f"expected {count} vectors of length {dim}, came shape {np.shape(vectors)}")
+        if not np.allclose(np.linalg.norm(array, axis=1), 1, atol=1e-2):  # also false where one is not finite
+            raise InputError("expected vectors of unit length, as encode_image and encode_text give them, came others")
+        return array
+
+
+class _Adding:
+    """One call of `Gallery.add`: batches in; what is new among them goes to the collection."""
+
+    def __init__(self, gallery: Gallery, failures: Failures, given: np.ndarray | None, size: int, bar: Any) -> None:
+        self.gallery, self.failures, self.given, self.size, self.bar = gallery, failures, given, size, bar
+
+    def run(self, kind: str, items: Iterable[tuple[int, Any]], take: Callable[[Any], Entry]) -> int:
+        count = 0
+        for batch in batches(items, self.size):
+            entries = {entry.id: (index, entry) for index, entry in self.failures.each(batch, take)}
+            there = self.gallery._store.rows(list(entries))
+            self._move([entry for _, entry in entries.values()], there)
+            fresh = [pair for name, pair in entries.items() if name not in there]
+            done = self._vectors(kind, fresh) if fresh else []
+            self.gallery._store.put(
+                [
+                    {"id": entry.id, "kind": kind, "path": entry.path, "text": entry.text, "vector": vector}
+                    for entry, vector in done
+                ]
+            )
+            count += len(done)
+            self.bar.update(len(batch))
+        return count
+
+    def _vectors(self, kind: str, fresh: list[tuple[int, Entry]]) -> list[tuple[Entry, np.ndarray]]:
+        model, indices, entries = self.gallery.model, [i for i, _ in fresh], [entry for _, entry in fresh]
+        if self.given is not None:
+            return list(zip(entries, self.given[indices]))
+        if kind == "text":
+            with torch.inference_mode():
+                found = text_vectors(model._engine, [entry.item for entry in entries])
+                return list(zip(entries, finite(found, model._engine).cpu().numpy()))
+        pictures = [entry.item for entry in entries]
+        vectors, errors = model.encode_image(pictures, self.size, show_progress_bar=False, on_error="skip")
+        for at, error in errors:
+            # It names the place in the batch, if any: its place in the caller's list is another.
+            if isinstance(error, InputError):
+                alone = type(error)(str(error).removeprefix(f"item {at}: "))
+                error = alone if self.failures.one else alone.at(indices[at])
+            if not self.failures.skip:
+                raise error
+            self.failures.errors.append((indices[at], error))
+        bad = {at for at, _ in errors}
+        return [(entry, vectors[i]) for i, entry in enumerate(entries) if i not in bad]
+
+    def _move(self, entries: list[Entry], there: Mapping[str, Mapping[str, Any]]) -> None:
+        """Those whose file is not where it was get the path at which they were now found."""
+        moved = {
+            entry.id: entry.path
+            for entry in entries
+            if entry.path
+            and entry.id in there
+            and not is_url(there[entry.id]["path"])
+            and not os.path.exists(there[entry.id]["path"])
+        }
+        rows = self.gallery._store.rows(list(moved), ["kind", "text", "vector"])
+        self.gallery._store.put([{**row, "path": moved[name]} for name, row in rows.items()])
+
+
+class _States:
+    """Pictures' states by their ids, the latest used that fit into so many bytes."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.bytes = most, 0
+        self._states: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, name: str) -> torch.Tensor | None:
+        with self._lock:
+            if name in self._states:
+                self._states.move_to_end(name)
+            return self._states.get(name)
+
+    def put(self, name: str, states: torch.Tensor) -> None:
+        states = states.clone()  # not a view that keeps its whole batch in memory
+        with self._lock:
+            if name not in self._states:
+                self._states[name] = states
+                self.bytes += states.nbytes
+            while self.bytes > self.most:
+                self.bytes -= self._states.popitem(last=False)[1].nbytes
+
+
+def _again(hit: Mapping[str, Any], limits: Limits) -> Any:
+    """The picture of a hit, to be read once more; an ImageError where it is not what it was."""
+    if not hit["path"]:
+        raise ImageError("a picture that came as bytes or pixels has no path to be read from")
+    entry = picture_entry(hit["path"], limits)
+    if entry.id != hit["id"]:
+        raise ImageError(f"{hit['path']!r} has changed since it was added: add it anew")
+    return entry.item
+
+
+def _kind(query: Any, modality: str | None) -> str:
+    if modality is not None:
+        return modality
+    if isinstance(query, (np.ndarray, torch.Tensor)) and query.ndim == 1:
+        return "vector"
+    if isinstance(query, str):
+        return "image" if is_place(query) else "text"
+    return "image"
+
+
+def _found(hit: Mapping[str, Any], kind: str, itm: float | None, engine: Any) -> Found:
+    cosine = hit["cosine"]
+    score = cosine if itm is None else scores(engine, torch.tensor(itm), torch.tensor(cosine)).item()
+    return Found(hit["id"], kind, hit["path"] or None, hit["text"] or None, score, cosine, itm)

@@ -1,0 +1,166 @@
+"""What can be indexed: a folder of pictures, a file of texts, a folder that `image-text-embedding embed` wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Any
+
+from image_text_embedding.errors import ConfigError, EmbeddingError, InputError, SetupError
+from image_text_embedding.manifest import manifest_of
+
+if TYPE_CHECKING:
+    from image_text_embedding.gallery import Gallery
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+MANIFEST, SHARDS = "manifest.json", "part-*.parquet"  # of a folder that `embed` wrote
+_MOST_MANIFEST = 2**20  # bytes
+
+
+@dataclass
+class Indexed:
+    """What became of a source.
+
+    Attributes:
+        total: how many pictures or texts it has.
+        new: how many of them the index did not have.
+        errors: the path or the line of each that cannot be used, and why.
+    """
+
+    total: int = 0
+    new: int = 0
+    errors: list[tuple[str, EmbeddingError]] = field(default_factory=list)
+
+
+def index(gallery: Gallery, source: str | os.PathLike[str], batch_size: int = 32, show: bool | None = None) -> Indexed:
+    """Put a source into a gallery; what it has already costs nothing, so that an interrupted build goes on.
+
+    Args:
+        gallery: to be filled.
+        source: a folder that `embed` wrote (its vectors are taken as they are), another folder (its pictures, and those in
+            the folders below), or a .txt file (a text in each line).
+        batch_size: items computed at once.
+        show: a progress bar; None = on a terminal.
+
+    Raises:
+        InputError: there is nothing to index; vectors of different lengths.
+        ConfigError: made with another model than the gallery.
+        StoreError: as `Gallery.add`.
+    """
+    path = Path(source)
+    if path.is_dir():
+        items: list[str] = sorted(_pictures(path))
+        # Web pages have a file of that name, too, and it may lie beside pictures.
+        if (path / MANIFEST).is_file() and (not items or any(path.glob(SHARDS))):
+            return _index_shards(gallery, path)
+        if not items:
+            raise InputError(f"expected pictures ({', '.join(PICTURES)}) in {path} or below, came none")
+        given: dict[str, Any] = {"pictures": items}
+    elif path.suffix == ".txt" and path.is_file():
+        items = _lines(path)
+        if not items:
+            raise InputError(f"expected a text in each line of {path}, came none")
+        given = {"texts": items}
+    else:
+        raise InputError(f"expected a folder, or a .txt file with a text in each line, came {path}")
+    new, errors = gallery.add(**given, batch_size=batch_size, show_progress_bar=show, on_error="skip")
+    return Indexed(len(items), new, [(items[place], error) for place, error in errors])
+
+
+def _pictures(folder: Path) -> Iterator[str]:
+    def tell(error: OSError) -> None:
+        raise InputError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+
+    for here, _, names in os.walk(folder, onerror=tell):
+        yield from (os.path.join(here, name) for name in names if name.lower().endswith(PICTURES))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"expected a file of UTF-8 text, came {path}: {error}") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _index_shards(gallery: Gallery, folder: Path) -> Indexed:
+    manifest = _manifest(folder / MANIFEST)
+    kept = {key: value for key, value in manifest.items() if key != "modality"}
+    done = Indexed()
+    for where, table in _tables(folder):
+        done.total += len(table)
+        done.new += gallery.add_rows(_rows(table, manifest, where), kept)
+    if not done.total:
+        raise InputError(f"expected {SHARDS} beside {folder / MANIFEST}, came none: the vectors are not there yet")
+    return done
+
+
+def _tables(folder: Path) -> Iterator[tuple[str, Any]]:
+    """Each shard's path, and its rows, a thousand at a time."""
+    try:
+        import pyarrow
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise SetupError(f"parquet files need pyarrow ({error}): pip install 'image-text-embedding[search]'") from error
+    for shard in sorted(folder.glob(SHARDS)):
+        try:
+            file = pq.ParquetFile(shard)
+            missing = {"path", "sha256", "vector"} - set(file.schema_arrow.names)
+            if missing:
+                raise InputError(
+                    f"{shard}: expected the columns path, sha256 and vector, came none named {', '.join(sorted(missing))}"
+                )
+            for batch in file.iter_batches(1000):
+                yield str(shard), pyarrow.Table.from_batches([batch])
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
+            if isinstance(error, EmbeddingError):
+                raise
+            raise InputError(f"{shard}: expected a parquet file, came a damaged one, or none: {error}") from error
+
+
+def _rows(table: Any, manifest: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
+    from image_text_embedding.entries import kept_text, place
+
+    kind, dim, column = manifest["modality"], manifest["dim"], table.column("vector").combine_chunks()
+    length = getattr(column.type, "list_size", None)
+    if length != dim or str(column.type.value_type) != "float" or column.null_count:
+        raise InputError(
+            f"{where}: expected vectors of length {dim}, as the manifest beside it says, came {length or column.type}: the "
+            "folder mixes vectors of two models"
+        )
+    vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+    captions = table.column("caption").to_pylist() if "caption" in table.column_names else [None] * len(table)
+    for path, digest, caption, vector in zip(
+        table.column("path").to_pylist(), table.column("sha256").to_pylist(), captions, vectors
+    ):
+        if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+            raise InputError(f"{where}: expected the sha256 of each item, came {str(digest)[:100]!r}")
+        if not isinstance(path, (str, NoneType)) or not isinstance(caption, (str, NoneType)):
+            raise InputError(f"{where}: expected paths and captions that are strings, came others")
+        yield {
+            "id": f"{kind}:{digest}",
+            "path": place(path) if path and kind == "image" else "",
+            "text": kept_text(caption or ""),
+            "vector": vector,
+        }
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MOST_MANIFEST:
+            raise ValueError(f"more than {_MOST_MANIFEST} bytes")
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        kept = manifest_of({**raw, "name": raw["model"], "dtype": raw["precision"]})
+        if not isinstance(kept["dim"], int) or not 0 < kept["dim"] <= 32_768:
+            raise ValueError(f"dim is {kept['dim']!r}")
+        modality = raw.get("modality", "image")
+        if modality not in ("image", "text"):
+            raise ValueError(f"modality is {modality!r}")
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: expected the manifest of embedded pictures, came {error!r}") from error
+    return {**kept, "format": raw.get("format"), "modality": modality}
