@@ -51,7 +51,7 @@ def build_vision(config: VisionConfig) -> VisionTransformer:
 def class_state(vision: VisionTransformer, pixel_values: torch.Tensor) -> torch.Tensor:
     """(B, 3, S, S) -> (B, width): `forward_features(pixel_values)[:, 0]`, without the last block's work for other tokens."""
     patches = vision.patch_embed(pixel_values)
-    x = torch.cat([vision.cls_token.expand(len(patches), -1, -1), patches], dim=1) + vision.pos_embed
+    x = torch.cat([vision.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1) + vision.pos_embed
     *below, last = vision.blocks
     for block in below:
         x = block(x)
