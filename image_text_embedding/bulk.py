@@ -247,11 +247,13 @@ def computed(
     """What becomes of the items, in their order, on this machine."""
     at_once = batch_size if reading.modality == "image" else batch_size * TEXTS
 
-    def read(item: Item) -> tuple[Row, Any] | Done:
-        return Done(utf8(item.path)) if item.problem is None and known(item) else reading(item)
+    def read(one: Item | Done) -> tuple[Row, Any] | Done:
+        return one if isinstance(one, Done) else reading(one)
 
+    # Asked here, in the caller's thread, the only one that may touch the shards.
+    todo = (Done(utf8(item.path)) if item.problem is None and known(item) else item for item in items)
     told = False
-    for chunk in _chunks(_ahead(items, read, threads, 2 * at_once), at_once):
+    for chunk in _chunks(_ahead(todo, read, threads, 2 * at_once), at_once):
         fresh = {
             row.sha256: value
             for row, value in (one for one in chunk if not isinstance(one, Done))
@@ -319,7 +321,7 @@ def _fitting(encoder: Encoder) -> int:
     return int(min(MOST_ON_GPU, 1 << (fits.bit_length() - 1)))
 
 
-def _ahead(items: Iterable[Item], function: Callable[[Item], Any], threads: int, ahead: int) -> Iterator[Any]:
+def _ahead(items: Iterable[Any], function: Callable[[Any], Any], threads: int, ahead: int) -> Iterator[Any]:
     """function(item) for each, in order, computed in threads; at most `ahead` are done before they are asked for."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="embed")
     try:

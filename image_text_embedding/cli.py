@@ -124,7 +124,9 @@ class _EmbedCommand(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         given = []
         for place, word in enumerate(args):
-            if word == "--ray" and not (place + 1 < len(args) and (args[place + 1] == "auto" or ":" in args[place + 1])):
+            if word == "--ray" and not (
+                place + 1 < len(args) and (args[place + 1] == "auto" or ":" in args[place + 1])
+            ):
                 word = "--ray="
             given.append(word)
         return super().parse_args(ctx, given)
@@ -147,7 +149,8 @@ def embed(
     model: Annotated[str, typer.Option(metavar="MODEL", help="A name that `models` lists, a hub id or a file.")],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="New, or of a run with this model, which goes on.")],
     modality: Annotated[
-        str | None, typer.Option(metavar="image|text", help="The default is text for a table without pictures, else image.")
+        str | None,
+        typer.Option(metavar="image|text", help="The default is text for a table without pictures, else image."),
     ] = None,
     column: Annotated[
         str | None, typer.Option(metavar="NAME", help="A table's column to embed, where it has no common name.")
@@ -155,18 +158,24 @@ def embed(
     layout: Annotated[
         str, typer.Option("--format", metavar="parquet|npy", help="npy keeps the vectors in files of their own.")
     ] = "parquet",
-    shard_size: Annotated[int, typer.Option(min=1, help="Rows in a file; one is written every ten minutes, too.")] = 10_000,
+    shard_size: Annotated[
+        int, typer.Option(min=1, help="Rows in a file; one is written every ten minutes, too.")
+    ] = 10_000,
     batch_size: Annotated[str, typer.Option(metavar="N|auto", help="Items computed at once.")] = "auto",
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Threads that read pictures; with --ray, processes that hold the model.", show_default=False),
+        typer.Option(
+            min=1, help="Threads that read pictures; with --ray, processes that hold the model.", show_default=False
+        ),
     ] = None,
     backend: Annotated[str | None, typer.Option(metavar="NAME", help="What computes; the default is torch.")] = None,
     precision: Annotated[str | None, typer.Option(metavar="NAME", help="What it computes in.")] = None,
     max_errors: Annotated[float, typer.Option(min=0, max=1, help="The share of the source that may fail.")] = 0.1,
     ray: Annotated[
         str | None,
-        typer.Option(metavar="[ADDRESS]", help="On Ray: the cluster at ADDRESS, else RAY_ADDRESS's, else this machine."),
+        typer.Option(
+            metavar="[ADDRESS]", help="On Ray: the cluster at ADDRESS, else RAY_ADDRESS's, else this machine."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON, for machines.")] = False,
 ) -> None:

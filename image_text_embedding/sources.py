@@ -163,7 +163,7 @@ class Source:
     def _lines(self, place: str) -> Iterator[Item]:
         for number, line in enumerate(_text_lines(place), 1):
             if value := line.strip():
-                yield self._item(place, number, value if self.modality == "image" else None, value)
+                yield self._item(place, number, *((value, None) if self.modality == "image" else (None, value)))
 
     def _rows(self, place: str, rows: Iterator[Any]) -> Iterator[Item]:
         columns = None
