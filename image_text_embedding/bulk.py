@@ -344,9 +344,10 @@ def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 def _skip(bar: Any) -> None:
     """Count it as done, and not into the rate, from which the time left is told."""
-    bar.n += 1
-    bar.initial += 1
-    bar.last_print_n += 1
+    if not bar.disable:
+        bar.n += 1
+        bar.initial += 1
+        bar.last_print_n += 1
 
 
 def _cpus() -> int:

@@ -22,8 +22,8 @@ A row is one content at one path. Equal pictures at two paths are two rows with 
 whose file changed gets a new row; the old one stays. One whose file was not written since is not read again. Bytes of a name
 that are no UTF-8 stand as `\\udcff`.
 
-Shards are numbered as they are written; each appears whole or not at all, a `metadata-*.parquet` after its vectors. A shard may
-be removed: what it held is embedded again, in new rows.
+Shards are numbered as they are written; each appears whole or not at all, a `metadata-*.parquet` after its vectors. A shard
+may be removed: what it held is embedded again, in new rows.
 """
 
 from __future__ import annotations
