@@ -73,7 +73,7 @@ def computed_on_ray(
                 fn_constructor_args=(model, options, manifest, reading.modality, batch_size),
                 batch_size=batch_size,
                 batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(size=workers or gpus if on_gpu else workers or max(1, cpus)),
+                compute=ray.data.ActorPoolStrategy(size=workers or (gpus if on_gpu else max(1, cpus))),
                 **({"num_gpus": 1} if on_gpu else {}),
             )
         )

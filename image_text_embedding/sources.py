@@ -141,9 +141,11 @@ class Source:
     def _count(self, place: str) -> int:
         if _suffix(place) == ".parquet" and not os.path.isdir(place):
             try:
-                return int(_parquet_file(place).metadata.num_rows)
+                file = _parquet_file(place)
             except InputError:
                 return 1  # the item that says so
+            _columns(place, file.schema_arrow.names, self.modality, self._column)
+            return int(file.metadata.num_rows)
         return sum(1 for _ in self._items(place))
 
     def _items(self, place: str) -> Iterator[Item]:

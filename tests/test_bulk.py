@@ -132,8 +132,9 @@ def test_parquet_with_paths_bytes_and_huggingface_structs(tmp_path: Path) -> Non
     }.items():
         file = tmp_path / f"{name}.parquet"
         pq.write_table(pa.table({"image": column, "text": ["a cat", "a dog"]}), file)
-        encoder = Mean()
-        done = embed(file, encoder, tmp_path / name, max_errors=0.5)
+        with pytest.raises(InputError, match="no column"):
+            Source(file, column="img").count()
+        done = embed(file, Mean(), tmp_path / name, max_errors=0.5)
         assert (done.new, done.failed) == (1, 1)
         (row,) = table(tmp_path / name)
         assert row["sha256"] == hashlib.sha256(content).hexdigest() and row["caption"] == "a cat"
