@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -346,10 +347,13 @@ def test_a_kill_loses_at_most_the_shard_in_hand(
         cwd=Path(__file__).parent,
     )
     assert run.stdout and run.stdin
+    late = threading.Timer(300, run.kill)
+    late.start()
     with run.stdout, run.stdin:
         assert run.stdout.readline() == "now\n"
         run.send_signal(signal.SIGKILL)
         assert run.wait(60) == -signal.SIGKILL
+    late.cancel()
     assert len(table(out) if (out / "manifest.json").exists() else []) == kept
     encoder = Mean()
     done = embed(photos, encoder, out, shard_size=4, layout=layout)
