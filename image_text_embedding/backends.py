@@ -254,8 +254,8 @@ def choose(backend: Any, precision: Any, device: torch.device, calibration: Any)
             f"precision: expected one of {', '.join(able)}, which backend={backend!r} can compute on this "
             f"{device.type}, came {precision!r}{other}"
         )
-    known = isinstance(calibration, Mapping) and set(calibration) <= set(INPUTS)
-    if calibration is not None and not (known and precision == "int8"):
+    usable = isinstance(calibration, Mapping) and set(calibration) <= set(INPUTS)
+    if calibration is not None and not (usable and precision == "int8"):
         came = ", ".join(map(repr, calibration)) if isinstance(calibration, Mapping) else type(calibration).__name__
         raise InputError(
             "calibration: expected {'image': pictures, 'text': texts} or one of these, for precision='int8'; came "

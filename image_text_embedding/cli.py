@@ -220,7 +220,9 @@ def embed(
     for name, value, known in (("modality", modality, ("image", "text")), ("format", layout, ("parquet", "npy"))):
         if value is not None and value not in known:
             raise typer.BadParameter(f"--{name}: expected {' or '.join(known)}, came {value}")
-    chosen = {name: value for name, value in (("backend", backend), ("precision", precision)) if value is not None}
+    chosen: dict[str, Any] = {
+        name: value for name, value in (("backend", backend), ("precision", precision)) if value is not None
+    }
     try:
         done = run(
             source,

@@ -54,7 +54,7 @@ def computed_on_ray(
     with _connected(ray, address):
         gpus, cpus = (int(ray.cluster_resources().get(name, 0)) for name in ("GPU", "CPU"))
         on_gpu = gpus > 0 and str(options.get("device") or "cuda").startswith("cuda")
-        blocks = []
+        blocks: list[Any] = []
         for block in _blocks(items, known):
             if isinstance(block, Done):
                 yield [block]
@@ -74,10 +74,11 @@ def computed_on_ray(
                 batch_size=batch_size,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(size=workers or (gpus if on_gpu else max(1, cpus))),
-                **({"num_gpus": 1} if on_gpu else {}),
+                num_gpus=1 if on_gpu else None,
             )
         )
         try:
+            batch: Any
             for batch in done.iter_batches(batch_size=None, batch_format="pyarrow"):
                 yield [pickle.loads(blob) for blob in batch.column("blob").to_pylist()]
         except ray.exceptions.RayError as error:

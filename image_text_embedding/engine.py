@@ -38,7 +38,7 @@ class Engine:
         self.modality = modality
         self.limits = limits
         self.parts: dict[str, nn.Module] = {}  # those in use; the process keeps them while somebody does
-        self.compiled: dict[str, Callable[..., torch.Tensor]] = {}  # towers that compute vectors in the place of parts
+        self.compiled: dict[str, Any] = {}  # towers that compute vectors in the place of parts
         self._tokenizer = tokenizer
         self._copying: torch.cuda.Stream | None = None
         self._guard = threading.Lock()

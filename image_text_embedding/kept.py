@@ -101,7 +101,7 @@ def _writable(folder: Path) -> Iterator[Path]:
         lock.release()
 
 
-def _temporary(key: dict[str, Any], files: Sequence[str], make: Callable[[Path], dict[str, Any]]) -> Kept:
+def _temporary(key: Mapping[str, Any], files: Sequence[str], make: Callable[[Path], dict[str, Any]]) -> Kept:
     try:
         folder = Path(tempfile.mkdtemp(prefix="image-text-embedding-"))
         try:
@@ -116,7 +116,7 @@ def _temporary(key: dict[str, Any], files: Sequence[str], make: Callable[[Path],
 
 
 def _make(
-    part: Path, key: dict[str, Any], files: Sequence[str], make: Callable[[Path], dict[str, Any]]
+    part: Path, key: Mapping[str, Any], files: Sequence[str], make: Callable[[Path], dict[str, Any]]
 ) -> dict[str, Any]:
     notes: dict[str, Any] = json.loads(json.dumps(make(part)))
     manifest = {"key": key, "files": {name: file_sha256(part / name) for name in files}, "notes": notes}
@@ -127,7 +127,7 @@ def _make(
     return notes
 
 
-def _read(folder: Path, key: dict[str, Any], files: Sequence[str]) -> Kept | None:
+def _read(folder: Path, key: Mapping[str, Any], files: Sequence[str]) -> Kept | None:
     """The folder, if it is of this key and its files are as they were made."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())

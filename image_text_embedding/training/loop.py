@@ -30,6 +30,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from image_text_embedding.backends import place
 from image_text_embedding.config import ModelConfig
 from image_text_embedding.encoder import _device
 from image_text_embedding.errors import ComputeError, ConfigError, InputError
@@ -89,7 +90,7 @@ def train(
             plan = resumed(folder, model, source, settings, validation)
         else:
             plan = begun(folder, model, source, settings, vocabulary, validation)
-        return _Run(plan, folder, _device(device)).go(show_progress_bar)
+        return _Run(plan, folder, place("torch") if device is None else _device(device)).go(show_progress_bar)
 
 
 class _Run:
