@@ -5,6 +5,7 @@ After a change of the notebook or of the packaged model, `python tests/test_note
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -26,7 +27,12 @@ def executed(folder: Path) -> Any:
     client = NotebookClient(
         notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}}, record_timing=False
     )
-    client.execute()
+    # Of towhee and of tqdm; they name paths of this machine.
+    os.environ["PYTHONWARNINGS"] = "ignore:pkg_resources is deprecated,ignore:IProgress not found"
+    try:
+        client.execute()
+    finally:
+        del os.environ["PYTHONWARNINGS"]
     return notebook
 
 
