@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from image_text_embedding import backends, embed, tasks
+from image_text_embedding import backends, tasks, vectors
 from image_text_embedding.backends import Backend, Remote
 from image_text_embedding.coalesce import Coalesced
 from image_text_embedding.config import Limits, ModelConfig, guess
@@ -227,7 +227,7 @@ class Encoder:
             ImageError: a picture cannot be used; `.index` is its place in the list.
             ComputeError: the tower overflowed (half precision).
         """
-        return embed.encode_pictures(
+        return vectors.encode_pictures(
             self._engine,
             images,
             batch_size,
@@ -263,7 +263,7 @@ class Encoder:
             TextError: not a string, or nothing is left of it after cleaning; `.index` is its place in the list.
             ComputeError: the tower overflowed (half precision).
         """
-        return embed.encode_texts(
+        return vectors.encode_texts(
             self._engine, texts, batch_size, show_progress_bar, convert_to_tensor, normalize_embeddings, on_error
         )
 
@@ -293,7 +293,7 @@ class Encoder:
         Raises:
             InputError: one picture came, or an unknown argument; at once. And as `encode_image`, by the iterator.
         """
-        return embed.stream_pictures(self._engine, images, batch_size, normalize_embeddings, on_error, decode)
+        return vectors.stream_pictures(self._engine, images, batch_size, normalize_embeddings, on_error, decode)
 
     def stream_text(
         self,
@@ -316,7 +316,7 @@ class Encoder:
         Raises:
             InputError: one text came, or an unknown argument; at once. And as `encode_text`, by the iterator.
         """
-        return embed.stream_texts(self._engine, texts, batch_size, normalize_embeddings, on_error)
+        return vectors.stream_texts(self._engine, texts, batch_size, normalize_embeddings, on_error)
 
     def coalesce(self, max_batch: int = 32, max_wait: float = 0.005) -> Coalesced:
         """This model for many threads that each have one item: calls that come at the same time are computed together.

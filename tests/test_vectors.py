@@ -19,7 +19,7 @@ from sklearn.datasets import load_sample_images
 
 import image_text_embedding as ite
 from image_text_embedding import ahead as ahead_room
-from image_text_embedding import embed as room
+from image_text_embedding import vectors as room
 from image_text_embedding.ahead import read_ahead
 from image_text_embedding.engine import Engine
 from image_text_embedding.errors import ComputeError, ImageError, InputError, TextError
