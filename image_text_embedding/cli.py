@@ -165,7 +165,7 @@ class _EmbedCommand(TyperCommand):
 @app.command(
     cls=_EmbedCommand,
     epilog="Examples: `image-text-embedding embed photos --model blip_itm_base_coco --out vectors`, "
-    '`image-text-embedding embed "shards/*.tar" --model blip_base --out vectors --layout npy` and '
+    '`image-text-embedding embed "shards/*.tar" --model blip_base --out vectors --format npy` and '
     "`image-text-embedding embed captions.csv --modality text --model blip_base --out texts --json`",
 )
 def embed(

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+import typer
 from conftest import Run
 from PIL import Image as PILImage
 from sklearn.datasets import load_sample_image
 from towhee_090 import OFFLINE, python_090
 
 import image_text_embedding as ite
-from image_text_embedding import link
+from image_text_embedding import cli, link
 from image_text_embedding.download import url_cache_path
 
 FOLDERS = [
@@ -247,6 +250,17 @@ def test_models_as_json_and_as_a_table(home: Path, run: Run, tmp_path: Path) -> 
     for line, row in zip(lines, rows.values(), strict=True):
         cells = [", ".join(v) if isinstance(v, list) else "-" if v is None else str(v) for v in row.values()]
         assert " ".join(line.split()) == " ".join([*cells[:-1], "yes" if row["cached"] else "no"])
+
+
+def test_the_examples_in_the_help_can_be_typed() -> None:
+    group = typer.main.get_command(cli.app)
+    for name, command in group.commands.items():
+        examples = re.findall(r"`image-text-embedding ([^`]+)`", command.epilog)
+        assert examples, name
+        for words in map(shlex.split, examples):
+            assert words[0] in group.commands
+            taken = group.commands[words[0]]
+            taken.make_context(words[0], words[1:])  # unknown or missing options are an error
 
 
 def test_version_and_help(run: Run) -> None:
