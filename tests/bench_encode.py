@@ -4,10 +4,11 @@ One run measures both on the same made-up weights (a base ViT at 384 pixels), in
 befalls both alike. At the end: a table, the bars of the speed issue with reached / missed / not measured, and a chart.
 `--json FILE` writes every figure; `--quick` runs everything at toy sizes, to see that it runs: its figures mean nothing.
 
-First run in earnest (2 cores of a Zen 4, nothing beside it; torch 2.15, transformers 5.23, openvino 2026.4, onnxruntime 1.31; matrix
-peak 187 GFLOP/s). Images a second: transformers 1.56 at its best (4 at a time), 1.25 at 16; ours 1.80, openvino 2.00, its int8 5.95,
-onnx int8 3.73; 640-px files reach 98% of the tower's speed and more. Captions a second: transformers 55 (32 padded to the longest),
-29 (to 35); ours 81, which is 84% of the peak; openvino 97, its int8 331 at a least cosine of 0.965; onnx int8 226 at 0.997.
+First run in earnest (2 cores of a Zen 4, nothing beside it; torch 2.15, transformers 5.23, openvino 2026.4, onnxruntime
+1.31; matrix peak 187 GFLOP/s). Images a second: transformers 1.56 at its best (4 at a time), 1.25 at 16; ours 1.80,
+openvino 2.00, its int8 5.95, onnx int8 3.73; 640-px files reach 98% of the tower's speed and more. Captions a second:
+transformers 55 (32 padded to the longest), 29 (to 35); ours 81, which is 84% of the peak; openvino 97, its int8 331 at a
+least cosine of 0.965; onnx int8 226 at 0.997.
 
 What was predicted, and what came of it (one core of a Zen 4, which other work kept busy; CPU seconds, not wall time):
 
