@@ -32,9 +32,10 @@ from image_text_embedding.errors import EmbeddingError, ImageError, InputError, 
 from image_text_embedding.fetch import is_url
 from image_text_embedding.items import TruncatedTextWarning, progress, whole_number
 from image_text_embedding.manifest import manifest_of
+from image_text_embedding.places import Item, utf8
 from image_text_embedding.preprocess import load_picture, to_pixels
 from image_text_embedding.shards import LAYOUTS, Row, Shards
-from image_text_embedding.sources import Item, Source, modified, picture_bytes, text_of, text_to_embed, utf8
+from image_text_embedding.sources import Source, modified, picture_bytes, text_of, text_to_embed
 
 if TYPE_CHECKING:
     from image_text_embedding.encoder import Encoder

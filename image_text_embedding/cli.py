@@ -26,7 +26,7 @@ from image_text_embedding import cli_gallery, cli_pictures, cli_tasks
 from image_text_embedding import link as folders
 from image_text_embedding.config import list_models, model_config
 from image_text_embedding.errors import EmbeddingError, ImageError, InputError
-from image_text_embedding.indexing import PICTURES
+from image_text_embedding.places import PICTURES
 
 HOME_HELP = "Towhee's home; the default is $TOWHEE_HOME, else ~/.towhee, the only place where towhee 0.9.0 looks."
 SAID = {

@@ -18,7 +18,7 @@ from typing import Any
 from image_text_embedding.bulk import Done, Reading, encode
 from image_text_embedding.errors import EmbeddingError, SetupError
 from image_text_embedding.manifest import check_comparable, manifest_of
-from image_text_embedding.sources import Item, utf8
+from image_text_embedding.places import Item, utf8
 
 BLOCK = 1024  # places in a block
 

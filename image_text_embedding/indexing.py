@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from image_text_embedding.errors import ConfigError, EmbeddingError, InputError, SetupError
 from image_text_embedding.manifest import manifest_of
+from image_text_embedding.places import PICTURES
 
 if TYPE_CHECKING:
     from image_text_embedding.gallery import Gallery
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 MANIFEST, SHARDS = "manifest.json", "part-*.parquet"  # of a folder that `embed` wrote
 _MOST_MANIFEST = 2**20  # bytes
 

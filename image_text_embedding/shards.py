@@ -46,7 +46,7 @@ import numpy as np
 
 from image_text_embedding.errors import ConfigError, EmbeddingError, InputError, SetupError
 from image_text_embedding.manifest import check_comparable
-from image_text_embedding.sources import utf8
+from image_text_embedding.places import utf8
 
 LAYOUTS = {"parquet": "part", "npy": "metadata"}  # and how the files with the rows are called
 MANIFEST, ERRORS = "manifest.json", "errors.parquet"

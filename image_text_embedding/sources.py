@@ -28,63 +28,25 @@ import glob
 import json
 import os
 import stat
-import tarfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 from image_text_embedding.config import Limits, guess
 from image_text_embedding.errors import ImageError, InputError, SetupError, TextError
 from image_text_embedding.fetch import fetch_picture, is_url
+from image_text_embedding.places import PICTURES, Item, Place, ending, utf8
+from image_text_embedding.tars import tar_items
 
 IMAGE_COLUMNS = ("image", "image_path", "file_name", "path", "image_url", "url")
 TEXT_COLUMNS = ("caption", "text")
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm", ".avif", ".heic")
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 MODALITIES = ("image", "text")
 
 MAX_BYTES = 2**28  # of one picture's file
 MAX_CAPTION = 2**20  # bytes
 MAX_LINE = 2**24  # characters
-MAX_HEADER = 2**20  # bytes that a tar's header may make us read at once
 MAX_ROW_GROUP = 2**30  # bytes of pictures, unpacked
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where bytes lie.
-
-    Attributes:
-        file: a path, or a URL.
-        span: offset and size, of a tar's member.
-        cell: row group, row in it and column, of a parquet file.
-        is_json: the caption is a value of a JSON object.
-    """
-
-    file: str
-    span: tuple[int, int] | None = None
-    cell: tuple[int, int, str] | None = None
-    is_json: bool = False
-
-
-@dataclass(frozen=True)
-class Item:
-    """A picture or a text, not read yet.
-
-    Attributes:
-        path: what it is called in the output: a picture's absolute path or URL; `shard.tar/member`; `table.csv#17`, where 17
-            is the row, 1 the first.
-        picture: where the picture is; None for a text.
-        caption: the text, where it is known already, or where it is.
-        problem: why it cannot be used, where that is known already.
-    """
-
-    path: str
-    picture: Place | None = None
-    caption: str | Place | None = None
-    problem: str | None = None
 
 
 class Source:
@@ -117,7 +79,7 @@ class Source:
             raise InputError("source: expected a folder, a glob or a file, came none")
         self._places = _expanded([os.fspath(place) for place in given])
         self._column = column
-        tables = [place for place in self._places if _suffix(place) in TABLES and not os.path.isdir(place)]
+        tables = [place for place in self._places if ending(place) in TABLES and not os.path.isdir(place)]
         if column is not None and not tables:
             raise InputError(f"column: expected a table ({', '.join(TABLES)}), came {given[0]}")
         self.modality = modality or (_modality(tables[0], column) if tables else "image")
@@ -139,7 +101,7 @@ class Source:
         return total
 
     def _count(self, place: str) -> int:
-        if _suffix(place) == ".parquet" and not os.path.isdir(place):
+        if ending(place) == ".parquet" and not os.path.isdir(place):
             try:
                 file = _parquet_file(place)
             except InputError:
@@ -149,11 +111,11 @@ class Source:
         return sum(1 for _ in self._items(place))
 
     def _items(self, place: str) -> Iterator[Item]:
-        suffix = _suffix(place)
+        suffix = ending(place)
         if os.path.isdir(place):
             return _folder(place)
         if suffix == ".tar":
-            return _tar(place)
+            return tar_items(place)
         if suffix == ".txt":
             return self._lines(place)
         if suffix == ".parquet":
@@ -317,12 +279,12 @@ def _expanded(given: list[str]) -> list[str]:
     places: list[str] = []
     for place in given:
         if os.path.exists(place):
-            if not os.path.isdir(place) and _suffix(place) not in (".txt", ".tar", *TABLES, *PICTURES):
+            if not os.path.isdir(place) and ending(place) not in (".txt", ".tar", *TABLES, *PICTURES):
                 raise InputError(_expectation(place))
             places.append(place)
         elif glob.has_magic(place):
             known = (".txt", ".tar", *TABLES, *PICTURES)
-            found = sorted(p for p in glob.iglob(place, recursive=True) if _suffix(p) in known or os.path.isdir(p))
+            found = sorted(p for p in glob.iglob(place, recursive=True) if ending(p) in known or os.path.isdir(p))
             if place.rstrip("/").endswith("**"):  # its folders are matched with all that lies in them
                 found = [p for p in found if not os.path.isdir(p)]
             if not found:
@@ -330,8 +292,8 @@ def _expanded(given: list[str]) -> list[str]:
             places += found
         else:
             raise InputError(f"{_expectation(place)}, which does not exist")
-    if any(_suffix(place) in PICTURES for place in places):
-        places = [place for place in places if _suffix(place) != ".txt"]
+    if any(ending(place) in PICTURES for place in places):
+        places = [place for place in places if ending(place) != ".txt"]
     return [os.path.abspath(place) for place in places]
 
 
@@ -356,10 +318,10 @@ def _folder(folder: str) -> Iterator[Item]:
         path = os.path.join(folder, name)
         if is_folder:
             yield from _folder(path)
-        elif _suffix(name) in PICTURES:
+        elif ending(name) in PICTURES:
             yield _picture_file(path, lambda caption: os.path.basename(caption) in names)
-        elif _suffix(name) == ".tar":
-            yield from _tar(path)
+        elif ending(name) == ".tar":
+            yield from tar_items(path)
 
 
 def _picture_file(path: str, there: Any) -> Item:
@@ -388,7 +350,7 @@ def _text_lines(place: str, newline: str | None = None) -> Iterator[str]:
 def _csv(place: str) -> Iterator[dict[str, Any]]:
     """Rows by the names in the first line."""
     reader = csv.DictReader(
-        _text_lines(place, newline=""), delimiter="\t" if _suffix(place) == ".tsv" else ",", restkey="", strict=False
+        _text_lines(place, newline=""), delimiter="\t" if ending(place) == ".tsv" else ",", restkey="", strict=False
     )
     try:
         yield from reader
@@ -429,10 +391,10 @@ def _columns(place: str, names: list[str], modality: str, column: str | None) ->
 
 def _modality(place: str, column: str | None) -> str:
     """What a table is a table of."""
-    if _suffix(place) == ".parquet":
+    if ending(place) == ".parquet":
         names = list(_parquet_file(place).schema_arrow.names)
     else:
-        rows: Iterator[Any] = _json_lines(place) if _suffix(place) == ".jsonl" else _csv(place)
+        rows: Iterator[Any] = _json_lines(place) if ending(place) == ".jsonl" else _csv(place)
         first = next((row for row in rows if isinstance(row, dict)), None)
         names = [name for name in first if name] if first else []
     lower = {name.lower() for name in ([column] if column else names)}
@@ -494,97 +456,3 @@ def _row_group(place: str, _: int, group: int, column: str) -> Any:
         return file.read_row_group(group, columns=[column]).column(0)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(f"{place}: damaged at row group {group}: {error}") from error
-
-
-# --- tar ---------------------------------------------------------------------------------------------------------------
-
-
-class _Headers:
-    """A tar as tarfile reads its headers. A header that claims to be gigabytes long is refused before they are read."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.seek, self.tell, self._read = file.seek, file.tell, file.read
-
-    def read(self, size: int) -> bytes:
-        if not 0 <= size <= MAX_HEADER:
-            raise tarfile.ReadError(f"a header of {size} bytes")
-        return self._read(size)
-
-
-def _tar(path: str) -> Iterator[Item]:
-    try:
-        kind = os.stat(path).st_mode
-        file = open(path, "rb") if stat.S_ISREG(kind) else None  # noqa: SIM115
-    except OSError as error:
-        yield Item(utf8(path), problem=f"cannot read it: {error.strerror}")
-        return
-    if file is None:
-        yield Item(utf8(path), problem="expected a file, came a device")
-        return
-    with file:
-        sample: list[tarfile.TarInfo] = []
-        problem = None
-        try:
-            for member in _members(file):
-                if sample and _key(member.name) != _key(sample[0].name):
-                    yield from _sample(path, sample)
-                    sample = []
-                sample.append(member)
-        except (tarfile.TarError, OSError, ValueError, OverflowError, EOFError, RecursionError) as error:
-            problem = f"expected a tar that is not compressed, came something else or a damaged one: {error}"
-        yield from _sample(path, sample)
-        if problem:
-            yield Item(utf8(path), problem=problem)
-
-
-def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """A tar's ordinary files; links and devices have nothing for us.
-
-    Raises:
-        TarError, OSError, ValueError: damaged, which tarfile itself tells of the first header alone.
-    """
-    tar = tarfile.open(fileobj=_Headers(file), mode="r:", errorlevel=2)  # type: ignore[call-overload]  # noqa: SIM115
-    count, last = 0, -1
-    while (member := tar.next()) is not None:
-        tar.members.clear()  # tarfile keeps them all
-        count += 1
-        if member.offset <= last or member.size < 0:
-            raise tarfile.ReadError("a header that points back")
-        last = member.offset
-        if member.isreg():
-            yield member
-    file.seek(tar.offset)
-    if any(file.read(tarfile.BLOCKSIZE)):
-        raise tarfile.ReadError(f"no header after {count} members")
-
-
-def _key(name: str) -> str:
-    folder, _, base = name.rpartition("/")
-    return f"{folder}/{base.partition('.')[0]}"
-
-
-def _sample(path: str, members: list[tarfile.TarInfo]) -> Iterator[Item]:
-    caption = None
-    for end in (".txt", ".json"):
-        found = next((m for m in members if m.name.lower().endswith(end) and not m.issparse()), None)
-        if found is not None and caption is None:
-            caption = Place(path, (found.offset_data, found.size), is_json=end == ".json")
-    for member in members:
-        if _suffix(member.name) not in PICTURES:
-            continue
-        name = PurePosixPath(member.name)
-        if name.is_absolute() or ".." in name.parts:  # whoever reads our path may take it for a file's
-            yield Item(utf8(path), problem=f"a member's name that leads elsewhere: {utf8(member.name)[:200]!r}")
-        elif member.issparse():
-            yield Item(f"{utf8(path)}/{utf8(member.name)}", problem="a sparse file in a tar is not read")
-        else:
-            yield Item(f"{utf8(path)}/{utf8(member.name)}", Place(path, (member.offset_data, member.size)), caption)
-
-
-def utf8(text: str) -> str:
-    """What files can hold of a name or a text: bytes that are no UTF-8 (in names) and lone surrogates as `\\udcff`."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _suffix(path: str) -> str:
-    return os.path.splitext(path)[1].lower()

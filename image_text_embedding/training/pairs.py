@@ -20,12 +20,12 @@ from torch.utils.data import Dataset, Sampler
 from image_text_embedding.config import ModelConfig, TextRules
 from image_text_embedding.errors import ConfigError, InputError, SetupError, TextError
 from image_text_embedding.fetch import is_url
+from image_text_embedding.places import PICTURES
 from image_text_embedding.preprocess import Tokenizer, load_picture, to_pixels
 from image_text_embedding.training.settings import TrainConfig
 from image_text_embedding.training.student import Batch, Rows
 
 IN_A_ROW = 100  # that many unusable pairs, one after the other, are no accident
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _COLUMNS = {"image": ("image", "file_name", "image_path"), "caption": ("caption", "text")}  # ours, then Hugging Face's
 _SIDES = re.compile(r"\b(left|right)(most|ward|wards|hand|side)?\b", re.IGNORECASE)
 
