@@ -49,11 +49,10 @@ def vocabulary() -> Path:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """run("link", ...) -> exit code, stdout, stderr."""
-
     from image_text_embedding import cli
 
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["image-text-embedding", *arguments])
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["image-text-embedding", *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
             cli.main()
         out, err = capsys.readouterr()
@@ -248,3 +247,31 @@ def put_in_hub_cache(repo_id: str, file: Path) -> None:
     blob.write_bytes(content)
     link.symlink_to(blob)
     (folder / "refs" / "main").write_text(commit)
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many items each call of a tower got."""
+    from image_text_embedding.engine import Engine
+
+    counts: list[int] = []
+    for name in ("vectors", "text_vectors"):
+        real = getattr(Engine, name)
+        monkeypatch.setattr(
+            Engine, name, lambda self, items, real=real: (counts.append(len(items)), real(self, items))[1]
+        )
+    return counts
+
+
+def _has_font() -> bool:
+    from image_text_embedding import SetupError
+    from image_text_embedding.demo import scenes
+
+    try:
+        scenes.glyph("🧸")
+    except SetupError:
+        return False
+    return True
+
+
+needs_font = pytest.mark.skipif(not _has_font(), reason="apt-get install fonts-noto-color-emoji")

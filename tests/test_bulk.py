@@ -12,12 +12,12 @@ import sys
 import tarfile
 import threading
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Run
 from PIL import Image
 
 from image_text_embedding import bulk, shards
@@ -469,22 +469,6 @@ def test_rows_are_kept_for_ten_minutes_at_most(tmp_path: Path, monkeypatch: pyte
 
 
 # The command
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    from image_text_embedding import cli
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["image-text-embedding", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return run
 
 
 def test_embed_with_the_packaged_model(run: Run, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import needs_font
 from PIL import Image, ImageChops, ImageDraw
 
 from image_text_embedding import ConfigError, InputError, SetupError, demo
@@ -38,17 +39,6 @@ from image_text_embedding.demo.scenes import BY_NAME, COLOURS, PATTERNS, SPLITS,
 from image_text_embedding.preprocess import Tokenizer
 
 MANY = 200  # scenes of each split that the properties are tried on
-
-
-def _has_font() -> bool:
-    try:
-        scenes.glyph("🧸")
-    except SetupError:
-        return False
-    return True
-
-
-needs_font = pytest.mark.skipif(not _has_font(), reason="apt-get install fonts-noto-color-emoji")
 
 
 @pytest.fixture(scope="module")

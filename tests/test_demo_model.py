@@ -8,28 +8,18 @@ import re
 import numpy as np
 import pytest
 import torch
+from conftest import needs_font
 
 import image_text_embedding as ite
 from image_text_embedding import demo
 from image_text_embedding.config import config_dir, from_mapping
-from image_text_embedding.demo import evaluate, scenes, vocabulary
+from image_text_embedding.demo import evaluate, vocabulary
 from image_text_embedding.training import loop, read_recipe
 from image_text_embedding.training.folder import RunFolder
 from image_text_embedding.training.plan import begun
 
 MODELS = ("blip_demo", "albef_demo")
 CARD = demo.GALLERY.parent / "MODEL_CARD.md"
-
-
-def _has_font() -> bool:
-    try:
-        scenes.draw(scenes.scene(0, "train"), 64)
-    except ite.SetupError:
-        return False
-    return True
-
-
-needs_font = pytest.mark.skipif(not _has_font(), reason="apt-get install fonts-noto-color-emoji")
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,14 @@ import bench_explain
 import numpy as np
 import pytest
 import torch
-from conftest import VOCABULARY
+from conftest import VOCABULARY, needs_font
 from PIL import Image
 from skimage import data
 from torch.nn import functional as F
 
 import image_text_embedding as ite
-from image_text_embedding import cli, demo, heat
+from image_text_embedding import demo, heat
 from image_text_embedding.config import from_mapping, list_models, model_config
-from image_text_embedding.demo import scenes
 from image_text_embedding.errors import ConfigError, ImageError, InputError, TextError
 from image_text_embedding.explain import layer_to_read
 from image_text_embedding.preprocess import Tokenizer
@@ -38,17 +36,6 @@ def get(small_weights: dict[str, Path]) -> Callable[..., ite.Encoder]:
 @pytest.fixture(scope="module")
 def demo_model() -> ite.Encoder:
     return ite.load("blip_demo", device="cpu")
-
-
-def _has_font() -> bool:
-    try:
-        scenes.draw(scenes.scene(0, "train"), 64)
-    except ite.SetupError:
-        return False
-    return True
-
-
-needs_font = pytest.mark.skipif(not _has_font(), reason="apt-get install fonts-noto-color-emoji")
 
 
 # --- The formula --------------------------------------------------------------------------------------------------------
@@ -287,18 +274,6 @@ def test_a_matrix_that_cannot_be_drawn_is_said(tmp_path, matrix, error, said) ->
 
 
 # --- The commands -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def run(*arguments: Any) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["image-text-embedding", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return run
 
 
 def test_the_command_explains(run, tmp_path, demo_model) -> None:

@@ -37,7 +37,6 @@ from image_text_embedding import parts as parts_module
 from image_text_embedding.albef import Albef, albef
 from image_text_embedding.blip import Blip, blip
 from image_text_embedding.config import model_config
-from image_text_embedding.engine import Engine
 
 PHOTO = load_sample_image("china.jpg")  # (427, 640, 3) uint8 RGB
 
@@ -165,18 +164,6 @@ def test_window_hands_over_video_frames(models: dict[str, Any], expected: dict[s
     results = pipe.window("frame", "vecs", 2, 2, operator).output("vecs")(frames)
     rows = [row for _ in range(results.size) for row in results.get()[0]]
     np.testing.assert_allclose(rows, models["blip_base"].encode_image(frames), atol=2e-6)
-
-
-@pytest.fixture
-def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many items each call of a tower got."""
-    counts: list[int] = []
-    for name in ("vectors", "text_vectors"):
-        real = getattr(Engine, name)
-        monkeypatch.setattr(
-            Engine, name, lambda self, items, real=real: (counts.append(len(items)), real(self, items))[1]
-        )
-    return counts
 
 
 @pytest.mark.parametrize("kind", ["window", "window_all", "time_window"])

@@ -39,18 +39,6 @@ def model() -> ite.Encoder:
     return ite.load("blip_demo")
 
 
-@pytest.fixture
-def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many items each call of a tower got."""
-    counts: list[int] = []
-    for name in ("vectors", "text_vectors"):
-        real = getattr(Engine, name)
-        monkeypatch.setattr(
-            Engine, name, lambda self, items, real=real: (counts.append(len(items)), real(self, items))[1]
-        )
-    return counts
-
-
 def threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("image-text-embedding")]
 
