@@ -30,7 +30,7 @@ import numpy as np
 from image_text_embedding.config import Limits
 from image_text_embedding.errors import EmbeddingError, ImageError, InputError, TextError
 from image_text_embedding.fetch import is_url
-from image_text_embedding.items import TruncatedTextWarning, progress, whole_number
+from image_text_embedding.items import TruncatedTextWarning, batches, progress, whole_number
 from image_text_embedding.manifest import manifest_of
 from image_text_embedding.places import Item, utf8
 from image_text_embedding.preprocess import load_picture, to_pixels
@@ -254,7 +254,7 @@ def computed(
     # Asked here, in the caller's thread, the only one that may touch the shards.
     todo = (Done(utf8(item.path)) if item.problem is None and known(item) else item for item in items)
     told = False
-    for chunk in _chunks(_ahead(todo, read, threads, 2 * at_once), at_once):
+    for chunk in batches(_ahead(todo, read, threads, 2 * at_once), at_once):
         fresh = {
             row.sha256: value
             for row, value in (one for one in chunk if not isinstance(one, Done))
@@ -335,12 +335,6 @@ def _ahead(items: Iterable[Any], function: Callable[[Any], Any], threads: int, a
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    iterator = iter(items)
-    while chunk := list(itertools.islice(iterator, size)):
-        yield chunk
 
 
 def _skip(bar: Any) -> None:

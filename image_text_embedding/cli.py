@@ -302,8 +302,7 @@ def models(
     table = Table(*(column.replace("_", " ") for column in rows[0]), box=None)
     for row in rows:
         table.add_row(*map(_cell, row.values()))
-    # A table that goes into a file or a pipe is not folded to the width of a terminal that is not there.
-    Console(width=None if sys.stdout.isatty() else 300).print(table)
+    cli_gallery.console().print(table)
 
 
 @app.command(

@@ -127,7 +127,7 @@ def search(
     if as_json:
         print(json.dumps([dataclasses.asdict(each) for each in found], indent=2))
     else:
-        _console().print(_table(found))
+        console().print(_table(found))
     about = f"{len(found)} of {size}, {made_with}" + (f", the best {rerank} re-ranked" if rerank else "")
     try:
         _draw(text, image, found, sheet, page, about)
@@ -174,7 +174,7 @@ def evaluate(
     for name, each in ways.items():
         there, back = ([f"{100 * each[way][k]:.1f}" for k in (1, 5, 10)] for way in (1, 0))
         table.add_row(name, "", *there, "", *back)
-    _console().print(table)
+    console().print(table)
 
 
 def plain(text: str) -> str:
@@ -182,7 +182,8 @@ def plain(text: str) -> str:
     return "".join(char if char.isprintable() else "�" for char in text)
 
 
-def _console() -> Console:
+def console() -> Console:
+    """Where tables are printed."""
     # A table that goes into a file or a pipe is not folded to the width of a terminal that is not there.
     return Console(width=None if sys.stdout.isatty() else 300)
 

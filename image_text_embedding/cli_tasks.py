@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from image_text_embedding.cli_gallery import AsJson, Device, plain
+from image_text_embedding.cli_gallery import AsJson, Device, console, plain
 from image_text_embedding.config import list_models, model_config
 from image_text_embedding.errors import EmbeddingError, InputError
 
@@ -118,7 +117,7 @@ def info(
     for key, value in facts.items():
         shown = ", ".join(value) if isinstance(value, list) else json.dumps(value) if isinstance(value, dict) else value
         table.add_row(key.replace("_", " "), Text(plain("-" if shown is None else str(shown))))
-    Console(width=None if sys.stdout.isatty() else 300).print(table)
+    console().print(table)
 
 
 def cache(
@@ -152,7 +151,7 @@ def cache(
     table = Table("name", "MB", "path", box=None)
     for row in rows:
         table.add_row(row["name"], f"{row['bytes'] / 1e6:,.0f}", Text(row["path"]))
-    Console(width=None if sys.stdout.isatty() else 300).print(table)
+    console().print(table)
 
 
 def _tell(
