@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from image_text_embedding.errors import InputError
 from image_text_embedding.preprocess import load_picture
-from image_text_embedding.sheet import write_whole
+from image_text_embedding.sheet import write_png
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -54,7 +53,7 @@ def strip(
         font = _fitting(word, PANEL, 20)
         middle = (x + PANEL / 2, y + panel.height + line / 2)
         pen.text(middle, _cut(word, PANEL, font), INK if i else FAINT, font, anchor="mm")
-    return write_whole(path, _png(sheet))
+    return write_png(path, sheet)
 
 
 def heat_map(matrix: Any, pictures: Sequence[Any], texts: Sequence[str], path: str | os.PathLike[str]) -> Path:
@@ -107,7 +106,7 @@ def heat_map(matrix: Any, pictures: Sequence[Any], texts: Sequence[str], path: s
         if known[i, j] and j == best[i]:
             pen.rectangle((x, y, x + width - 1, y + height - 1), outline=FRAME, width=3)
     _legend(sheet, left, bottom + 14, low, high, font)
-    return write_whole(path, _png(sheet))
+    return write_png(path, sheet)
 
 
 def _legend(sheet: Image.Image, x: int, y: int, low: float, high: float, font: Font) -> None:
@@ -156,12 +155,6 @@ def _fitting(text: str, width: int, size: int) -> Font:
     """The largest font, from that size down to 12, in which the text fits; or the smallest."""
     fonts = [ImageFont.load_default(each) for each in range(size, 11, -2)]
     return next((font for font in fonts if font.getlength(text) <= width), fonts[-1])
-
-
-def _png(picture: Image.Image) -> bytes:
-    encoded = io.BytesIO()
-    picture.save(encoded, "PNG")
-    return encoded.getvalue()
 
 
 def _cut(text: str, width: int, font: Font) -> str:

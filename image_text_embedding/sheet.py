@@ -41,8 +41,13 @@ def contact_sheet(
         fitted = ImageOps.contain(picture.convert("RGB"), (SIDE, SIDE))
         sheet.paste(fitted, (x + (SIDE - fitted.width) // 2, y + (SIDE - fitted.height) // 2))
         pen.text((x, y + SIDE + 3), _cut(caption, SIDE, font), "black", font)
+    return write_png(path, sheet)
+
+
+def write_png(path: str | os.PathLike[str], picture: Image.Image) -> Path:
+    """A picture as a PNG, written whole or not at all."""
     encoded = io.BytesIO()
-    sheet.save(encoded, "PNG")
+    picture.save(encoded, "PNG")
     return write_whole(path, encoded.getvalue())
 
 
