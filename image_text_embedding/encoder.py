@@ -217,7 +217,9 @@ class Encoder:
             normalize_embeddings: False leaves the projection's length; such vectors are not comparable by dot product.
             on_error: "raise" stops at the first picture that cannot be used; "skip" goes on: its row is NaN.
             decode: "fast" decodes a JPEG that is at least four times as large as the model's pictures at a reduced scale:
-                two to four times as fast, and the vectors' cosine to the exact ones stays above 0.99 (README).
+                two to four times as fast, and the vectors' cosine to the exact ones stays above 0.99 (README). "device"
+                does so, too, and lets the model's device resize pictures, those of one size together: for a GPU that waits
+                for the processor.
 
         Returns:
             float32 (D,) for one picture, (N, D) for many, (0, D) for none. With on_error="skip" a pair: the vectors,

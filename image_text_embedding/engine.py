@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +15,11 @@ from torch import nn
 from image_text_embedding.config import Limits, list_models, model_config
 from image_text_embedding.errors import InputError
 from image_text_embedding.parts import load_part
-from image_text_embedding.preprocess import Tokenizer, load_picture, normalize, to_pixels
+from image_text_embedding.preprocess import Tokenizer, load_picture, normalize, resize, to_pixels
 from image_text_embedding.resolve import Resolved
 from image_text_embedding.weights import Checkpoint, read_checkpoint
+
+DEVICE_VALUES = 2**27  # of enlarged batches that a device resizes at once: half a gigabyte in float32
 
 
 class Engine:
@@ -82,14 +85,23 @@ class Engine:
         size = self.config.vision.image_size
         return to_pixels(load_picture(picture, self.limits, least=2 * size), size)
 
+    def pixels_whole(self, picture: Any) -> np.ndarray:
+        """`pixels_fast` without the resizing, uint8 (H, W, 3), if it is not much larger; the device does the rest.
+
+        What no decoder made smaller is: a batch of large pictures, each whole, would be gigabytes.
+        """
+        size = self.config.vision.image_size
+        loaded = load_picture(picture, self.limits, least=2 * size)
+        return np.array(loaded) if loaded.width * loaded.height <= (4 * size) ** 2 else to_pixels(loaded, size)
+
     def states(self, pixels: list[np.ndarray]) -> torch.Tensor:
         """uint8 (S, S, 3) each -> (B, 1 + patches, width): the one pass through the ViT that every head shares."""
         return self.part("image").states(self.values(pixels))
 
     def vectors(self, pixels: list[np.ndarray]) -> torch.Tensor:
-        """uint8 (S, S, 3) each -> (B, D), not yet of unit length: all that an embedding needs, for less work."""
+        """uint8 (S, S, 3), or of any size, each -> (B, D), not yet of unit length: all that an embedding needs."""
         if "image" in self.compiled:
-            return self.compiled["image"](torch.from_numpy(np.stack(pixels))).to(self.device)
+            return self.compiled["image"](self._square(pixels, torch.device("cpu"))).to(self.device)
         return self.part("image")(self.values(pixels))
 
     def text_vectors(self, rows: list[list[int]]) -> torch.Tensor:
@@ -98,22 +110,41 @@ class Engine:
         return tower(*self.padded(rows)).to(self.device)
 
     def values(self, pixels: list[np.ndarray]) -> torch.Tensor:
-        """uint8 (S, S, 3) each -> what the image tower takes, (B, 3, S, S) on the device."""
+        """uint8 (S, S, 3), or of any size, each -> what the image tower takes, (B, 3, S, S) on the device."""
         vision = self.config.vision
-        return normalize(self._upload(pixels), vision.mean, vision.std).to(self.dtype)
+        return normalize(self._square(pixels, self.device), vision.mean, vision.std).to(self.dtype)
 
-    def _upload(self, pixels: list[np.ndarray]) -> torch.Tensor:
-        """(B, S, S, 3) uint8 on the device. To a GPU out of pinned memory, while it computes what it was given before."""
-        if self.device.type != "cuda":
-            return torch.from_numpy(np.stack(pixels)).to(self.device)
+    def _square(self, pixels: list[np.ndarray], device: torch.device) -> torch.Tensor:
+        """(B, S, S, 3) uint8 on a device, which resizes together those that are of one other size."""
+        size = self.config.vision.image_size
+        shapes: dict[tuple[int, ...], list[int]] = {}
+        for place, each in enumerate(pixels):
+            shapes.setdefault(each.shape, []).append(place)
+        if list(shapes) == [(size, size, 3)]:
+            return self._upload(pixels, device)
+        square = torch.empty(len(pixels), size, size, 3, dtype=torch.uint8, device=device)
+        for shape, places in shapes.items():
+            at_once = max(1, DEVICE_VALUES // math.prod(shape))
+            for start in range(0, len(places), at_once):
+                some = places[start : start + at_once]
+                square[some] = resize(self._upload([pixels[place] for place in some], device), size)
+        return square
+
+    def _upload(self, pixels: list[np.ndarray], device: torch.device) -> torch.Tensor:
+        """Pictures of one size as (B, H, W, 3) uint8 on a device.
+
+        To a GPU out of pinned memory, while it computes what it was given before.
+        """
+        if device.type != "cuda":
+            return torch.from_numpy(np.stack(pixels)).to(device)
         pinned = torch.empty((len(pixels), *pixels[0].shape), dtype=torch.uint8, pin_memory=True)
         np.stack(pixels, out=pinned.numpy())
-        computing = torch.cuda.current_stream(self.device)
+        computing = torch.cuda.current_stream(device)
         with self._guard:
             if self._copying is None:
-                self._copying = torch.cuda.Stream(self.device)
+                self._copying = torch.cuda.Stream(device)
         with torch.cuda.stream(self._copying):
-            there = pinned.to(self.device, non_blocking=True)
+            there = pinned.to(device, non_blocking=True)
         computing.wait_stream(self._copying)
         there.record_stream(computing)
         return there

@@ -107,6 +107,22 @@ def to_pixels(picture: Image.Image, size: int) -> np.ndarray:
     return np.array(picture.resize((size, size), Image.Resampling.BICUBIC))
 
 
+def resize(pixels: torch.Tensor, size: int) -> torch.Tensor:
+    """uint8 (B, H, W, 3) -> uint8 (B, size, size, 3) on the same device: `to_pixels` of many at once, nearly.
+
+    torch's antialiased bicubic is PIL's filter without the rounding between rows and columns: values differ by 1, rarely
+    by 2.
+    """
+    import torch
+    from torch.nn.functional import interpolate
+
+    if pixels.shape[1:3] == (size, size):
+        return pixels
+    values = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    values = interpolate(values, (size, size), mode="bicubic", antialias=True)
+    return values.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
 def normalize(pixels: torch.Tensor | np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
     """uint8 (B, S, S, 3) -> float32 (B, 3, S, S) on the same device, as torchvision's `ToTensor` and `Normalize`."""
     import torch

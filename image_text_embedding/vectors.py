@@ -23,7 +23,7 @@ from image_text_embedding.errors import ComputeError, EmbeddingError, InputError
 from image_text_embedding.items import Failures, Reader, is_one_picture, is_one_text, many, progress, whole_number
 
 Batch = tuple[list[int], list[tuple[int, Any]]]  # indices that were asked for, and (index, item) of those to compute
-DECODE = ("exact", "fast")
+DECODE = ("exact", "fast", "device")
 USUAL_LENGTH = 16  # tokens; captions are rarely longer, and a batch of longer texts is smaller in their measure
 WINDOW = 16  # batches of a stream's texts that are put in order of length together
 
@@ -289,8 +289,8 @@ def _in_order(asked: list[int], found: dict[int, np.ndarray], failures: Failures
 def _reading(engine: Engine, decode: str) -> Callable[[Any], np.ndarray]:
     engine.require("embed", "image")
     if decode not in DECODE:
-        raise InputError(f"decode: expected 'exact' or 'fast', came {decode!r}{guess(str(decode), DECODE)}")
-    return engine.pixels if decode == "exact" else engine.pixels_fast
+        raise InputError(f"decode: expected one of {', '.join(DECODE)}, came {decode!r}{guess(str(decode), DECODE)}")
+    return {"exact": engine.pixels, "fast": engine.pixels_fast, "device": engine.pixels_whole}[decode]
 
 
 def _at_once(engine: Engine, batch_size: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import threading
 import weakref
 from collections.abc import Iterator
@@ -13,16 +14,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageSequence
 from skimage import data
 from sklearn.datasets import load_sample_images
 
 import image_text_embedding as ite
 from image_text_embedding import ahead as ahead_room
+from image_text_embedding import engine as engine_room
 from image_text_embedding import vectors as room
 from image_text_embedding.ahead import read_ahead
 from image_text_embedding.engine import Engine
 from image_text_embedding.errors import ComputeError, ImageError, InputError, TextError
+from image_text_embedding.preprocess import resize, to_pixels
 
 WAIT = 60.0  # seconds, for what comes at once unless the code is wrong
 TEXTS = ["a dog", "two cats on a red mat beside a blue ball", "a bus", "three cars", "a dog", "A  dog."]
@@ -344,7 +348,9 @@ class TestStreams:
                 stream([], on_error="ignore")
             with pytest.raises(InputError, match="batch_size"):
                 stream([], batch_size=0)
-        with pytest.raises(InputError, match="decode: expected 'exact' or 'fast', came 'fats' — did you mean 'fast'"):
+        with pytest.raises(
+            InputError, match="decode: expected one of exact, fast, device, came 'fats' — did you mean 'fast'"
+        ):
             model.stream_image([], decode="fats")
         with pytest.raises(InputError, match="decode: expected"):
             model.encode_image([], decode=None)
@@ -392,3 +398,38 @@ class TestFastDecoding:
             vector = model.encode_image(picture, decode="fast")
             assert picture.size == (1600, 1200)
         np.testing.assert_allclose(vector, model.encode_image(path), atol=1e-6)
+
+
+class TestResizingOnTheDevice:
+    def test_pictures_of_every_size_in_one_batch(self, model, photos) -> None:
+        sizes = [(640, 480), (480, 640), (640, 480), (96, 96), (50, 31), (1, 1), (300, 2000)]
+        pictures = [np.array(Image.fromarray(photos[0]).resize(size)) for size in sizes]
+        exact, device = (model.encode_image(pictures, decode=decode) for decode in ("exact", "device"))
+        assert (exact * device).sum(axis=1).min() > 0.9999
+        np.testing.assert_allclose(device[3], exact[3], atol=1e-6)  # nothing to resize
+        streamed = list(model.stream_image(pictures, 2, decode="device"))
+        np.testing.assert_allclose(streamed, device, atol=1e-6)
+
+    @pytest.mark.parametrize("size", [(640, 480), (200, 333), (40, 60), (97, 95), (1, 1)])
+    def test_resized_as_pil_does_it(self, photos, size) -> None:
+        picture = Image.fromarray(photos[0]).resize(size)
+        ours = resize(torch.from_numpy(np.array(picture))[None], 96)[0].numpy()
+        difference = np.abs(ours.astype(int) - to_pixels(picture, 96))
+        assert difference.max() <= 3 and difference.mean() < 0.35
+
+    def test_large_pictures_do_not_wait_whole(self, model, photos) -> None:
+        size = model.config.vision.image_size
+        large = Image.fromarray(photos[0]).resize((4 * size + 1, 4 * size))
+        assert model._engine.pixels_whole(large).shape == (size, size, 3)
+        assert model._engine.pixels_whole(large.crop((0, 0, 4 * size, 4 * size))).shape == (4 * size, 4 * size, 3)
+        assert model._engine.pixels_whole(jpeg(photos[0], (9 * size, 8 * size))).shape == (
+            math.ceil(8 * size / 4),
+            math.ceil(9 * size / 4),
+            3,
+        )
+
+    def test_no_more_at_once_than_memory_was_meant_for(self, model, photos, monkeypatch) -> None:
+        pictures = [np.roll(photos[0][:200, :300], shift, axis=1) for shift in range(5)]
+        whole = model.encode_image(pictures, decode="device")
+        monkeypatch.setattr(engine_room, "DEVICE_VALUES", 2 * pictures[0].size)
+        np.testing.assert_allclose(model.encode_image(pictures, decode="device"), whole, atol=1e-6)
