@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -11,15 +10,13 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
-from image_text_embedding.errors import ConfigError, EmbeddingError, InputError, SetupError
+from image_text_embedding.errors import ConfigError, EmbeddingError, InputError
 from image_text_embedding.manifest import manifest_of
 from image_text_embedding.places import PICTURES
+from image_text_embedding.shards import LAYOUTS, MANIFEST, read_manifest, read_shards, shard_files
 
 if TYPE_CHECKING:
     from image_text_embedding.gallery import Gallery
-
-MANIFEST, SHARDS = "manifest.json", "part-*.parquet"  # of a folder that `embed` wrote
-_MOST_MANIFEST = 2**20  # bytes
 
 
 @dataclass
@@ -56,7 +53,7 @@ def index(gallery: Gallery, source: str | os.PathLike[str], batch_size: int = 32
     if path.is_dir():
         items: list[str] = sorted(_pictures(path))
         # Web pages have a file of that name, too, and it may lie beside pictures.
-        if (path / MANIFEST).is_file() and (not items or any(path.glob(SHARDS))):
+        if (path / MANIFEST).is_file() and (not items or any(any(shard_files(path, layout)) for layout in LAYOUTS)):
             return _index_shards(gallery, path)
         if not items:
             raise InputError(f"expected pictures ({', '.join(PICTURES)}) in {path} or below, came none")
@@ -89,59 +86,33 @@ def _lines(path: Path) -> list[str]:
 
 
 def _index_shards(gallery: Gallery, folder: Path) -> Indexed:
-    manifest = _manifest(folder / MANIFEST)
+    manifest = _manifest(folder)
     kept = {key: value for key, value in manifest.items() if key != "modality"}
     done = Indexed()
-    for where, table in _tables(folder):
+    for table in read_shards(folder, 1000):
         done.total += len(table)
-        done.new += gallery.add_rows(_rows(table, manifest, where), kept)
+        done.new += gallery.add_rows(_rows(table, manifest, folder), kept)
     if not done.total:
-        raise InputError(f"expected {SHARDS} beside {folder / MANIFEST}, came none: the vectors are not there yet")
+        raise InputError(f"expected shards beside {folder / MANIFEST}, came none: the vectors are not there yet")
     return done
 
 
-def _tables(folder: Path) -> Iterator[tuple[str, Any]]:
-    """Each shard's path, and its rows, a thousand at a time."""
-    try:
-        import pyarrow
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise SetupError(f"parquet files need pyarrow ({error}): pip install 'image-text-embedding[search]'") from error
-    for shard in sorted(folder.glob(SHARDS)):
-        try:
-            file = pq.ParquetFile(shard)
-            missing = {"path", "sha256", "vector"} - set(file.schema_arrow.names)
-            if missing:
-                raise InputError(
-                    f"{shard}: expected the columns path, sha256 and vector, came none named {', '.join(sorted(missing))}"
-                )
-            for batch in file.iter_batches(1000):
-                yield str(shard), pyarrow.Table.from_batches([batch])
-        except (OSError, ValueError, pyarrow.ArrowException) as error:
-            if isinstance(error, EmbeddingError):
-                raise
-            raise InputError(f"{shard}: expected a parquet file, came a damaged one, or none: {error}") from error
-
-
-def _rows(table: Any, manifest: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
+def _rows(table: Any, manifest: Mapping[str, Any], folder: Path) -> Iterator[dict[str, Any]]:
     from image_text_embedding.entries import kept_text, place
 
-    kind, dim, column = manifest["modality"], manifest["dim"], table.column("vector").combine_chunks()
-    length = getattr(column.type, "list_size", None)
-    if length != dim or str(column.type.value_type) != "float" or column.null_count:
-        raise InputError(
-            f"{where}: expected vectors of length {dim}, as the manifest beside it says, came {length or column.type}: the "
-            "folder mixes vectors of two models"
-        )
-    vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+    kind = manifest["modality"]
+    vectors = table.column("vector").combine_chunks().flatten().to_numpy(zero_copy_only=False)
     captions = table.column("caption").to_pylist() if "caption" in table.column_names else [None] * len(table)
     for path, digest, caption, vector in zip(
-        table.column("path").to_pylist(), table.column("sha256").to_pylist(), captions, vectors
+        table.column("path").to_pylist(),
+        table.column("sha256").to_pylist(),
+        captions,
+        vectors.reshape(len(table), manifest["dim"]),
     ):
         if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
-            raise InputError(f"{where}: expected the sha256 of each item, came {str(digest)[:100]!r}")
+            raise InputError(f"{folder}: expected the sha256 of each item, came {str(digest)[:100]!r}")
         if not isinstance(path, (str, NoneType)) or not isinstance(caption, (str, NoneType)):
-            raise InputError(f"{where}: expected paths and captions that are strings, came others")
+            raise InputError(f"{folder}: expected paths and captions that are strings, came others")
         yield {
             "id": f"{kind}:{digest}",
             "path": place(path) if path and kind == "image" else "",
@@ -150,17 +121,17 @@ def _rows(table: Any, manifest: Mapping[str, Any], where: str) -> Iterator[dict[
         }
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def _manifest(folder: Path) -> dict[str, Any]:
+    raw = read_manifest(folder)
     try:
-        if path.stat().st_size > _MOST_MANIFEST:
-            raise ValueError(f"more than {_MOST_MANIFEST} bytes")
-        raw = json.loads(path.read_text(encoding="utf-8"))
         kept = manifest_of({**raw, "name": raw["model"], "dtype": raw["precision"]})
         if not isinstance(kept["dim"], int) or not 0 < kept["dim"] <= 32_768:
             raise ValueError(f"dim is {kept['dim']!r}")
         modality = raw.get("modality", "image")
         if modality not in ("image", "text"):
             raise ValueError(f"modality is {modality!r}")
-    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: expected the manifest of embedded pictures, came {error!r}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{folder / MANIFEST}: expected the manifest of an embedded folder, came {error!r}"
+        ) from error
     return {**kept, "format": raw.get("format"), "modality": modality}

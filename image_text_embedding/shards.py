@@ -51,6 +51,7 @@ from image_text_embedding.places import utf8
 LAYOUTS = {"parquet": "part", "npy": "metadata"}  # and how the files with the rows are called
 MANIFEST, ERRORS = "manifest.json", "errors.parquet"
 MOST_SECONDS = 600.0  # that a shard is kept open: so much work a kill may cost
+MOST_MANIFEST = 2**20  # bytes
 ROW_GROUP = 1024  # rows; so many are read to copy one vector
 
 
@@ -168,7 +169,7 @@ class Shards:
             if self._layout == "npy":
                 buffer = io.BytesIO()
                 np.save(buffer, vectors)
-                self._write(self._vectors_of(file), buffer.getbuffer())
+                self._write(_vectors_of(file), buffer.getbuffer())
             self._write(file, _parquet(table))
             self._first.append(self._next_row)
             self._files.append(file)
@@ -183,10 +184,6 @@ class Shards:
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{LAYOUTS[self._layout]}-{number:05d}.parquet"
-
-    @staticmethod
-    def _vectors_of(file: Path) -> Path:
-        return file.with_name(file.name.replace("metadata-", "vectors-")).with_suffix(".npy")
 
     def _table(self, rows: list[Row], vectors: np.ndarray) -> Any:
         pa = arrow()
@@ -270,7 +267,7 @@ class Shards:
         else:
             self._write(self.folder / MANIFEST, json.dumps(self.manifest, indent=2).encode())
         for file in shard_files(self.folder, self._layout):
-            self._check_vectors(file)
+            _check(file, self._layout, self._dim)
             first = None
             for batch in _batches(file, ["row", "path", "sha256", "mtime_ns"]):
                 rows = list(zip(*(column.to_pylist() for column in batch.columns)))
@@ -291,19 +288,6 @@ class Shards:
                     f"{where}: begun with {key} {theirs.get(key)!r}, came {self.manifest[key]!r}: go on as it was begun, or "
                     "choose another --out"
                 )
-
-    def _check_vectors(self, file: Path) -> None:
-        schema = _open(file).schema_arrow
-        if self._layout == "npy":
-            shape = _mapped(self._vectors_of(file)).shape
-            dim = shape[1] if len(shape) == 2 else None
-        else:
-            kind = schema.field("vector").type if "vector" in schema.names else None
-            dim = getattr(kind, "list_size", None)
-        if dim != self._dim:
-            raise InputError(
-                f"{file}: expected vectors of length {self._dim}, came {dim}: remove it to embed its items again"
-            )
 
     def _remember(self, rows: list[tuple[int, str, str, int | None]]) -> None:
         keys: list[tuple[bytes, int]] = []
@@ -328,6 +312,8 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """
     file = Path(folder) / MANIFEST
     try:
+        if file.stat().st_size > MOST_MANIFEST:
+            raise ValueError(f"more than {MOST_MANIFEST} bytes")
         found = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file}: expected the manifest of an embedded folder, came {error}") from error
@@ -362,18 +348,19 @@ def read_shards(folder: str | os.PathLike[str], rows: int = 1024) -> Iterator[An
     if layout not in LAYOUTS:
         raise InputError(f"{folder}: expected a layout of {', '.join(LAYOUTS)}, came {layout!r}")
     for file in shard_files(folder, layout):
-        vectors = _mapped(Shards._vectors_of(file)) if layout == "npy" else None
+        _check(file, layout, manifest["dim"])
+        vectors = _mapped(_vectors_of(file)) if layout == "npy" else None
         start = 0
         for batch in _batches(file, None, rows):
             table = pa.Table.from_batches([batch])
             if vectors is not None:
-                part = np.asarray(vectors[start : start + len(table)], dtype=np.float32)
-                if part.shape != (len(table), manifest["dim"]):
-                    raise InputError(
-                        f"{file}: expected a vector of length {manifest['dim']} for each row, came {part.shape}"
-                    )
-                flat = pa.array(part.ravel(), pa.float32())
-                table = table.append_column("vector", pa.FixedSizeListArray.from_arrays(flat, part.shape[1]))
+                part = np.array(vectors[start : start + len(table)])
+                if len(part) < len(table):
+                    raise InputError(f"{file}: expected a vector for each row, came {len(vectors)} vectors")
+                flat = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), part.shape[1])
+                table = table.append_column("vector", flat)
+            if any(table.column(name).null_count for name in ("path", "sha256", "vector")):
+                raise InputError(f"{file}: expected a path, a sha256 and a vector in each row, came rows without")
             start += len(table)
             yield table
 
@@ -422,6 +409,30 @@ def _batches(file: Path, columns: list[str] | None, rows: int = 4096) -> Iterato
         yield from _open(file).iter_batches(rows, columns=columns)
 
 
+def _vectors_of(file: Path) -> Path:
+    return file.with_name(file.name.replace("metadata-", "vectors-")).with_suffix(".npy")
+
+
+def _check(file: Path, layout: str, dim: int) -> None:
+    """A shard has the columns that are needed, and vectors of one length."""
+    schema = _open(file).schema_arrow
+    needed = ["path", "sha256"] + (["vector"] if layout == "parquet" else [])
+    if missing := [name for name in needed if name not in schema.names]:
+        raise InputError(f"{file}: expected the columns {', '.join(needed)}, came none named {', '.join(missing)}")
+    if layout == "npy":
+        came: Any = _mapped(_vectors_of(file)).shape[1]
+    else:
+        kind = schema.field("vector").type
+        came = (
+            kind.list_size if str(getattr(kind, "value_type", "")) == "float" and hasattr(kind, "list_size") else kind
+        )
+    if came != dim:
+        raise InputError(
+            f"{file}: expected vectors of length {dim}, as the manifest beside it says, came {came}: the folder mixes "
+            "vectors of two models. Remove it, and run again to embed its items anew"
+        )
+
+
 def _mapped(file: Path) -> np.ndarray:
     with _damaged(file):
         vectors = np.load(file, mmap_mode="r", allow_pickle=False)
@@ -432,7 +443,7 @@ def _mapped(file: Path) -> np.ndarray:
 
 def _vector_at(file: Path, index: int, layout: str) -> np.ndarray:
     if layout == "npy":
-        return np.array(_mapped(Shards._vectors_of(file))[index])
+        return np.array(_mapped(_vectors_of(file))[index])
     with _damaged(file):
         opened = _open(file)
         for group in range(opened.num_row_groups):
