@@ -60,8 +60,8 @@ def load(
         device: None = CUDA where there is one, else the CPU. (OpenVINO computes on the CPU alone.)
         backend: what computes the towers: "torch", "openvino" or "onnx" (ONNX Runtime). The others than torch take an export
             of the towers, which is made at the first load, takes some minutes for a large model in int8, and is kept in the
-            cache. Matching, captioning and answering need the picture's states: torch computes them, in fp32, with towers
-            that it loads when they are first asked for; so it does for `analyze` and `rerank`.
+            cache. Matching, captioning and answering need the picture's states: torch computes them, in fp32, with an
+            image tower that it loads when they are first asked for; so it does for `analyze` and `rerank`.
         precision: "fp32" (None), "bf16", "fp16" or "int8", as far as the backend and the device have it: what the towers
             compute in. Vectors are float32 always; what they lose by it is in `Encoder.info["quality"]`.
         dtype: the same as torch spells it: a torch.dtype, or "fp32", "fp16" or "bf16".

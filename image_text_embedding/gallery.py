@@ -311,7 +311,7 @@ class Gallery:
         engine = self.model._engine
         logits = matcher(engine, itm_token) if rerank else None
         with torch.inference_mode():
-            vector, read = self._read(query, asked)
+            vector, read = self._read(query, asked, bool(rerank))
             hits = self._store.search(vector, max(k, rerank), find)
             matched: dict[str, float] = {}
             if logits is not None and find == "image":
@@ -324,8 +324,8 @@ class Gallery:
         head = sorted(found[:rerank], key=lambda each: (each.itm is None, -each.score))
         return (head + found[rerank:])[:k]
 
-    def _read(self, query: Any, asked: str) -> tuple[np.ndarray, Any]:
-        """A query's vector, and what matching reads of it: token ids, or a picture's states."""
+    def _read(self, query: Any, asked: str, states_too: bool) -> tuple[np.ndarray, Any]:
+        """A query's vector, and what matching reads of it: token ids, or, if it is asked for, a picture's states."""
         engine = self.model._engine
         if asked == "vector":
             return self._checked(query, 1)[0], None
@@ -333,6 +333,8 @@ class Gallery:
             row = (reader := reader_of(engine))(query)
             reader.warn(2)
             return finite(text_vectors(engine, [row])[0], engine).cpu().numpy(), row
+        if not states_too:
+            return self.model.encode_image(query), None
         states = engine.states([engine.pixels(query)])
         return embedder(engine)(states, [None])[0], states
 

@@ -145,5 +145,5 @@ def _modality(query: Any, candidates: list[Any], modality: str | None) -> str:
 
 
 def text_vectors(engine: Engine, rows: list[Row]) -> torch.Tensor:
-    """Unit vectors (N, D) of texts."""
-    return F.normalize(engine.part("text")(*engine.padded(rows)).float(), dim=-1)
+    """Unit vectors (N, D) of texts, by the backend that computes texts."""
+    return F.normalize(engine.text_vectors(rows).float(), dim=-1)

@@ -85,6 +85,14 @@ class TestVectors:
         assert manifest["backend"] == model.backend and manifest["precision"] == "fp32"
         assert exact.info["backend"] == "torch" and exact.info["quality"] == {}
 
+    def test_an_index_needs_no_second_copy(self, model: Any, tmp_path: Path) -> None:
+        pytest.importorskip("milvus_lite")
+        with ite.Gallery.open(tmp_path / "g.db", model) as gallery:
+            gallery.add(PICTURES, TEXTS)
+            assert gallery.search(PICTURES[0], 1)[0].path == str(PICTURES[0])
+            assert gallery.search(TEXTS[1], 1, find="text")[0].text == TEXTS[1]
+        assert model._parts == {}
+
     def test_heads_stay_on_torch(self, model: Any, exact: Any, tmp_path: Path) -> None:
         assert not set(model._parts) & {"match"}
         assert model.match(PICTURES[0], TEXTS[1]) == pytest.approx(exact.match(PICTURES[0], TEXTS[1]), abs=1e-6)

@@ -191,7 +191,7 @@ def test_shards_that_are_not_ours(tmp_path: Path, model: Any, digest: Any) -> No
     write(folder / "part-00001.parquet", ["x.jpg"], np.ones((1, model.dim)), [digest])
     pq.write_table(pa.table({"path": ["x.jpg"]}), folder / "part-00002.parquet")
     with ite.Gallery.open(tmp_path / "g.db") as gallery:
-        with pytest.raises(InputError, match="expected (the|a path, a) sha256 "):
+        with pytest.raises(InputError, match=r"expected (the|a path, a) sha256 "):
             index(gallery, folder)
         (folder / "part-00001.parquet").unlink()
         with pytest.raises(InputError, match="expected the columns path, sha256, vector, came none named sha256"):
