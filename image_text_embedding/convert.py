@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from image_text_embedding.config import TASKS, TRANSFORMERS_CLASSES, guess, mode
 from image_text_embedding.engine import Engine
 from image_text_embedding.errors import CheckpointError, InputError
 from image_text_embedding.weights import rename
+from image_text_embedding.whole import whole
 
 TWINS = {
     "text_decoder.cls.predictions.decoder.weight": "text_decoder.bert.embeddings.word_embeddings.weight",
@@ -120,13 +119,5 @@ def _check(wanted: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) ->
 
 
 def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    try:
-        save_file(tensors, temporary, metadata={"format": "pt"})
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with whole(path) as part:
+        save_file(tensors, part, metadata={"format": "pt"})

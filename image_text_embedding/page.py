@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from image_text_embedding.sheet import write_whole
+from image_text_embedding.whole import write_whole
 
 if TYPE_CHECKING:
     from image_text_embedding.gallery import Found

@@ -15,6 +15,7 @@ from image_text_embedding.download import cache_dir
 from image_text_embedding.errors import InputError, SetupError
 from image_text_embedding.graphs import ONNX_FILE, example, graph_of, write_onnx
 from image_text_embedding.parts import load_part
+from image_text_embedding.whole import whole
 
 if TYPE_CHECKING:
     from image_text_embedding.encoder import Encoder
@@ -45,14 +46,10 @@ def save_tower(encoder: Encoder, modality: str, format: str, path: str | os.Path
     if os.fspath(path) == "default":
         name = encoder.config.name.replace("/", "_")
         target = cache_dir() / "saved" / f"{name}-{modality}{SUFFIXES[format]}"
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with whole(target) as part:
             _write(encoder, modality, format, part)
-            os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
     except OSError as error:
         raise SetupError(f"expected that {target} can be written, came: {error}") from error
     return target

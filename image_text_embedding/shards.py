@@ -47,6 +47,7 @@ import numpy as np
 from image_text_embedding.errors import ConfigError, EmbeddingError, InputError, SetupError
 from image_text_embedding.manifest import check_comparable
 from image_text_embedding.places import utf8
+from image_text_embedding.whole import write_whole
 
 LAYOUTS = {"parquet": "part", "npy": "metadata"}  # and how the files with the rows are called
 MANIFEST, ERRORS = "manifest.json", "errors.parquet"
@@ -207,19 +208,9 @@ class Shards:
         return pa.table({name: pa.array(part, pa.string()) for name, part in zip(("path", "error", "reason"), found)})
 
     def _write(self, target: Path, content: Any) -> None:
-        """Whole or not at all, and on the disk when it is there."""
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
         self._broken = True
         with self._told_in_a_sentence(target):
-            try:
-                with part.open("wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(part, target)
-            finally:
-                part.unlink(missing_ok=True)
-            _sync(self.folder)
+            write_whole(target, content)
         self._broken = False
 
     @contextlib.contextmanager
@@ -457,14 +448,3 @@ def _vector_at(file: Path, index: int, layout: str) -> np.ndarray:
 
 def _key(kind: bytes, text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, person=kind).digest()
-
-
-def _sync(folder: Path) -> None:
-    """Onto the disk with the names, too."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from image_text_embedding.whole import write_whole
+
 SIDE, GAP, LINE = 168, 12, 20  # pixels
 COLUMNS = 6
 
@@ -49,22 +51,6 @@ def write_png(path: str | os.PathLike[str], picture: Image.Image) -> Path:
     encoded = io.BytesIO()
     picture.save(encoded, "PNG")
     return write_whole(path, encoded.getvalue())
-
-
-def write_whole(path: str | os.PathLike[str], content: bytes) -> Path:
-    """Write a file that is there whole or not at all; an OSError says why it cannot be.
-
-    Returns:
-        `path`.
-    """
-    target = Path(path)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
-    return target
 
 
 def _cut(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:

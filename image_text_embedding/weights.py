@@ -10,7 +10,6 @@ import json
 import os
 import pickle
 import re
-import tempfile
 import types
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -25,6 +24,7 @@ from torch import nn
 
 from image_text_embedding.errors import CheckpointError
 from image_text_embedding.vision import resize_pos_embed
+from image_text_embedding.whole import whole
 
 # The BERT stack's official and Hugging Face names -> ours; each family's table ends with these.
 BERT_NAMES: tuple[tuple[str, str], ...] = (
@@ -229,19 +229,12 @@ def save_weights(
     path = Path(path)
     if not path.parent.is_dir():
         raise CheckpointError(f"cannot write {path}: there is no folder {path.parent}")
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
+    plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     try:
-        plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-        save_file(plain, temporary, metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True)})
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes it private; a saved model is as shared as any file
-        os.replace(temporary, path)
+        with whole(path) as part:
+            save_file(plain, part, metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True)})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot write {path}: {error}") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
     return path
 
 

@@ -17,7 +17,6 @@ import contextlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -30,6 +29,7 @@ from image_text_embedding.errors import CheckpointError, ConfigError, SetupError
 from image_text_embedding.preprocess import Tokenizer
 from image_text_embedding.training.pairs import Skipped
 from image_text_embedding.weights import save_weights
+from image_text_embedding.whole import whole
 
 RUN, VOCABULARY, METRICS, SKIPPED = "run.json", "vocab.txt", "metrics.jsonl", "skipped.jsonl"
 LAST, BEST, MODEL, BEST_MODEL, PLOT = "last.pt", "best.pt", "model.safetensors", "best.safetensors", "loss.png"
@@ -209,23 +209,12 @@ class RunFolder:
 
     @contextlib.contextmanager
     def _whole(self, name: str) -> Iterator[IO[bytes]]:
-        """A file that appears under its name when it is whole, and on the disk."""
-        temporary = None
+        """A file of the run; an error names the last good checkpoint."""
         try:
-            handle, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".part", dir=self.path)
-            with os.fdopen(handle, "wb") as file:
+            with whole(self.path / name) as part, part.open("wb") as file:
                 yield file
-                file.flush()
-                os.fsync(file.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes it private
-            os.replace(temporary, self.path / name)
         except (OSError, RuntimeError) as error:  # RuntimeError: torch's writer, when its file fails
             raise CheckpointError(f"cannot write {self.path / name}: {error}; {self.last_good()}") from error
-        finally:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
 
 
 def check_plotting() -> None:

@@ -1,0 +1,44 @@
+"""Files that appear under their names whole or not at all, and are on the disk when they do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def whole(target: Path) -> Iterator[Path]:
+    """The path of an empty file beside `target` (`.<name>.*.part`): what was written there takes its place at the end.
+
+    An OSError says why it cannot be. After an error `target` is as it was. Only a kill leaves the other file.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(part, 0o666 & ~umask)  # mkstemp makes it private
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+    if os.name != "nt":  # the name, too
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_whole(path: str | os.PathLike[str], content: bytes | memoryview) -> Path:
+    """Write a file as `whole` does; returns its path."""
+    target = Path(path)
+    with whole(target) as part:
+        part.write_bytes(content)
+    return target
