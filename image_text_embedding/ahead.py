@@ -20,7 +20,7 @@ MOST_THREADS = 16
 
 
 def read_ahead(
-    items: Numbered, function: Callable[[Any], Any], most: int, kept: bool
+    items: Numbered, function: Callable[[Any], Any], most: int, kept: bool, threads: int | None = None
 ) -> Generator[tuple[int, Future[Any]], None, None]:
     """(index, the future of function(item)) of each item, in order; `most` of them under way or waiting to be taken.
 
@@ -30,9 +30,10 @@ def read_ahead(
 
     Args:
         kept: whether the items stay what they are while others are taken, as those of a list do.
+        threads: None is one for each CPU, at least 2.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    pool = ThreadPoolExecutor(min(MOST_THREADS, max(2, cores)), thread_name_prefix="image-text-embedding")
+    threads = threads or min(MOST_THREADS, max(2, cpus()))
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="image-text-embedding")
     waiting: deque[tuple[int, Future[Any]]] = deque()
     taken, error = iter(items), None
     try:
@@ -59,6 +60,11 @@ def read_ahead(
             raise error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def cpus() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def groups(

@@ -13,20 +13,19 @@ model.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import itertools
 import os
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from image_text_embedding.ahead import cpus, read_ahead
 from image_text_embedding.config import Limits
 from image_text_embedding.errors import EmbeddingError, ImageError, InputError, TextError
 from image_text_embedding.fetch import is_url
@@ -193,7 +192,7 @@ def embed(
             return fixed and shards.has_file(utf8(item.path), mtime_ns)
 
         if ray is False:
-            threads = workers or min(8, _cpus())
+            threads = workers or min(8, cpus())
             done = computed(items, known, reading, encoder, shards, size, threads)
         else:
             from image_text_embedding.cluster import computed_on_ray
@@ -254,31 +253,40 @@ def computed(
     # Asked here, in the caller's thread, the only one that may touch the shards.
     todo = (Done(utf8(item.path)) if item.problem is None and known(item) else item for item in items)
     told = False
-    for chunk in batches(_ahead(todo, read, threads, 2 * at_once), at_once):
-        fresh = {
-            row.sha256: value
-            for row, value in (one for one in chunk if not isinstance(one, Done))
-            if not shards.has(row) and shards.vector(row.sha256) is None
-        }
-        vectors, cut = encode(encoder, reading.modality, list(fresh.values()), batch_size)
-        if cut and not told:
-            told = True
-            warnings.warn(
-                f"some texts are longer than {encoder.config.name} reads and were cut",
-                TruncatedTextWarning,
-                stacklevel=3,
-            )
-        found = dict(zip(fresh, vectors))
-        done = []
-        for one in chunk:
-            if isinstance(one, Done):
-                done.append(one)
-                continue
-            row, _ = one
-            vector = found.get(row.sha256) if row.sha256 in found else shards.vector(row.sha256)
-            error = vector if isinstance(vector, Exception) else None
-            done.append(Done(row.path, error=error) if error else Done(row.path, row, vector))
-        yield done
+    with contextlib.closing(read_ahead(enumerate(todo), read, 2 * at_once, True, threads)) as ahead:
+        for chunk in batches((future.result() for _, future in ahead), at_once):
+            done, cut = _done(chunk, reading.modality, encoder, shards, batch_size)
+            if cut and not told:
+                told = True
+                warnings.warn(
+                    f"some texts are longer than {encoder.config.name} reads and were cut",
+                    TruncatedTextWarning,
+                    stacklevel=3,
+                )
+            yield done
+
+
+def _done(
+    chunk: list[tuple[Row, Any] | Done], modality: str, encoder: Encoder, shards: Shards, batch_size: int
+) -> tuple[list[Done], bool]:
+    """What becomes of items that were read; and whether a text was cut."""
+    fresh = {
+        row.sha256: value
+        for row, value in (one for one in chunk if not isinstance(one, Done))
+        if not shards.has(row) and shards.vector(row.sha256) is None
+    }
+    vectors, cut = encode(encoder, modality, list(fresh.values()), batch_size)
+    found = dict(zip(fresh, vectors))
+    done = []
+    for one in chunk:
+        if isinstance(one, Done):
+            done.append(one)
+            continue
+        row, _ = one
+        vector = found.get(row.sha256) if row.sha256 in found else shards.vector(row.sha256)
+        error = vector if isinstance(vector, Exception) else None
+        done.append(Done(row.path, error=error) if error else Done(row.path, row, vector))
+    return done, cut
 
 
 def encode(encoder: Encoder, modality: str, values: list[Any], batch_size: int) -> tuple[list[Any], bool]:
@@ -322,28 +330,9 @@ def _fitting(encoder: Encoder) -> int:
     return int(min(MOST_ON_GPU, 1 << (fits.bit_length() - 1)))
 
 
-def _ahead(items: Iterable[Any], function: Callable[[Any], Any], threads: int, ahead: int) -> Iterator[Any]:
-    """function(item) for each, in order, computed in threads; at most `ahead` are done before they are asked for."""
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="embed")
-    try:
-        waiting: collections.deque[Future[Any]] = collections.deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
 def _skip(bar: Any) -> None:
     """Count it as done, and not into the rate, from which the time left is told."""
     if not bar.disable:
         bar.n += 1
         bar.initial += 1
         bar.last_print_n += 1
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
