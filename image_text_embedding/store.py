@@ -281,12 +281,12 @@ def _check_place(store: Collection) -> None:
 
 
 def _client(store: Collection) -> Any:
+    from pymilvus import MilvusClient  # first: its own configuration of logging undoes what was set before
+
     # Both log what they then raise, with tracebacks; it is told once, by us.
     for name in ("pymilvus.decorators", "milvus_lite.adapter"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("grpc._server").addFilter(_is_news)
-    from pymilvus import MilvusClient
-
     if store.is_server:
         return MilvusClient(store.uri, token=store._token or "", timeout=store._timeout)
     reasons = _Reasons()
