@@ -42,6 +42,7 @@ from image_text_embedding.training.student import (
     Words,
     new_student,
     parameter_groups,
+    sinusoids,
     student_of,
 )
 from image_text_embedding.training.teacher import Teacher
@@ -180,7 +181,9 @@ def student(family: str, tasks: tuple[str, ...], words: Path, seed: int = 0) -> 
     answers = ("answer",) if "vqa" in tasks else ()
     config = tiny(family, ("embed", "match", *(answers or ("caption",))))
     config, tasks = finished(config, TrainConfig(tasks=tasks), "x", True)
-    return new_student(config, tasks, Words(tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id, SIZE), seed)
+    return new_student(
+        config, tasks, Words(tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id, SIZE), TrainConfig(seed=seed)
+    )
 
 
 def losses_of(run: Path) -> list[dict[str, float]]:
@@ -479,7 +482,7 @@ class TestStudent:
         """As a model that carries both would be trained; both losses move it."""
         config = tiny("blip", ("embed", "match", "caption", "answer"))
         tasks = ("itc", "itm", "lm", "vqa")
-        model = new_student(config, tasks, Words(2, 3, 4, SIZE), 0)
+        model = new_student(config, tasks, Words(2, 3, 4, SIZE), TrainConfig())
         batch = batch_of(config, tasks, words)
         losses = model.losses(batch, TrainConfig())
         assert tuple(losses) == tasks
@@ -488,6 +491,22 @@ class TestStudent:
                 losses[name], model.decoder.layers[0].attention.query.weight, retain_graph=True
             )
             assert gradient.abs().sum() > 0
+
+    def test_places_can_be_told_apart_from_the_beginning(self) -> None:
+        config, words = tiny("blip", ("embed", "match", "caption")), Words(2, 3, 4, SIZE)
+        faint, strong = (
+            new_student(config, ("itc",), words, TrainConfig(sinusoids=asked)).vision.pos_embed.detach()
+            for asked in (False, True)
+        )
+        assert faint.std() < 0.03
+        torch.testing.assert_close(strong, sinusoids(strong.shape[1] - 1, strong.shape[2]))
+        found = sinusoids(16, 32)[0]
+        assert not found[0].any()
+        grid = found[1:].reshape(4, 4, 32)
+        assert (grid[0, 0] - grid[0, 1]).norm() < (grid[0, 0] - grid[0, 3]).norm()
+        assert torch.pdist(found[1:]).min() > 0.3
+        torch.testing.assert_close(grid[0, :, 16:], grid[3, :, 16:])  # a column is the same in every row
+        torch.testing.assert_close(grid[:, 0, :16], grid[:, 3, :16])
 
     def test_only_matrices_decay(self, words: Path) -> None:
         model = student("blip", ("itc", "itm", "lm"), words)

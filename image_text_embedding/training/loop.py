@@ -109,7 +109,7 @@ class _Run:
         if state is None and plan.start is not None:
             student = student_of(plan.start, plan.config, plan.tasks, words)
         else:
-            student = new_student(plan.config, plan.tasks, words, settings.seed)
+            student = new_student(plan.config, plan.tasks, words, settings)
         if state is not None and student.can_share() and not state["shared"]:
             student = Student(plan.config, plan.tasks, words)
         if state is not None and "decoder.lm_head.weight" in state["student"]:

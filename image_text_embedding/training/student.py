@@ -109,6 +109,21 @@ def unit_vectors(projection: nn.Module, states: torch.Tensor) -> torch.Tensor:
         return F.normalize(projection(states[:, 0].float()), dim=-1)
 
 
+def sinusoids(patches: int, width: int) -> torch.Tensor:
+    """Position embeddings (1, 1 + patches, width) that say row and column; 0 for the class token.
+
+    Sines and cosines as in "Attention Is All You Need" (§3.5), half of the width for either, as strong as patches are.
+    """
+    side, quarter = int(patches**0.5), width // 4
+    rates = 100 ** (-torch.arange(quarter) / quarter)
+    angles = torch.arange(side)[:, None] * rates  # (side, quarter)
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)  # (side, width / 2)
+    rows, columns = waves[:, None].expand(-1, side, -1), waves.expand(side, -1, -1)
+    found = torch.zeros(1, 1 + patches, width)
+    found[0, 1:, : 4 * quarter] = 0.5 * torch.cat([rows, columns], dim=2).flatten(0, 1)
+    return found
+
+
 class Student(ImageTower):
     """The towers and heads that some objectives train, and their losses."""
 
@@ -135,7 +150,7 @@ class Student(ImageTower):
         if "mlm" in tasks:
             self.mlm_head = LanguageHead(text)
 
-    def initialise(self) -> None:
+    def initialise(self, settings: TrainConfig) -> None:
         """Weights for training from scratch: normal with BERT's and ViT's 0.02 at width 768, wider where layers are narrower.
 
         A sum over fewer inputs would be smaller otherwise, and a small model would begin nearly blind.
@@ -146,7 +161,11 @@ class Student(ImageTower):
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
-        nn.init.trunc_normal_(cast(torch.Tensor, self.vision.pos_embed), std=0.02)
+        positions = cast(nn.Parameter, self.vision.pos_embed)
+        if settings.sinusoids:
+            positions.data = sinusoids(positions.shape[1] - 1, positions.shape[2])
+        else:
+            nn.init.trunc_normal_(positions, std=0.02)
         nn.init.normal_(cast(torch.Tensor, self.vision.cls_token), std=0.02)
 
     def share_layers(self) -> None:
@@ -330,12 +349,12 @@ class Student(ImageTower):
         return torch.cat([torch.full_like(ids[:, :1], enc_id), ids[:, 1:]], dim=1)
 
 
-def new_student(config: ModelConfig, tasks: tuple[str, ...], words: Words, seed: int) -> Student:
+def new_student(config: ModelConfig, tasks: tuple[str, ...], words: Words, settings: TrainConfig) -> Student:
     """A student with fresh weights, which depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(settings.seed)
         student = Student(config, tasks, words)
-        student.initialise()
+        student.initialise(settings)
     if student.can_share():
         student.share_layers()
     return student
