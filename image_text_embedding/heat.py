@@ -12,9 +12,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from image_text_embedding.errors import InputError
 from image_text_embedding.preprocess import load_picture
-from image_text_embedding.sheet import write_png
-
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+from image_text_embedding.sheet import Font, cut, write_png
 
 # From little to much; its lightness falls all the way, so that it can be read in grey and by the colour-blind.
 COLOURS = ((255, 250, 232), (254, 217, 130), (252, 150, 66), (226, 74, 51), (168, 21, 62), (82, 6, 55))
@@ -52,7 +50,7 @@ def strip(
         sheet.paste(panel, (x + (PANEL - panel.width) // 2, y))
         font = _fitting(word, PANEL, 20)
         middle = (x + PANEL / 2, y + panel.height + line / 2)
-        pen.text(middle, _cut(word, PANEL, font), INK if i else FAINT, font, anchor="mm")
+        pen.text(middle, cut(word, PANEL, font), INK if i else FAINT, font, anchor="mm")
     return write_png(path, sheet)
 
 
@@ -157,21 +155,12 @@ def _fitting(text: str, width: int, size: int) -> Font:
     return next((font for font in fonts if font.getlength(text) <= width), fonts[-1])
 
 
-def _cut(text: str, width: int, font: Font) -> str:
-    if font.getlength(text) <= width:
-        return text
-    text = text[:200]  # nothing longer fits, and a stranger may send a word of a million letters
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
-
-
 def _lines(text: str, width: int, font: Font, most: int) -> list[str]:
     """The text in lines that fit, at word ends; the last of them cut where there is more."""
     lines: list[str] = []
     words = text[:1000].split(" ")
     while words and len(lines) < most - 1:
         count = next((n for n in range(len(words), 1, -1) if font.getlength(" ".join(words[:n])) <= width), 1)
-        lines.append(_cut(" ".join(words[:count]), width, font))
+        lines.append(cut(" ".join(words[:count]), width, font))
         words = words[count:]
-    return [*lines, _cut(" ".join(words), width, font)] if words else lines
+    return [*lines, cut(" ".join(words), width, font)] if words else lines

@@ -13,6 +13,8 @@ from image_text_embedding.whole import write_whole
 
 SIDE, GAP, LINE = 168, 12, 20  # pixels
 COLUMNS = 6
+MOST_LETTERS = 500  # of a line; no more fit
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def contact_sheet(
@@ -37,12 +39,12 @@ def contact_sheet(
     width = max(columns, 3) * (SIDE + GAP) + GAP
     sheet = Image.new("RGB", (width, 2 * GAP + LINE + rows * (SIDE + LINE + GAP)), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
-    pen.text((GAP, GAP), _cut(title, width - 2 * GAP, font), "black", font)
+    pen.text((GAP, GAP), cut(title, width - 2 * GAP, font), "black", font)
     for i, (picture, caption) in enumerate(zip(pictures, captions)):
         x, y = GAP + i % columns * (SIDE + GAP), 2 * GAP + LINE + i // columns * (SIDE + LINE + GAP)
         fitted = ImageOps.contain(picture.convert("RGB"), (SIDE, SIDE))
         sheet.paste(fitted, (x + (SIDE - fitted.width) // 2, y + (SIDE - fitted.height) // 2))
-        pen.text((x, y + SIDE + 3), _cut(caption, SIDE, font), "black", font)
+        pen.text((x, y + SIDE + 3), cut(caption, SIDE, font), "black", font)
     return write_png(path, sheet)
 
 
@@ -53,9 +55,11 @@ def write_png(path: str | os.PathLike[str], picture: Image.Image) -> Path:
     return write_whole(path, encoded.getvalue())
 
 
-def _cut(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    if font.getlength(text) <= width:
+def cut(text: str, width: int, font: Font) -> str:
+    """As much of a text as fits, with … where there is more."""
+    if len(text) <= MOST_LETTERS and font.getlength(text) <= width:
         return text
+    text = text[:MOST_LETTERS]  # a stranger may send a word of a million
     while text and font.getlength(text + "…") > width:
         text = text[:-1]
     return text + "…"
