@@ -264,6 +264,11 @@ def image_tower(bench: Bench, theirs: Theirs, ours: Any, others: dict[str, Any])
                 torch.cat([part(each) for each in values.split(at_once)]).float(), dim=-1
             )
 
+    def exported(model: Any) -> Any:  # uint8 in: the graph itself normalizes
+        with torch.inference_mode():
+            groups = (pixels[start : start + mine] for start in range(0, count, mine))
+            return torch.nn.functional.normalize(torch.cat([model._engine.vectors(group) for group in groups]), dim=-1)
+
     difference = float((run(tower, 4) - theirs.tower(values, 4)).abs().max())
     bench.note("image tower: largest difference to transformers", difference, "")
     sizes = [size for size in BATCHES if size <= count]
@@ -282,8 +287,7 @@ def image_tower(bench: Bench, theirs: Theirs, ours: Any, others: dict[str, Any])
         "transformers, its best batch": lambda: theirs.tower(values, best),
         "ours": lambda: run(tower, mine, values),
     }
-    parts = {name: model._engine.part("image") for name, model in others.items()}
-    ways |= {name: lambda part=part: run(part, mine, values) for name, part in parts.items()}
+    ways |= {name: lambda model=model: exported(model) for name, model in others.items()}
     rates = bench.turns(ways, count, "image tower")
     peak = bench.value(f"machine: {str(bench.dtype).removeprefix('torch.')} matrix peak") or float("nan")
     for name in ways:
@@ -439,8 +443,6 @@ def growth(bench: Bench) -> None:
 
 
 def run_child(kind: str, *arguments: str) -> dict[str, float]:
-    import resource
-
     begun = time.perf_counter()
     if kind == "import":
         __import__(arguments[0])
@@ -465,10 +467,10 @@ def run_child(kind: str, *arguments: str) -> dict[str, float]:
 
         torch.set_num_threads(1)
         ite.load("blip_demo")  # what is imported late is in memory from here on
-        before = anonymous()
+        before = memory("RssAnon")
         model = ite.load(arguments[0])
         size = sum(each.nbytes for part in model._parts.values() for each in part.state_dict().values())
-        return {"copies": (anonymous() - before) / size}
+        return {"copies": (memory("RssAnon") - before) / size}
     elif kind == "growth":
         import image_text_embedding as ite
 
@@ -478,14 +480,14 @@ def run_child(kind: str, *arguments: str) -> dict[str, float]:
         begun = time.perf_counter()
         for _ in model.stream_image(paths, size):
             pass
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"seconds": time.perf_counter() - begun, "peak": float(peak)}
+    # Not getrusage's ru_maxrss: that of a new process begins at its parent's.
+    return {"seconds": time.perf_counter() - begun, "peak": float(memory("VmHWM"))}
 
 
-def anonymous() -> int:
-    """Bytes of this process's memory that belong to no file."""
+def memory(what: str) -> int:
+    """Bytes of this process: "RssAnon", what belongs to no file; "VmHWM", the most that was resident."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(what))
 
 
 # --- What comes out -----------------------------------------------------------------------------------------------------
