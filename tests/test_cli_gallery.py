@@ -125,12 +125,14 @@ def test_names_of_others_do_not_steer_a_terminal(run: Run, tmp_path: Path) -> No
 
 
 WAITING = """
-import sys, threading
+import signal, sys, threading
 from image_text_embedding import cli, gallery
 
 def add(*arguments, **options):
     print("at work", flush=True)
     threading.Event().wait(60)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, as tests may be, ignore it
 
 gallery.Gallery.add = add
 sys.argv = ["image-text-embedding", "index", sys.argv[1], "--uri", sys.argv[2]]
