@@ -258,7 +258,7 @@ class Shards:
         else:
             self._write(self.folder / MANIFEST, json.dumps(self.manifest, indent=2).encode())
         for file in shard_files(self.folder, self._layout):
-            _check(file, self._layout, self._dim)
+            _check_shard(file, self._layout, self._dim)
             first = None
             for batch in _batches(file, ["row", "path", "sha256", "mtime_ns"]):
                 rows = list(zip(*(column.to_pylist() for column in batch.columns)))
@@ -339,7 +339,7 @@ def read_shards(folder: str | os.PathLike[str], rows: int = 1024) -> Iterator[An
     if layout not in LAYOUTS:
         raise InputError(f"{folder}: expected a layout of {', '.join(LAYOUTS)}, came {layout!r}")
     for file in shard_files(folder, layout):
-        _check(file, layout, manifest["dim"])
+        _check_shard(file, layout, manifest["dim"])
         vectors = _mapped(_vectors_of(file)) if layout == "npy" else None
         start = 0
         for batch in _batches(file, None, rows):
@@ -404,7 +404,7 @@ def _vectors_of(file: Path) -> Path:
     return file.with_name(file.name.replace("metadata-", "vectors-")).with_suffix(".npy")
 
 
-def _check(file: Path, layout: str, dim: int) -> None:
+def _check_shard(file: Path, layout: str, dim: int) -> None:
     """A shard has the columns that are needed, and vectors of one length."""
     schema = _open(file).schema_arrow
     needed = ["path", "sha256"] + (["vector"] if layout == "parquet" else [])
