@@ -53,7 +53,7 @@ def index(gallery: Gallery, source: str | os.PathLike[str], batch_size: int = 32
     if path.is_dir():
         items: list[str] = sorted(_pictures(path))
         # Web pages have a file of that name, too, and it may lie beside pictures.
-        if (path / MANIFEST).is_file() and (not items or any(any(shard_files(path, layout)) for layout in LAYOUTS)):
+        if (path / MANIFEST).is_file() and (not items or any(shard_files(path, layout) for layout in LAYOUTS)):
             return _index_shards(gallery, path)
         if not items:
             raise InputError(f"expected pictures ({', '.join(PICTURES)}) in {path} or below, came none")
