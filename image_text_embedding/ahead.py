@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections import deque
@@ -13,7 +14,7 @@ import numpy as np
 from PIL import ImageFile
 
 from image_text_embedding.errors import ComputeError, EmbeddingError
-from image_text_embedding.items import Failures
+from image_text_embedding.items import Failures, batches
 
 Numbered = Iterable[tuple[int, Any]]
 MOST_THREADS = 16
@@ -60,6 +61,19 @@ def read_ahead(
             raise error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def batches_ahead(
+    items: Numbered, function: Callable[[Any], Any], size: int, failures: Failures
+) -> Generator[list[tuple[int, Any]], None, None]:
+    """Batches of (index, function(item)) of a list's items that can be used; use it with `contextlib.closing`, too."""
+    with contextlib.closing(read_ahead(items, function, room(size), True)) as futures:
+        yield from batches(failures.each(futures, lambda future: future.result()), size)
+
+
+def room(size: int) -> int:
+    """What is worth reading ahead of batches: the next one whole, and something for every thread."""
+    return size + MOST_THREADS
 
 
 def cpus() -> int:

@@ -283,10 +283,13 @@ def _done(
             done.append(one)
             continue
         row, _ = one
-        vector = found.get(row.sha256) if row.sha256 in found else shards.vector(row.sha256)
-        error = vector if isinstance(vector, Exception) else None
-        done.append(Done(row.path, error=error) if error else Done(row.path, row, vector))
+        done.append(outcome(row, found.get(row.sha256) if row.sha256 in found else shards.vector(row.sha256)))
     return done, cut
+
+
+def outcome(row: Row, vector: Any) -> Done:
+    """Of what `encode` gave: a vector or an error."""
+    return Done(row.path, error=vector) if isinstance(vector, Exception) else Done(row.path, row, vector)
 
 
 def encode(encoder: Encoder, modality: str, values: list[Any], batch_size: int) -> tuple[list[Any], bool]:

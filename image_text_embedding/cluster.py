@@ -15,7 +15,7 @@ import pickle
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
-from image_text_embedding.bulk import Done, Reading, encode
+from image_text_embedding.bulk import Done, Reading, encode, outcome
 from image_text_embedding.errors import EmbeddingError, SetupError
 from image_text_embedding.manifest import check_comparable, manifest_of
 from image_text_embedding.places import Item, utf8
@@ -115,11 +115,7 @@ class _Model:
         values = [one[1] for one in read if not isinstance(one, Done)]
         vectors, _ = encode(self.encoder, self.modality, values, self.batch_size)
         ready = iter(vectors)
-        return _table([pickle.dumps(one if isinstance(one, Done) else _done(one[0], next(ready))) for one in read])
-
-
-def _done(row: Any, vector: Any) -> Done:
-    return Done(row.path, error=vector) if isinstance(vector, Exception) else Done(row.path, row, vector)
+        return _table([pickle.dumps(one if isinstance(one, Done) else outcome(one[0], next(ready))) for one in read])
 
 
 def _blocks(items: Iterable[Item], known: Callable[[Item], bool]) -> Iterator[list[Item] | Done]:

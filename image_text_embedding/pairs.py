@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import torch
 
+from image_text_embedding.ahead import batches_ahead
 from image_text_embedding.engine import Engine
 from image_text_embedding.errors import ComputeError, InputError
 from image_text_embedding.items import Failures, batches, is_one_picture, is_one_text, many, progress, whole_number
@@ -68,12 +70,13 @@ class Pairs:
                 yield [index for index, _ in batch], states, [row for _, row in batch]
             return
         pictures = ((index, self.pictures[index]) for index in rows)
-        for group in batches(self.failures.each(pictures, engine.pixels), size):
-            states = engine.states([pixels for _, pixels in group])
-            fine = self._fine(states, [index for index, _ in group])
-            indices = [index for (index, _), good in zip(group, fine) if good]
-            if indices:
-                yield indices, states[torch.tensor(fine, device=states.device)], [rows[index] for index in indices]
+        with closing(batches_ahead(pictures, engine.pixels, size, self.failures)) as groups:
+            for group in groups:
+                states = engine.states([pixels for _, pixels in group])
+                fine = self._fine(states, [index for index, _ in group])
+                indices = [index for (index, _), good in zip(group, fine) if good]
+                if indices:
+                    yield indices, states[torch.tensor(fine, device=states.device)], [rows[i] for i in indices]
 
     def _fine(self, states: torch.Tensor, indices: list[int]) -> list[bool]:
         good: list[bool] = states.isfinite().flatten(1).all(1).tolist()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
+from image_text_embedding.ahead import batches_ahead
 from image_text_embedding.engine import Engine
 from image_text_embedding.errors import InputError
 from image_text_embedding.fetch import is_url
@@ -64,17 +66,18 @@ def _best_pictures(
     text = text_vectors(engine, [row])
     kept: list[int] = []
     cosines = states = None
-    for group in batches(failures.each(pictures, engine.pixels), size):
-        new = engine.states([pixels for _, pixels in group])
-        vectors = F.normalize(engine.part("image").project(new).float(), dim=-1)
-        similar = finite(vectors @ text[0], engine)
-        kept += [index for index, _ in group]
-        cosines = similar if cosines is None else torch.cat([cosines, similar])
-        states = new if states is None else torch.cat([states, new])
-        if len(kept) > k:
-            cosines, best = cosines.topk(k)
-            states, kept = states[best], [kept[i] for i in best.tolist()]
-        bar.update(len(group))
+    with closing(batches_ahead(pictures, engine.pixels, size, failures)) as groups:
+        for group in groups:
+            new = engine.states([pixels for _, pixels in group])
+            vectors = F.normalize(engine.part("image").project(new).float(), dim=-1)
+            similar = finite(vectors @ text[0], engine)
+            kept += [index for index, _ in group]
+            cosines = similar if cosines is None else torch.cat([cosines, similar])
+            states = new if states is None else torch.cat([states, new])
+            if len(kept) > k:
+                cosines, best = cosines.topk(k)
+                states, kept = states[best], [kept[i] for i in best.tolist()]
+            bar.update(len(group))
     if cosines is None or states is None:
         return []
     found = scores(engine, matched_pictures(logits, row, states, size), cosines)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import dataclasses
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
+from image_text_embedding.ahead import batches_ahead
 from image_text_embedding.config import TASKS, TextRules, guess
 from image_text_embedding.engine import Engine
 from image_text_embedding.errors import InputError, TextError
@@ -190,8 +192,11 @@ def match_matrix(
     reader.warn(3)
     tokens.sort(key=lambda pair: -len(pair[1]))  # texts of like length together, so that little is padded
     matrix = np.full((len(pictures), len(sentences)), np.nan, dtype=np.float32)
-    with progress(len(pictures), "image", show) as bar:
-        for group in batches(rows.each(enumerate(pictures), engine.pixels), batch_size):
+    with (
+        progress(len(pictures), "image", show) as bar,
+        closing(batches_ahead(enumerate(pictures), engine.pixels, batch_size, rows)) as groups,
+    ):
+        for group in groups:
             states = engine.states([pixels for _, pixels in group])
             for (i, _), state in zip(group, states.split(1)):
                 for batch in batches(tokens, batch_size):

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from image_text_embedding.ahead import MOST_THREADS, groups, read_ahead
+from image_text_embedding.ahead import groups, read_ahead, room
 from image_text_embedding.config import guess
 from image_text_embedding.engine import Engine
 from image_text_embedding.errors import ComputeError, EmbeddingError, InputError
@@ -47,7 +47,7 @@ def encode_pictures(
     items = many(images, "pictures")
     total = len(items) if isinstance(items, Sized) else None
     different = _Different(items)
-    with closing(read_ahead(different, read, _most(size), _is_kept(items))) as futures:
+    with closing(read_ahead(different, read, room(size), _is_kept(items))) as futures:
         batches = groups(futures, size, failures, lambda future: future.result())
         return _collect(tower, batches, total, show, convert_to_tensor, lambda: different.count, different.again)
 
@@ -85,7 +85,7 @@ def stream_pictures(
     tower = _Tower(engine, engine.vectors, "image", unit_length, failures)
 
     def run() -> Iterator[Any]:  # so that what is above is checked when it is called, not when it is first asked
-        with closing(read_ahead(enumerate(items), read, _most(size), _is_kept(items))) as futures:
+        with closing(read_ahead(enumerate(items), read, room(size), _is_kept(items))) as futures:
             for asked, indices, vectors in tower.run(groups(futures, size, failures, lambda future: future.result())):
                 yield from _in_order(asked, dict(zip(indices, vectors.cpu().numpy())), failures)
 
@@ -300,8 +300,3 @@ def _at_once(engine: Engine, batch_size: int) -> int:
 def _is_kept(items: Iterable[Any]) -> bool:
     """Whether the items stay what they are while others are taken."""
     return type(items) in (list, tuple, np.ndarray)
-
-
-def _most(size: int) -> int:
-    """The next batch whole, and something for every thread."""
-    return size + MOST_THREADS

@@ -27,7 +27,7 @@ def kill_once() -> None:
 
     from image_text_embedding import cluster
 
-    mark, original = Path(os.environ["ITE_TEST_MARK"]), cluster._done
+    mark, original = Path(os.environ["ITE_TEST_MARK"]), cluster.outcome
 
     def done(row: Any, vector: Any) -> Any:
         if row.path.endswith(VICTIM):
@@ -38,7 +38,7 @@ def kill_once() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return original(row, vector)
 
-    cluster._done = done
+    cluster.outcome = done
 
 
 @pytest.fixture

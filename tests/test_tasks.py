@@ -171,6 +171,31 @@ class TestMatch:
     def test_nothing(self, get: Callable, name: str) -> None:
         assert get(name).match([], []).shape == (0,) and get(name).match([], "a").shape == (0,)
 
+    def test_pictures_are_read_while_others_are_computed_and_the_threads_end(
+        self, get: Callable, photos, name: str, monkeypatch
+    ) -> None:
+        """By `match`, `match_matrix` and `rerank`; the other tasks take their pictures as `match` does."""
+        model = get(name)
+        readers: set[threading.Thread] = set()
+        pixels = engine_room.Engine.pixels
+
+        def noted(engine: Any, picture: Any) -> np.ndarray:
+            readers.add(threading.current_thread())
+            return pixels(engine, picture)
+
+        monkeypatch.setattr(engine_room.Engine, "pixels", noted)
+        for call in (
+            lambda pictures: model.match(pictures, "a dog"),
+            lambda pictures: model.match_matrix(pictures, ["a dog"]),
+            lambda pictures: model.rerank("a dog", pictures),
+        ):
+            readers.clear()
+            call(photos)
+            with pytest.raises(ImageError, match="item 1"):
+                call([photos[0], "missing.jpg", *photos])
+            assert readers and threading.main_thread() not in readers
+            assert not any(thread.is_alive() for thread in readers)
+
     def test_skipping(self, get: Callable, photos, name: str) -> None:
         model = get(name)
         items = [photos[0], "missing.jpg", photos[1], photos[2]]
