@@ -29,7 +29,7 @@ from image_text_embedding.ahead import cpus, read_ahead
 from image_text_embedding.config import Limits
 from image_text_embedding.errors import EmbeddingError, ImageError, InputError, TextError
 from image_text_embedding.fetch import is_url
-from image_text_embedding.items import TruncatedTextWarning, batches, progress, whole_number
+from image_text_embedding.items import TruncatedTextWarning, batches, is_number, progress, whole_number
 from image_text_embedding.manifest import manifest_of
 from image_text_embedding.places import Item, utf8
 from image_text_embedding.preprocess import load_picture, to_pixels
@@ -168,7 +168,7 @@ def embed(
     """
     if layout not in LAYOUTS:
         raise InputError(f"layout: expected one of {', '.join(LAYOUTS)}, came {layout!r}")
-    if isinstance(max_errors, bool) or not isinstance(max_errors, (int, float)) or not 0 <= max_errors <= 1:
+    if not is_number(max_errors) or not 0 <= max_errors <= 1:
         raise InputError(f"max_errors: expected a share from 0 to 1, came {max_errors!r}")
     for name, value in (("shard_size", shard_size), ("workers", workers), ("batch_size", batch_size)):
         if value is not None and (name, value) != ("batch_size", "auto"):

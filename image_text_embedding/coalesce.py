@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from image_text_embedding.errors import ComputeError, EmbeddingError, InputError
-from image_text_embedding.items import is_one_picture, is_one_text, whole_number
+from image_text_embedding.items import is_number, is_one_picture, is_one_text, whole_number
 
 if TYPE_CHECKING:
     from image_text_embedding.encoder import Encoder
@@ -25,8 +25,8 @@ class Coalesced:
     """
 
     def __init__(self, encoder: Encoder, max_batch: int, max_wait: float) -> None:
-        whole_number("max_batch", max_batch)
-        if isinstance(max_wait, bool) or not isinstance(max_wait, (int, float)) or not 0 <= max_wait <= LONGEST_WAIT:
+        max_batch = whole_number("max_batch", max_batch)
+        if not is_number(max_wait) or not 0 <= max_wait <= LONGEST_WAIT:
             raise InputError(f"max_wait: expected seconds from 0 to {LONGEST_WAIT:.0f}, came {max_wait!r}")
 
         def together(encode: Callable[..., Any]) -> _Together:

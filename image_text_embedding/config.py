@@ -10,8 +10,9 @@ import dataclasses
 import difflib
 import functools
 import json
+import reprlib
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,26 @@ from typing import Any
 import yaml
 
 from image_text_embedding.errors import ConfigError, UnknownModelError
+
+MOST_LAYERS, MOST = 200, 2**20  # of any depth and of any other size: a file that says more would take hours to build
+# Numbers that need not be above 0, here and in training's settings.
+MAY_BE_0 = frozenset(
+    [
+        "fusion_start",
+        "label_smoothing",
+        "layer",
+        "mean",
+        "seed",
+        "weight_decay",
+        "warmup",
+        "min_lr",
+        "alpha",
+        "alpha_warmup_steps",
+        "mlm_probability",
+        "max_skipped",
+        "later",
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -192,21 +213,35 @@ def model_config(name: str) -> ModelConfig:
 @functools.lru_cache(maxsize=64)
 def read_config(path: Path) -> ModelConfig:
     """Read one YAML file. Its stem is the model's name."""
+    raw = {
+        key: value for key, value in read_yaml(path).items() if key != "training"
+    }  # `training.read_recipe` reads that
+    return from_mapping({"name": path.stem, **raw}, where=str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file's keys and values.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read the model file {path}: {error}") from error
-    if not isinstance(raw, Mapping):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: also dates that there are not
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected a mapping of keys to values, came {type(raw).__name__}")
-    raw = {key: value for key, value in raw.items() if key != "training"}  # `training.read_recipe` reads that
-    return from_mapping({"name": path.stem, **raw}, where=str(path))
+    return raw
 
 
 def from_mapping(raw: Mapping[str, Any], where: str) -> ModelConfig:
     """Build and check a configuration. `where` names its origin in errors."""
     config: ModelConfig = _build(ModelConfig, raw, where)
     vision, text = config.vision, config.text
+    sizes = {f"{part}.{key}": size for part, key, size in _sizes(config)}
+    too_large = [name for name, size in sizes.items() if size > (MOST_LAYERS if name.endswith("depth") else MOST)]
     problems = [
+        (bool(too_large), f"{', '.join(too_large)}: larger than any model has"),
         (config.family not in FAMILIES, f"family: expected one of {', '.join(FAMILIES)}, came {config.family!r}"),
         (vision.width % vision.num_heads != 0, "vision: width must be a multiple of num_heads"),
         (vision.image_size % vision.patch_size != 0, "vision: image_size must be a multiple of patch_size"),
@@ -250,6 +285,13 @@ def from_mapping(raw: Mapping[str, Any], where: str) -> ModelConfig:
     return config
 
 
+def _sizes(config: ModelConfig) -> Iterator[tuple[str, str, int]]:
+    for part in ("vision", "text", "decoder"):
+        for key, value in vars(getattr(config, part) or object).items():
+            if isinstance(value, int):
+                yield part, key, value
+
+
 def guess(wrong: str, names: Iterable[str]) -> str:
     """The end of a sentence that names something unknown: a likely typo, or just its full stop."""
     close = difflib.get_close_matches(wrong, list(names), n=1, cutoff=0.6)
@@ -259,7 +301,7 @@ def guess(wrong: str, names: Iterable[str]) -> str:
 def _build(cls: Any, raw: Any, where: str) -> Any:
     """A dataclass from a mapping; types are checked, unknown and missing keys are errors."""
     if not isinstance(raw, Mapping):
-        raise ConfigError(f"{where}: expected a mapping for {cls.__name__}, came {raw!r}")
+        raise ConfigError(f"{where}: expected a mapping for {cls.__name__}, came {brief(raw)}")
     hints = typing.get_type_hints(cls)
     for key in raw:
         if key not in hints:
@@ -276,24 +318,27 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{where}: expected a list, came {value!r}")
+            raise ConfigError(f"{where}: expected a list, came {brief(value)}")
         items = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
         if len(items) != len(value):
-            raise ConfigError(f"{where}: expected {len(items)} values, came {value!r}")
+            raise ConfigError(f"{where}: expected {len(items)} values, came {brief(value)}")
         return tuple(_value(item, v, where) for item, v in zip(items, value))
     if origin is not None:  # the only other form used above is `X | None`
         return None if value is None else _value(args[0], value, where)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
+        value = float(value)
     if isinstance(value, bool) is not (hint is bool) or not isinstance(value, hint):
-        raise ConfigError(f"{where}: expected {hint.__name__}, came {value!r}")
-    if (
-        hint in (int, float)
-        and value <= 0
-        and not where.endswith(("fusion_start", "label_smoothing", "explain: layer"))
-    ):
-        raise ConfigError(f"{where}: expected a positive number, came {value!r}")
+        raise ConfigError(f"{where}: expected {hint.__name__}, came {brief(value)}")
+    if hint in (int, float):
+        zero = where.rpartition(" ")[2] in MAY_BE_0
+        if not (0 < value < 2**63 or (zero and value == 0)):  # NaN is neither
+            raise ConfigError(f"{where}: expected {'0 or ' * zero}a positive number, came {value!r}")
     return value
+
+
+def brief(value: Any) -> str:
+    """A value for an error: a few lines of YAML can stand for more than fits into memory."""
+    return reprlib.repr(value)[:200]
 
 
 # transformers' classes of BLIP, and which of our models has the same parts.
@@ -313,15 +358,24 @@ def from_transformers(folder: Path) -> ModelConfig:
     Raises:
         ConfigError: the folder holds another kind of model.
     """
-    from transformers import BlipConfig  # late: it takes most of a second to import
-
     try:
         raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         found = raw["model_type"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ConfigError(f"{folder}: expected a config.json with a model_type, came {error!r}") from error
     if found != "blip":
         raise ConfigError(f"{folder}: expected a config.json with model_type 'blip', came {found!r}")
+    try:
+        return _from_transformers(raw, folder)
+    except ConfigError:
+        raise
+    except Exception as error:  # transformers checks some values with errors of its own, and others not at all
+        raise ConfigError(f"{folder}: expected the settings of a BLIP, came {str(error)[:300]}") from error
+
+
+def _from_transformers(raw: dict[str, Any], folder: Path) -> ModelConfig:
+    from transformers import BlipConfig  # late: it takes most of a second to import
+
     theirs = BlipConfig.from_dict(raw)
     (kind, *_) = raw.get("architectures") or ["BlipForImageTextRetrieval"]
     if kind not in TRANSFORMERS_CLASSES:

@@ -334,7 +334,13 @@ class Encoder:
 
     def similarity(self, a: Any, b: Any) -> Any:
         """Cosine of every vector in `a` with every one in `b`: (N, D), (M, D) -> (N, M) float32; two (D,) -> a float."""
-        left, right = (np.asarray(x.cpu() if isinstance(x, torch.Tensor) else x, dtype=np.float32) for x in (a, b))
+        plain = (x.detach().float().cpu() if isinstance(x, torch.Tensor) else x for x in (a, b))
+        try:
+            left, right = (np.asarray(x, dtype=np.float32) for x in plain)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"expected vectors of length {self.dim}: (D,) or (N, D), came other things: {error}"
+            ) from error
         for side in (left, right):
             if side.ndim not in (1, 2) or side.shape[-1] != self.dim:
                 raise InputError(f"expected vectors of length {self.dim}: (D,) or (N, D), came shape {side.shape}")
@@ -662,14 +668,14 @@ def _device(device: str | torch.device | int) -> torch.device:
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, ValueError) as error:
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         raise InputError(f"device {device!r} cannot be used by this torch {torch.__version__}: {error}") from error
     return chosen
 
 
 def _precision(precision: str | None, dtype: str | torch.dtype | None) -> str:
     names: dict[Any, str] = {name: name for name in DTYPES} | {kind: name for name, kind in DTYPES.items()}
-    if dtype is not None and dtype not in names:
+    if dtype is not None and (not isinstance(dtype, (str, torch.dtype)) or dtype not in names):
         raise InputError(
             f"dtype: expected one of {', '.join(DTYPES)}, came {dtype!r} (other precisions are asked for by precision=...)"
         )

@@ -175,7 +175,8 @@ def _body(response: http.client.HTTPResponse, limits: Limits) -> bytes:
         if claimed > limits.max_bytes:
             raise FetchError(f"{claimed} bytes are more than the limit of {limits.max_bytes} (Limits.max_bytes)")
     body = bytearray()
-    while piece := response.read(min(65536, limits.max_bytes + 1 - len(body))):
+    # Not read(): a chunk that says it is -1 long makes it read until the server stops (http.client of Python 3.11).
+    while piece := response.read1(min(65536, limits.max_bytes + 1 - len(body))):
         body += piece
         if len(body) > limits.max_bytes:
             raise FetchError(f"more bytes than the limit of {limits.max_bytes} (Limits.max_bytes)")

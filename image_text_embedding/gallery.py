@@ -23,7 +23,16 @@ from image_text_embedding.encoder import Encoder, load
 from image_text_embedding.entries import Entry, picture_entry, place, text_entry, text_id
 from image_text_embedding.errors import ConfigError, ImageError, InputError, StoreError
 from image_text_embedding.fetch import is_url
-from image_text_embedding.items import Failures, batches, is_one_picture, is_one_text, many, progress, whole_number
+from image_text_embedding.items import (
+    Failures,
+    batches,
+    is_number,
+    is_one_picture,
+    is_one_text,
+    many,
+    progress,
+    whole_number,
+)
 from image_text_embedding.manifest import check_comparable, manifest_of
 from image_text_embedding.pairs import finite
 from image_text_embedding.rerank import is_place, matched_pictures, matched_texts, scores, text_vectors
@@ -97,7 +106,7 @@ class Gallery:
             SetupError: the extra `search` is not installed.
             And as `load`.
         """
-        if not isinstance(timeout, (int, float)) or not timeout > 0:
+        if not is_number(timeout) or not timeout > 0:
             raise InputError(f"timeout: expected seconds above 0, came {timeout!r}")
         gallery = cls(Collection(uri, collection, token, float(timeout)), model, options)
         if model is not None:
@@ -289,9 +298,9 @@ class Gallery:
             InputError: k or rerank are out of range, or re-ranking has nothing to match.
             ConfigError, StoreError: as in `open`.
         """
-        whole_number("k", k)
-        whole_number("rerank", rerank, least=0)
-        whole_number("batch_size", batch_size)
+        k = whole_number("k", k)
+        rerank = whole_number("rerank", rerank, least=0)
+        batch_size = whole_number("batch_size", batch_size)
         if max(k, rerank) > MOST:
             raise InputError(
                 f"k and rerank: expected at most {MOST}, which Milvus gives at once, came {max(k, rerank)}"

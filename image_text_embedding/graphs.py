@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -174,26 +175,31 @@ def need(module: str, extra: str) -> Any:
         ) from error
 
 
+# What the two below change is the process's, and torch's exporter works for one thread at a time.
+_alone = threading.RLock()
+
+
 @contextlib.contextmanager
 def _no_telemetry() -> Iterator[None]:
     """openvino and nncf report each import to their makers, unless this package of theirs cannot be imported."""
     name = "openvino_telemetry"
-    if name in sys.modules:
-        yield
-        return
-    sys.modules[name] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        sys.modules.pop(name, None)
+    with _alone:
+        if name in sys.modules:
+            yield
+            return
+        sys.modules[name] = None  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            sys.modules.pop(name, None)
 
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """The exporters' deprecations, notes and progress are not our user's business; their errors are."""
     loggers = [logging.getLogger(name) for name in ("nncf", "torch", "onnxscript", "onnx_ir", "")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+    with _alone, warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+        levels = [logger.level for logger in loggers]
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(max(logger.level, logging.ERROR))

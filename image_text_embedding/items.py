@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import numbers
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from image_text_embedding.config import TextRules
@@ -63,26 +65,43 @@ def is_one_text(texts: Any) -> bool:
 
 
 def many(items: Any, what: str) -> Iterable[Any]:
-    if not isinstance(items, Iterable) or isinstance(items, (dict, set, frozenset)):
-        raise InputError(f"expected one or a list of {what}, came {type(items).__name__}")
+    scalar = isinstance(items, np.ndarray) and not items.ndim
+    if scalar or not isinstance(items, Iterable) or isinstance(items, (dict, set, frozenset)):
+        raise InputError(f"expected one or a list of {what}, came {'a 0-d ' * scalar}{type(items).__name__}")
     return items
+
+
+def held(items: Any, what: str) -> list[Any]:
+    """Pictures, to be read later. An iterable may hand out one array or PIL picture again with another in it."""
+    if type(items) in (list, tuple, np.ndarray):
+        return list(many(items, what))
+    return [_copied(item) for item in many(items, what)]
+
+
+def _copied(item: Any) -> Any:
+    if not isinstance(item, (np.ndarray, Image.Image)):
+        return item
+    try:
+        return item.copy()
+    except Exception:  # a damaged file that PIL reads only now; who reads it later says what is wrong
+        return item
+
+
+def is_number(value: Any) -> bool:
+    """Python's or numpy's."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:
     """The value, if it is a whole number of at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
         raise InputError(f"{name}: expected a whole number of at least {least}, came {value!r}")
-    return value
+    return int(value)
 
 
 def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    whole_number("batch_size", size)
-    return _batches(iter(items), size)
-
-
-def _batches(iterator: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch
+    size, taken = whole_number("batch_size", size), iter(items)
+    return iter(lambda: list(itertools.islice(taken, size)), [])
 
 
 def progress(total: int | None, unit: str, show: bool | None) -> Any:

@@ -106,7 +106,7 @@ def evaluate(model: Encoder, split: Split, rerank: int = 0, batch_size: int = 32
         ImageError, TextError: an item cannot be used; `.index` is its place.
         InputError: the model makes no vectors, or cannot match.
     """
-    whole_number("rerank", rerank, least=0)
+    rerank = whole_number("rerank", rerank, least=0)
     if rerank:
         matcher(model._engine, "enc")  # one that cannot is told before hours of work
     pictures = model.encode_image([str(path) for path in split.pictures], batch_size, show)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -119,7 +120,8 @@ def _make(
     part: Path, key: Mapping[str, Any], files: Sequence[str], make: Callable[[Path], dict[str, Any]]
 ) -> dict[str, Any]:
     notes: dict[str, Any] = json.loads(json.dumps(make(part)))
-    manifest = {"key": key, "files": {name: file_sha256(part / name) for name in files}, "notes": notes}
+    manifest: dict[str, Any] = {"key": key, "files": {name: file_sha256(part / name) for name in files}, "notes": notes}
+    manifest["sha256"] = _digest(manifest)
     (part / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     for name in (*files, MANIFEST):
         with (part / name).open("rb+") as file:
@@ -131,7 +133,12 @@ def _read(folder: Path, key: Mapping[str, Any], files: Sequence[str]) -> Kept | 
     """The folder, if it is of this key and its files are as they were made."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
-        whole = manifest["key"] == key and all(file_sha256(folder / name) == manifest["files"][name] for name in files)
+        whole = manifest.pop("sha256") == _digest(manifest) and manifest["key"] == key
+        whole = whole and all(file_sha256(folder / name) == manifest["files"][name] for name in files)
         return Kept(folder, dict(manifest["notes"])) if whole else None
-    except (OSError, ValueError, TypeError, KeyError, DownloadError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, DownloadError):
         return None
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

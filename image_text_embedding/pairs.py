@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -11,7 +11,16 @@ import torch
 from image_text_embedding.ahead import batches_ahead
 from image_text_embedding.engine import Engine
 from image_text_embedding.errors import ComputeError, InputError
-from image_text_embedding.items import Failures, batches, is_one_picture, is_one_text, many, progress, whole_number
+from image_text_embedding.items import (
+    Failures,
+    batches,
+    held,
+    is_one_picture,
+    is_one_text,
+    many,
+    progress,
+    whole_number,
+)
 
 Row = list[int]  # token ids
 Compute = Callable[[torch.Tensor, list[Any]], list[Any]]  # states of B pictures and R rows, R = n * B -> R results
@@ -27,7 +36,7 @@ class Pairs:
         """
         self.engine = engine
         self.one_picture = is_one_picture(images)
-        self.pictures = [images] if self.one_picture else list(many(images, "pictures"))
+        self.pictures = [images] if self.one_picture else held(images, "pictures")
         given = {kind: value for kind, value in texts.items() if value is not None}
         self.single = {kind: is_one_text(value) for kind, value in given.items()}
         self.texts = {kind: [value] if self.single[kind] else list(many(value, kind)) for kind, value in given.items()}
@@ -45,8 +54,18 @@ class Pairs:
     def rows(self, kind: str, encode: Callable[[Any], Row]) -> dict[int, Row]:
         """Index -> token ids of those texts that can be used. What all pictures share fails for all."""
         if self.single[kind]:
-            return dict.fromkeys(range(self.count), encode(self.texts[kind][0]))
+            return self._shared(range(self.count), lambda: encode(self.texts[kind][0]))
         return dict(self.failures.each(enumerate(self.texts[kind]), encode))
+
+    def _shared(self, indices: Iterable[int], read: Callable[[], Any]) -> dict[int, Any]:
+        """Index -> what all of them have in common, read once; where that fails it fails for each."""
+        try:
+            return dict.fromkeys(indices, read())
+        except InputError as error:
+            if not self.failures.skip:
+                raise
+            self.failures.errors += [(index, error.at(index)) for index in indices]
+            return {}
 
     @torch.inference_mode()
     def run(self, rows: dict[int, Any], compute: Compute, missing: Any, batch_size: int, show: bool | None) -> Any:
@@ -64,10 +83,11 @@ class Pairs:
         engine = self.engine
         if self.one_picture:
             whole_number("batch_size", size)
-            if rows:
-                states = finite(engine.states([engine.pixels(self.pictures[0])]), engine)
-            for batch in batches(rows.items(), size):
-                yield [index for index, _ in batch], states, [row for _, row in batch]
+            pixels = self._shared(rows, lambda: engine.pixels(self.pictures[0])) if rows else {}
+            if pixels:
+                states = finite(engine.states([next(iter(pixels.values()))]), engine)
+                for batch in batches(rows.items(), size):
+                    yield [index for index, _ in batch], states, [row for _, row in batch]
             return
         pictures = ((index, self.pictures[index]) for index in rows)
         with closing(batches_ahead(pictures, engine.pixels, size, self.failures)) as groups:

@@ -14,8 +14,8 @@ from typing import Any
 from image_text_embedding.config import ModelConfig, guess
 from image_text_embedding.encoder import Encoder, load
 from image_text_embedding.errors import InputError
-from image_text_embedding.items import is_one_picture, is_one_text, many, whole_number
-from image_text_embedding.tasks import prompt_length
+from image_text_embedding.items import held, is_one_picture, is_one_text, many, whole_number
+from image_text_embedding.tasks import SETTINGS, prompt_length
 
 
 class VisualQuestionAnswering:
@@ -42,7 +42,7 @@ class VisualQuestionAnswering:
             question: one string, or many. Many of both: every question of every picture, question by question.
             choices: answers to choose among; then an answer has a "score", its probability.
             top_k: how many of the choices are returned.
-            settings: of `Encoder.answer`: num_beams, max_length, ...
+            settings: of `Encoder.answer`: num_beams, max_length, ..., but on_error, as there is no place for errors.
 
         Returns:
             [{"answer": str}], or with choices [{"score": float, "answer": str}, ...], best first; for many a list of
@@ -51,7 +51,8 @@ class VisualQuestionAnswering:
         Raises:
             As `Encoder.answer`.
         """
-        whole_number("top_k", top_k)
+        top_k = whole_number("top_k", top_k)
+        _check(settings, "answer")
         pictures: Any
         if question is None:
             one = isinstance(image, dict)
@@ -59,7 +60,7 @@ class VisualQuestionAnswering:
             pictures, questions = ([_take(item, key) for item in given] for key in ("image", "question"))
         else:
             one = is_one_picture(image) and is_one_text(question)
-            images = [image] if is_one_picture(image) else list(image)
+            images = [image] if is_one_picture(image) else held(image, "pictures")
             asked = [question] if is_one_text(question) else list(many(question, "questions"))
             questions = [q for q in asked for _ in images]
             pictures = images[0] if len(images) == 1 else [i for _ in asked for i in images]
@@ -96,7 +97,7 @@ class ImageToText:
             inputs: one picture or many (`images` is its older name).
             prompt: as in `Encoder.caption`; the text then begins with it, as transformers' did.
             max_new_tokens: instead of max_length, which counts the prompt.
-            settings: of `Encoder.caption`: num_beams, sample, seed, num_return_sequences, ...
+            settings: of `Encoder.caption`: num_beams, sample, seed, num_return_sequences, ..., but on_error.
 
         Returns:
             [{"generated_text": str}, ...], one for each returned sequence; for many pictures a list of these.
@@ -104,6 +105,7 @@ class ImageToText:
         Raises:
             As `Encoder.caption`.
         """
+        _check(settings, "caption")
         pictures = images if inputs is None else inputs
         if pictures is None:
             raise InputError("expected a picture, or a list of pictures, came None")
@@ -147,6 +149,13 @@ def pipeline(task: str, model: str | os.PathLike[str] | ModelConfig | Encoder | 
         raise InputError(f"unknown task {task!r}{guess(str(task), PIPELINES)} Tasks: {', '.join(PIPELINES)}.")
     kind, default = PIPELINES[task]
     return kind(model if isinstance(model, Encoder) else load(default if model is None else model, **options))
+
+
+def _check(settings: dict[str, Any], task: str) -> None:
+    known = [*SETTINGS[task], "show_progress_bar"]
+    for name in settings:
+        if name not in known:
+            raise InputError(f"unknown setting {name!r}{guess(name, known)} Settings: {', '.join(known)}.")
 
 
 def _take(item: Any, key: str) -> Any:

@@ -329,7 +329,13 @@ class Tokenizer:
                 raise ConfigError("expected a vocabulary, came a file too large to be one")
             text = file.read_text(encoding="utf-8")
             return cls(_words_of_json(text) if file.suffix == ".json" else _words_of_lines(text))
-        except (OSError, UnicodeDecodeError, ConfigError) as error:
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            OverflowError,
+            ConfigError,
+        ) as error:  # of words or numbers that none can be
             raise ConfigError(f"cannot use {file} as a vocabulary (vocab.txt or tokenizer.json): {error}") from error
 
     def __call__(self, text: str, rules: TextRules) -> list[int]:

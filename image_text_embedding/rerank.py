@@ -14,7 +14,7 @@ from image_text_embedding.ahead import batches_ahead
 from image_text_embedding.engine import Engine
 from image_text_embedding.errors import InputError
 from image_text_embedding.fetch import is_url
-from image_text_embedding.items import Failures, batches, is_one_picture, many, progress, whole_number
+from image_text_embedding.items import Failures, batches, held, is_one_picture, progress, whole_number
 from image_text_embedding.pairs import Row, finite
 from image_text_embedding.tasks import matcher, reader_of
 
@@ -35,9 +35,9 @@ def rerank(
 ) -> Any:
     engine.require("embed")
     logits = matcher(engine, itm_token)
-    whole_number("k", k)
-    whole_number("batch_size", batch_size)
-    listed = list(many(candidates, "candidates") if not is_one_picture(candidates) else [candidates])
+    k = whole_number("k", k)
+    batch_size = whole_number("batch_size", batch_size)
+    listed = [candidates] if is_one_picture(candidates) else held(candidates, "candidates")
     modality = _modality(query, listed, modality)
     failures = Failures(on_error, one=False)
     texts = [(0, query)] if modality == "text" else list(enumerate(listed))

@@ -16,7 +16,7 @@ from pathlib import Path
 from image_text_embedding import config as configs
 from image_text_embedding import download
 from image_text_embedding.config import ModelConfig, Source
-from image_text_embedding.errors import CheckpointError, ConfigError
+from image_text_embedding.errors import CheckpointError, ConfigError, InputError
 from image_text_embedding.weights import METADATA_KEY, Checkpoint, read_checkpoint, rename
 
 VOCABULARY_FILES = ("vocab.txt", "tokenizer.json")
@@ -46,6 +46,8 @@ def resolve(model: str | os.PathLike[str] | ModelConfig, checkpoint: str | os.Pa
         UnknownModelError: no such name, file or hub id.
         ConfigError, CheckpointError, DownloadError: as their docstrings say.
     """
+    if not isinstance(model, (str, os.PathLike, ModelConfig)):
+        raise InputError(f"expected a model's name, a hub id, a file or a ModelConfig, came {type(model).__name__}")
     if checkpoint is not None:
         config = model if isinstance(model, ModelConfig) else configs.model_config(os.fspath(model))
         return _local(Path(checkpoint), config)
@@ -54,7 +56,7 @@ def resolve(model: str | os.PathLike[str] | ModelConfig, checkpoint: str | os.Pa
     name = os.fspath(model)
     if isinstance(model, str) and name.replace("-", "_") in configs.list_models():
         return _official(configs.model_config(name))
-    if Path(name).exists():
+    if os.path.exists(name):  # not Path.exists, to which a name can be too long
         return _local(Path(name), None)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
         return _hub(name)
@@ -66,7 +68,7 @@ def resolve(model: str | os.PathLike[str] | ModelConfig, checkpoint: str | os.Pa
 
 def vocabulary(resolved: Resolved, tokenizer: str | os.PathLike[str] | None) -> Path:
     """The vocabulary file: of `tokenizer` (a file, a folder, a hub id), else of the weights' folder, else the model's own."""
-    if tokenizer is not None and Path(tokenizer).exists():
+    if tokenizer is not None and os.path.exists(tokenizer):
         return Path(tokenizer)
     if tokenizer is None and resolved.folder is not None:
         found = next((path for name in VOCABULARY_FILES if (path := resolved.folder / name).is_file()), None)
@@ -106,7 +108,7 @@ def recognise(checkpoint: Checkpoint) -> ModelConfig:
     if own is not None:
         try:
             return configs.from_mapping(json.loads(own)["config"], where=str(checkpoint.path))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{checkpoint.path}: its metadata cannot be read: {error}") from error
     family = "albef" if any("token_type_embeddings" in key for key in checkpoint.tensors) else "blip"
     names = import_module(f"image_text_embedding.{family}.names").NAMES
@@ -116,7 +118,7 @@ def recognise(checkpoint: Checkpoint) -> ModelConfig:
     try:
         position = checkpoint.tensors[theirs["vision.pos_embed"]]
         base = configs.model_config(_ALIKE[family, position.shape[-1], _MATCHES if vectors_only else parts])
-        image_size = round((position.shape[1] - 1) ** 0.5) * base.vision.patch_size
+        image_size = round(max(position.shape[1] - 1, 1) ** 0.5) * base.vision.patch_size
     except (KeyError, IndexError) as error:
         raise CheckpointError(
             f"cannot tell from {checkpoint.path} which model it holds (no vision tower of a known width, or heads that no "

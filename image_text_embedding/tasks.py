@@ -25,6 +25,8 @@ from image_text_embedding.items import (
     Failures,
     Reader,
     batches,
+    held,
+    is_number,
     is_one_picture,
     is_one_text,
     many,
@@ -108,7 +110,7 @@ def captioner(
     )
     count = whole_number("num_return_sequences", num_return_sequences)
     if sample:
-        if not isinstance(top_p, (int, float)) or not 0 < top_p <= 1:
+        if not is_number(top_p) or not 0 < top_p <= 1:
             raise InputError(f"top_p: expected a number in (0, 1], came {top_p!r}")
         manner = dataclasses.replace(manner, num_beams=1, top_p=float(top_p))
     elif count > num_beams:
@@ -116,7 +118,7 @@ def captioner(
             f"num_return_sequences={count} needs as many beams, came num_beams={num_beams}; or sample=True draws any number"
         )
     if seed is not None:
-        whole_number("seed", seed, least=0)
+        seed = whole_number("seed", seed, least=0)
     manner = dataclasses.replace(manner, num_return_sequences=count)
 
     def compute(states: torch.Tensor, rows: list[Row]) -> list[Any]:
@@ -142,7 +144,7 @@ def answerer(
     engine.require("answer")
     first = _first_token(engine, "question_token", question_token)
     manner = _manner(engine, num_beams, max_length, min_length, 1.0)
-    whole_number("k", k)
+    k = whole_number("k", k)
     listed = None if choices is None else list(many(choices, "answers") if not is_one_text(choices) else [choices])
     options = None if listed is None else _choices(engine, listed)
 
@@ -183,8 +185,8 @@ def match_matrix(
     engine: Engine, images: Any, texts: Any, itm_token: str, batch_size: int, show: bool | None, on_error: str
 ) -> Any:
     logits = matcher(engine, itm_token)
-    whole_number("batch_size", batch_size)
-    pictures = [images] if is_one_picture(images) else list(many(images, "pictures"))
+    batch_size = whole_number("batch_size", batch_size)
+    pictures = [images] if is_one_picture(images) else held(images, "pictures")
     sentences = [texts] if is_one_text(texts) else list(many(texts, "texts"))
     rows = Failures(on_error, one=False)
     columns = Failures(on_error, one=False)
@@ -316,11 +318,11 @@ def _start(engine: Engine) -> int:
 def _manner(engine: Engine, num_beams: int, max_length: int, min_length: int, penalty: float | None) -> Any:
     from image_text_embedding.generate import Manner  # late: transformers' generation takes seconds to import
 
-    whole_number("num_beams", num_beams)
-    whole_number("max_length", max_length, least=2)
-    whole_number("min_length", min_length, least=0)
+    num_beams = whole_number("num_beams", num_beams)
+    max_length = whole_number("max_length", max_length, least=2)
+    min_length = whole_number("min_length", min_length, least=0)
     penalty = 1.0 if penalty is None else penalty
-    if not isinstance(penalty, (int, float)) or isinstance(penalty, bool) or not penalty > 0:
+    if not is_number(penalty) or not penalty > 0:
         raise InputError(f"repetition_penalty: expected a number above 0 (1.0 = none), came {penalty!r}")
     if max_length > engine.config.text.max_positions:
         raise InputError(

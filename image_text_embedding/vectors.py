@@ -62,7 +62,7 @@ def encode_texts(
     on_error: str,
 ) -> Any:
     engine.require("embed", "text")
-    whole_number("batch_size", batch_size)
+    batch_size = whole_number("batch_size", batch_size)
     one = is_one_text(texts)
     items = [texts] if one else list(many(texts, "texts"))
     failures = Failures(on_error, one)
@@ -94,7 +94,7 @@ def stream_pictures(
 
 def stream_texts(engine: Engine, texts: Any, batch_size: int, unit_length: bool, on_error: str) -> Iterator[Any]:
     engine.require("embed", "text")
-    whole_number("batch_size", batch_size)
+    batch_size = whole_number("batch_size", batch_size)
     if is_one_text(texts):
         raise InputError(f"expected an iterable of texts, came one {type(texts).__name__}: encode_text takes it")
     items = many(texts, "texts")

@@ -73,8 +73,10 @@ def resize_pos_embed(pos_embed: torch.Tensor, num_tokens: int) -> torch.Tensor:
     own helper antialiases and differs by up to 6e-2.)
 
     Raises:
-        ValueError: either grid is not square.
+        ValueError: either grid is not square, or there is none.
     """
+    if pos_embed.shape[0] != 1 or min(pos_embed.shape[1], num_tokens) < 2:
+        raise ValueError(f"expected (1, 1 + patches, width), came {tuple(pos_embed.shape)}")
     old, new = (int(n**0.5) for n in (pos_embed.shape[1] - 1, num_tokens - 1))
     if old * old != pos_embed.shape[1] - 1 or new * new != num_tokens - 1:
         raise ValueError(f"cannot resize {pos_embed.shape[1]} position embeddings to {num_tokens}: not square grids")

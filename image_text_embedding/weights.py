@@ -113,7 +113,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         raise CheckpointError(
             f"{path} is not a whole checkpoint (truncated or another format): get it again"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # torch.load has no error of its own, and damaged files raise nearly all there are
         raise CheckpointError(f"{path} is not a whole checkpoint (truncated or another format): {error}") from error
     return Checkpoint(path, _state_dict(loaded, path), {})
 
@@ -197,11 +199,12 @@ def load_weights(
         if name.endswith("vision.pos_embed") and tensor.ndim == 3 and tensor.shape[1] != wanted[name][1]:
             try:
                 tensor = resize_pos_embed(tensor, wanted[name][1])
-            except ValueError as error:
+            except (ValueError, RuntimeError) as error:
                 problems["wrong shape"].append(f"{key}: {error}")
                 continue
-        if tensor.shape != wanted[name] or not tensor.is_floating_point():
-            problems["wrong shape"].append(f"{key}: expected {_form(wanted[name])}, came {_form(tensor.shape)}")
+        if tensor.shape != wanted[name] or not tensor.is_floating_point() or tensor.is_meta:
+            kind = "meta" if tensor.is_meta else str(tensor.dtype).removeprefix("torch.")
+            problems["wrong shape"].append(f"{key}: expected {_form(wanted[name])}, came {_form(tensor.shape)} {kind}")
             continue
         filled[name] = tensor.to(device=device, dtype=dtype, copy=True)
     problems["missing"] = [name for name in wanted if name not in sources]

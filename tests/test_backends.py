@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +24,7 @@ from image_text_embedding.manifest import manifest_of
 
 NEEDED = {"openvino": ("openvino",), "onnx": ("onnxruntime", "onnx", "onnxscript")}
 CPU = torch.device("cpu")
+WAIT = 20  # seconds; none of the waits below should take one
 PICTURES = [entry["path"] for entry in gallery()[:6]]
 # Of unequal lengths, and so many that a batch is not of the size that was exported.
 TEXTS = ["a dog", "a woman sitting on the beach with her dog", "two cups of coffee", "a rocket", "a cat in the snow"]
@@ -275,6 +278,31 @@ class TestRefusals:
         for wrong, came in (({"pictures": PICTURES}, "'pictures'"), (PICTURES, "list")):
             with pytest.raises(ite.InputError, match=f"came {came} for precision='int8'"):
                 ite.load(weights["blip_base"], calibration=wrong, **settings)
+
+
+def test_exports_in_two_threads_leave_the_process_as_it_was() -> None:
+    from image_text_embedding.graphs import _quietly
+
+    before = sys.stdout, logging.getLogger().level, list(warnings.filters)
+    first_in, first_out = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with _quietly():
+            first_in.set()
+            first_out.wait(0.2)  # the other has time to come in, if it can
+        first_out.set()
+
+    def second() -> None:
+        assert first_in.wait(WAIT)
+        with _quietly():
+            assert first_out.wait(WAIT)
+
+    threads = [threading.Thread(target=work) for work in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT)
+    assert (sys.stdout, logging.getLogger().level, list(warnings.filters)) == before
 
 
 def test_an_import_reports_to_nobody() -> None:

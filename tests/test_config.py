@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 
@@ -69,6 +70,7 @@ def test_unknown_model_lists_names_and_guesses() -> None:
         ({"embed_dim": -1}, "positive"),
         ({"vision": {"width": 768}}, "missing image_size, patch_size"),
         ({"vision": 3}, "expected a mapping for VisionConfig"),
+        ({"embed_dim": 10**400}, "positive number"),
     ],
 )
 def test_a_malformed_configuration_is_named(change: dict, said: str) -> None:
@@ -83,6 +85,9 @@ def test_a_malformed_configuration_is_named(change: dict, said: str) -> None:
         ("vision", "num_heads", 7, "multiple of num_heads"),
         ("vision", "image_size", 225, "multiple of patch_size"),
         ("vision", "mean", [0.5, 0.5], "expected 3 values"),
+        ("vision", "std", [float("nan"), 1, 1], "positive number, came nan"),
+        ("vision", "depth", 20_000, "vision.depth: larger than any model has"),
+        ("text", "intermediate_size", 2**60, "text.intermediate_size: larger"),
         ("text", "text_depth", 13, "text_depth must lie in"),
         ("text", "fusion_start", 3, "fusion_start must be 0 or text_depth"),
         ("source", "sha256", "ab", "goes with the revision"),
@@ -107,11 +112,36 @@ def test_a_configuration_survives_the_round_trip_through_plain_data() -> None:
 
 def test_a_broken_file_is_named(tmp_path) -> None:
     path = tmp_path / "mine.yaml"
-    for content in ("family: [", "- a list", "\x00"):
+    for content in ("family: [", "- a list", "\x00", "name: 2020-13-45", "name: " + "9" * 5000, "[" * 5000):
         path.write_text(content)
         configs.read_config.cache_clear()
         with pytest.raises(ConfigError, match=r"mine\.yaml"):
             configs.read_config(path)
+
+
+def test_a_few_lines_that_stand_for_more_than_fits_into_memory(tmp_path) -> None:
+    doubled = "\n".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]" for a, b in zip("abcdefghij", "bcdefghijk"))
+    (tmp_path / "mine.yaml").write_text(f"a: &a [x]\n{doubled}\nfamily: *k\n")
+    raw = configs.read_yaml(tmp_path / "mine.yaml")
+    with pytest.raises(ConfigError, match="family: expected str, came") as caught:
+        configs.from_mapping({**dataclasses.asdict(ite.model_config("blip_base")), "family": raw["family"]}, "mine")
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"architectures": 5},
+        {"text_config": "x"},
+        {"text_config": {"hidden_size": "768"}},
+        {"text_config": {"bos_token_id": None}},
+        {"model_type": "clip"},
+    ],
+)
+def test_a_folder_of_transformers_with_other_settings(change: dict, tmp_path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "blip", **change}))
+    with pytest.raises(ConfigError, match=tmp_path.name):
+        configs.from_transformers(tmp_path)
 
 
 def test_the_public_face_is_what_is_exported() -> None:

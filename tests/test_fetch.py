@@ -351,8 +351,9 @@ def test_exactly_the_limit_passes(serve: Callable[..., Server]) -> None:
         reply(b"x" * 1001),
         drip(reply(b""), b"x" * 500),
         drip(reply(b"", Transfer_Encoding="chunked"), chunk(b"x" * 500)),
+        drip(reply(b"-1\r\n", Transfer_Encoding="chunked"), b"x" * 500),
     ],
-    ids=["claims 1001", "claims 10**17", "is 1001", "never ends", "never ends, chunked"],
+    ids=["claims 1001", "claims 10**17", "is 1001", "never ends", "never ends, chunked", "a chunk of -1"],
 )
 def test_too_many_bytes(serve: Callable[..., Server], answer: Answer | bytes) -> None:
     with pytest.raises(FetchError, match=r"more .*limit of 1000 \(Limits.max_bytes\)"):

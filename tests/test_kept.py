@@ -49,7 +49,9 @@ def test_another_key_is_made_anew(tmp_path: Path, make: Maker) -> None:
     assert kept(tmp_path / "one", KEY | {"sha256": "cd"}, FILES, make).notes["count"] == 2
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "missing", "no manifest", "not JSON", "a list", "a file"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "changed", "missing", "no manifest", "not JSON", "a list", "notes", "a file"]
+)
 def test_damage_is_made_good(tmp_path: Path, make: Maker, damage: str) -> None:
     folder = tmp_path / "one"
     kept(folder, KEY, FILES, make)
@@ -63,6 +65,8 @@ def test_damage_is_made_good(tmp_path: Path, make: Maker, damage: str) -> None:
         (folder / MANIFEST).unlink()
     elif damage == "not JSON":
         (folder / MANIFEST).write_bytes(b"\xff{")
+    elif damage == "notes":
+        (folder / MANIFEST).write_text(json.dumps(json.loads((folder / MANIFEST).read_text()) | {"notes": {}}))
     elif damage == "a list":
         (folder / MANIFEST).write_text("[1]")
     else:

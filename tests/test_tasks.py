@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import io
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import REAL_ENVIRONMENT, SMALL, VOCABULARY, put_in_hub_cache
-from PIL import Image
+from PIL import Image, ImageSequence
 from skimage import data
 
 import image_text_embedding as ite
@@ -746,8 +747,55 @@ class TestPipelines:
             ite.pipeline("vqa", get("blip_base"))
         with pytest.raises(InputError, match="expected a picture"):
             ite.pipeline("image-to-text", get("blip_caption_base"))()
+        with pytest.raises(InputError, match=r"unknown setting 'on_error'.*num_beams"):
+            ite.pipeline("image-to-text", get("blip_caption_base"))("x.jpg", on_error="skip")
+        with pytest.raises(InputError, match="unknown setting 'num_beam' — did you mean 'num_beams'"):
+            ite.pipeline("vqa", get("blip_vqa_base"))("x.jpg", "what is it", num_beam=2)
         with pytest.raises(InputError, match="'question'"):
             ite.pipeline("vqa", get("blip_vqa_base"))([{"image": "x.jpg"}])
+
+
+def test_an_iterable_may_hand_out_one_object_again(get: Callable, photos) -> None:
+    """An array, or the frames of PIL's ImageSequence, as `encode_image` takes them."""
+    same = [photo[:300, :300] for photo in photos[:3]]
+    model, captioner = get("blip_base"), get("blip_caption_base")
+
+    def frames() -> Any:
+        frame = np.empty_like(same[0])
+        for photo in same:
+            frame[:] = photo
+            yield frame
+
+    buffer = io.BytesIO()
+    Image.fromarray(same[0]).save(buffer, "TIFF", save_all=True, append_images=[Image.fromarray(p) for p in same[1:]])
+    for given in (frames, lambda: ImageSequence.Iterator(Image.open(buffer))):
+        np.testing.assert_allclose(model.match(given(), "a dog"), model.match(same, "a dog"), atol=1e-6)
+        np.testing.assert_allclose(
+            model.match_matrix(given(), ["a dog"]), model.match_matrix(same, ["a dog"]), atol=1e-6
+        )
+        assert [i for i, _ in model.rerank("a dog", given())] == [i for i, _ in model.rerank("a dog", same)]
+        assert captioner.caption(given()) == captioner.caption(same)
+
+
+def test_skipping_what_came_alone_or_is_shared(get: Callable, photos) -> None:
+    model = get("blip_base")
+    found, errors = model.match("missing.jpg", ["a dog", "a cat"], on_error="skip")
+    assert np.isnan(found).all() and [index for index, _ in errors] == [0, 1]
+    found, errors = model.match(photos[:2], "", on_error="skip")
+    assert np.isnan(found).all() and [type(error) for _, error in errors] == [TextError, TextError]
+    found, errors = get("blip_caption_base").caption("missing.jpg", on_error="skip")
+    assert found is None and [type(error) for _, error in errors] == [ImageError]
+    with pytest.raises(ImageError, match=r"missing\.jpg"):
+        model.match("missing.jpg", ["a dog", "a cat"])
+
+
+def test_numbers_of_numpy_are_numbers(get: Callable, photos) -> None:
+    model, captioner = get("blip_base"), get("blip_caption_base")
+    assert len(model.rerank("a dog", photos, k=np.int64(2), batch_size=np.int32(3))) == 2
+    drawn = captioner.caption(photos[0], sample=True, top_p=np.float32(0.9), seed=np.int64(1))
+    assert isinstance(drawn, str)
+    with pytest.raises(InputError, match="batch_size"):
+        model.match(photos, "a dog", batch_size=np.bool_(True))
 
 
 def test_token_ids_become_text(get: Callable) -> None:

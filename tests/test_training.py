@@ -813,11 +813,11 @@ class TestResuming:
         straight = go("blip", out="straight")
         save = RunFolder.save
 
-        def killed(folder: RunFolder, state: Any, model: Any) -> None:
+        def killed(folder: RunFolder, state: Any) -> None:
             if state["step"] == 4:
                 (folder.path / ".last.pt.x.part").write_bytes(b"half")  # as SIGKILL leaves it
                 raise RuntimeError("killed")
-            save(folder, state, model)
+            save(folder, state)
 
         with monkeypatch.context() as patch:
             patch.setattr(RunFolder, "save", killed)
@@ -826,6 +826,42 @@ class TestResuming:
         run = go("blip", resume=True)
         assert losses_of(run) == losses_of(straight)  # steps 3 and 4 are there once
         assert not list(run.glob("*.part")) and not list(run.glob(".*.part"))
+
+    @pytest.mark.parametrize("stopped_in", ["save_model", "keep_as_best"])
+    @pytest.mark.parametrize("at", [1, 3])
+    def test_stopped_within_its_checkpoint(
+        self, stopped_in: str, at: int, go: Callable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """At the first and at the last one, the checkpoint already written: the model and the best one are of it."""
+        monkeypatch.setattr(_Run, "validate", lambda run: {"loss": 9.0 - run.step})  # better every time
+        original, calls = getattr(RunFolder, stopped_in), []
+
+        def stopped(folder: RunFolder, *arguments: Any) -> None:
+            calls.append(1)
+            if len(calls) == at:
+                raise KeyboardInterrupt
+            original(folder, *arguments)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(RunFolder, stopped_in, stopped)
+            go("blip", validation=Walls())
+        last = go("blip", validation=Walls(), resume=True)
+        for name in ("model", "best"):
+            metadata = json.loads(read_checkpoint(last / f"{name}.safetensors").metadata["image_text_embedding"])
+            assert metadata["origin"]["step"] == 6
+
+    def test_zeros_in_the_settings(self, go: Callable) -> None:
+        zeros = {"weight_decay": 0, "min_lr": 0, "warmup": 0.0, "seed": 0}
+        with pytest.raises(KeyboardInterrupt):
+            go("blip", StopsAt(20), **zeros)
+        assert losses_of(go("blip", resume=True, **zeros))[-1]["step"] == 6
+
+    def test_a_folder_with_the_name_of_a_model(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        settings = {"steps": 2, "batch_size": 4, "tasks": ["itc"], "crop_scale": None}
+        with pytest.raises(KeyboardInterrupt):
+            train("blip_demo", StopsAt(1), "blip_demo", settings, device="cpu", show_progress_bar=False)
+        assert json.loads(Path("blip_demo/run.json").read_text())["start"]["model"] == "blip_demo"
 
     def test_before_the_first_checkpoint(self, go: Callable) -> None:
         straight = go("blip", out="straight")

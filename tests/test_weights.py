@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import os
 import pickle
 import subprocess
@@ -11,17 +12,28 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import GOLDEN
+from safetensors.torch import save_file
 from torch.nn.functional import normalize
 
+import image_text_embedding as ite
 from image_text_embedding.config import ModelConfig, model_config
 from image_text_embedding.errors import CheckpointError
 from image_text_embedding.model import TOWERS
 from image_text_embedding.parts import unused
 from image_text_embedding.vision import resize_pos_embed
-from image_text_embedding.weights import Checkpoint, Ignore, Report, load_weights, read_checkpoint, save_weights
+from image_text_embedding.weights import (
+    METADATA_KEY,
+    Checkpoint,
+    Ignore,
+    Report,
+    load_weights,
+    read_checkpoint,
+    save_weights,
+)
 
 
 def small(family: str, image_size: int = 64) -> ModelConfig:
@@ -137,7 +149,7 @@ class TestStrictness:
         assert "some.pth" in said
         assert "1 missing: text_proj.bias" in said
         assert "1 unexpected: text_encoder.embeddings.LayerNorm.gamma" in said
-        assert "1 wrong shape: text_proj.weight: expected (32, 48), came (32, 47)" in said
+        assert "1 wrong shape: text_proj.weight: expected (32, 48), came (32, 47) float32" in said
 
     def test_a_tensor_filled_twice(self) -> None:
         state = golden_state("blip")
@@ -153,6 +165,17 @@ class TestStrictness:
         state = golden_state("blip")
         state["visual_encoder.pos_embed"] = torch.zeros(1, 19, 64)
         assert "not square" in self.complaint(state, "image")
+
+    @pytest.mark.parametrize("shape", [(2, 26, 64), (1, 0, 64), (1, 1, 64)])
+    def test_position_embeddings_of_no_picture(self, shape: tuple[int, ...]) -> None:
+        state = golden_state("blip")
+        state["visual_encoder.pos_embed"] = torch.zeros(shape)
+        assert "expected (1, 1 + patches, width)" in self.complaint(state, "image")
+
+    def test_a_tensor_without_values(self) -> None:
+        state = golden_state("blip")
+        state["text_proj.bias"] = torch.zeros(32, device="meta")
+        assert "came (32) meta" in self.complaint(state)
 
     def test_another_model(self) -> None:
         said = self.complaint(golden_state("albef"))
@@ -212,6 +235,34 @@ class TestHostileAndBrokenFiles:
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match=r"page\.pth"):
             read_checkpoint(path)
+
+    @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+    @pytest.mark.parametrize("zipped", [True, False])
+    def test_changed_bytes(self, zipped: bool, tmp_path: Path) -> None:
+        """They make pickle raise nearly every error that there is."""
+        path, random = tmp_path / "x.pth", np.random.default_rng(3)
+        torch.save({"model": {"a": torch.zeros(3)}}, path, _use_new_zipfile_serialization=zipped)
+        raw = path.read_bytes()
+        begin, end = raw.index(b"model") - 40, raw.index(b"model") + 200  # the pickle, and no tensors
+        refused = 0
+        for _ in range(300):
+            changed = bytearray(raw)
+            for place in random.integers(max(begin, 0), end, 3):
+                changed[place] = random.integers(256)
+            path.write_bytes(changed)
+            try:
+                read_checkpoint(path)
+            except CheckpointError:
+                refused += 1
+        assert refused > 100
+
+    @pytest.mark.parametrize(
+        "metadata", ["[" * 100_000, "5", json.dumps({"config": [1]}), json.dumps({"config": {"vision": {"depth": 1}}})]
+    )
+    def test_metadata_that_cannot_be_ours(self, metadata: str, tmp_path: Path) -> None:
+        save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors", metadata={METADATA_KEY: metadata})
+        with pytest.raises(CheckpointError, match="its metadata cannot be read"):
+            ite.load(tmp_path / "x.safetensors")
 
     def test_other_things_than_tensors(self, tmp_path: Path) -> None:
         for thing, said in (([1, 2], "came list"), ({"a": 1}, "other things under a"), ({}, "expected a state dict")):

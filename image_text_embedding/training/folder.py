@@ -17,7 +17,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -90,15 +90,18 @@ class RunFolder:
 
     # Checkpoints
 
-    def save(self, state: Mapping[str, Any], model: Callable[[], tuple[Mapping[str, torch.Tensor], Any]]) -> None:
-        """Write the checkpoint that a run goes on from, and the model that it has made so far.
-
-        Args:
-            model: gives tensors and metadata of the model's file.
-        """
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write the checkpoint that a run goes on from."""
         with self._whole(LAST) as file:
             torch.save(dict(state), file)
-        save_weights(self.path / MODEL, *model())
+
+    def save_model(self, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
+        """Write the model that the run has made so far."""
+        save_weights(self.path / MODEL, tensors, metadata)
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is one to go on from."""
+        return (self.path / LAST).exists()
 
     def keep_as_best(self) -> None:
         """What was just saved is the best so far. It is the same file until the next save: nothing is copied."""
@@ -121,9 +124,9 @@ class RunFolder:
         Raises:
             CheckpointError: it cannot be read.
         """
-        path = self.path / LAST
-        if not path.exists():
+        if not self.has_checkpoint():
             return None
+        path = self.path / LAST
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch.load has no error of its own
@@ -132,8 +135,9 @@ class RunFolder:
 
     def last_good(self) -> str:
         """Words for errors: where to go on from."""
-        path = self.path / LAST
-        return f"the last good checkpoint is {path}" if path.exists() else "there is no checkpoint yet"
+        return (
+            f"the last good checkpoint is {self.path / LAST}" if self.has_checkpoint() else "there is no checkpoint yet"
+        )
 
     # Metrics and skipped pairs
 

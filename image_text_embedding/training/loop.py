@@ -100,7 +100,7 @@ class _Run:
         settings, tokenizer = plan.settings, plan.tokenizer
         self.plan, self.folder, self.device, self.settings = plan, folder, device, settings
         self.dtype = _dtype(settings.precision, device)
-        self.step, self.best = 0, math.inf
+        self.step, self.best, self.better = 0, math.inf, False
         self.seen: list[float] = [0.0, 0]  # sum and number of the losses since the last checkpoint
         self.rate: tuple[int, float] = (0, time.perf_counter())  # step and time of the last line logged
 
@@ -133,6 +133,8 @@ class _Run:
     def go(self, show_progress_bar: bool | None) -> Path:
         settings, folder = self.settings, self.folder
         folder.rewind(self.step)
+        if self.step:
+            self._keep()
         quiet = None if show_progress_bar is None else not show_progress_bar
         batches = self._batches()
         with (
@@ -311,10 +313,16 @@ class _Run:
                 score = found["loss"]
             better = score < self.best or math.isinf(self.best)
             self.best = min(self.best, score)
-        self.folder.save(self._state(), self._model)
-        if better:
-            self.folder.keep_as_best()
+        self.better = better
+        self.folder.save(self._state())
+        self._keep()
         self.folder.plot()
+
+    def _keep(self) -> None:
+        """The model of the checkpoint, and its note as the best. A resumed run does it again: the stop may have come here."""
+        self.folder.save_model(*self._model())
+        if self.better:
+            self.folder.keep_as_best()
 
     def validate(self) -> dict[str, float]:
         """Mean losses on the validation pairs, whole and unmirrored, and how often ITC puts a pair's other half first.
@@ -377,6 +385,7 @@ class _Run:
             "cpu_generator": torch.get_rng_state(),
             "cuda_generator": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             "best": self.best,
+            "better": self.better,
             "seen": self.seen,
         }
 
@@ -391,6 +400,7 @@ class _Run:
         if state["cuda_generator"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_generator"], self.device)
         self.step, self.best, self.seen = state["step"], state["best"], state["seen"]
+        self.better = state["better"]
         self.rate = (self.step, time.perf_counter())
 
 

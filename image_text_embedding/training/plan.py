@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from image_text_embedding.config import TASKS, ModelConfig, Source, from_mapping, model_config
+from image_text_embedding.config import TASKS, ModelConfig, Source, from_mapping, list_models, model_config
 from image_text_embedding.errors import ConfigError, InputError
 from image_text_embedding.preprocess import Tokenizer
 from image_text_embedding.resolve import Resolved, resolve
@@ -66,7 +66,7 @@ def begun(
             "config": dataclasses.asdict(config),
             "tasks": tasks,
             "settings": dataclasses.asdict(settings),
-            "start": None if start is None else {"model": _place(model), "sha256": start.sha256},
+            "start": None if start is None else {"model": _named(model), "sha256": start.sha256},
             "source": _place(source),
             "validation": _place(validation),
             "version": metadata.version("image-text-embedding"),
@@ -93,7 +93,7 @@ def resumed(
     if isinstance(model, ModelConfig):
         came["model"], was["model"] = _plain(finished(model, settings, "", True)[0]), _plain(config)
     elif model is not None:
-        came["model"], was["model"] = _place(model), (start or {}).get("model")
+        came["model"], was["model"] = _named(model), (start or {}).get("model")
     for name, given in (("source", source), ("validation", validation)):
         if given is not None:
             came[name], was[name] = _place(given), places[name]
@@ -106,7 +106,7 @@ def resumed(
         raise InputError(f"{where} was begun with pairs from Python: hand them in again")
     tokenizer = Tokenizer.from_vocabulary(folder.path / VOCABULARY)
     plan = Plan(config, tasks, settings, tokenizer, _pairs(given, settings), _pairs(checked, settings), None)
-    if start is not None and folder.read() is None:  # it was stopped before its first checkpoint
+    if start is not None and not folder.has_checkpoint():  # it was stopped before its first checkpoint
         plan.start = resolve(start["model"], None)
         if plan.start.sha256 != start["sha256"]:
             raise ConfigError(f"{where} was begun with other weights than are now in {start['model']}: begin a new run")
@@ -175,6 +175,11 @@ def _pairs(source: Any, settings: TrainConfig) -> Any:
     if source is None:
         return None
     return as_source(source, settings.steps * settings.batch_size * settings.accumulate)
+
+
+def _named(model: Any) -> str | None:
+    """A model's name, whatever file of that name there is, as `load` takes it; or a place."""
+    return model if isinstance(model, str) and model.replace("-", "_") in list_models() else _place(model)
 
 
 def _place(source: Any) -> str | None:

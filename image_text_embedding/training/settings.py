@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import os
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from image_text_embedding.config import ModelConfig, _build, from_mapping, guess, list_models, model_config
+from image_text_embedding.config import (
+    ModelConfig,
+    _build,
+    _value,
+    brief,
+    from_mapping,
+    guess,
+    list_models,
+    model_config,
+    read_yaml,
+)
 from image_text_embedding.errors import ConfigError
 
 # What can be trained, and the task of the finished model that comes of it.
@@ -89,6 +98,8 @@ class TrainConfig:
     stored: str = "fp32"
 
     def __post_init__(self) -> None:
+        for name, hint in typing.get_type_hints(TrainConfig).items():  # one that was made in Python is checked as well
+            object.__setattr__(self, name, _value(hint, getattr(self, name), name))
         tasks, scale = self.tasks or (), self.crop_scale
         for task in (*tasks, *(task for task, _ in self.later)):
             if task not in OBJECTIVES:
@@ -136,7 +147,7 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ConfigError: it cannot be read.
     """
-    return _mapping(Path(path))
+    return read_yaml(Path(path))
 
 
 def read_recipe(config: str | os.PathLike[str]) -> tuple[ModelConfig, dict[str, Any]]:
@@ -148,10 +159,10 @@ def read_recipe(config: str | os.PathLike[str]) -> tuple[ModelConfig, dict[str, 
     path = Path(config)
     if not path.exists() and path.suffix not in (".yaml", ".yml"):
         return model_config(os.fspath(config)), {}
-    raw = _mapping(path)
+    raw = read_yaml(path)
     training = raw.pop("training", None) or {}
     if not isinstance(training, dict):
-        raise ConfigError(f"{path}: training: expected a mapping of keys to values, came {training!r}")
+        raise ConfigError(f"{path}: training: expected a mapping of keys to values, came {brief(training)}")
     return from_mapping({"name": path.stem, **raw}, where=str(path)), training
 
 
@@ -185,13 +196,3 @@ def chosen_tasks(base: ModelConfig, settings: TrainConfig, from_scratch: bool) -
     if not dict(settings.later).keys() < set(asked):
         raise ConfigError(f"later: expected some, and not all, of {', '.join(asked)}, came {dict(settings.later)}")
     return tuple(task for task in OBJECTIVES if task in asked)
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: expected a mapping of keys to values, came {type(raw).__name__}")
-    return raw
