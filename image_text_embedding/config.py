@@ -104,6 +104,11 @@ class TextRules:
     remove: str = ""  # characters that go
     replace: tuple[tuple[str, str], ...] = ()  # substrings, in order, after the characters
 
+    @classmethod
+    def as_it_is(cls, max_tokens: int, sep: bool) -> TextRules:
+        """Prompts and answers are not cleaned (official `models/blip.py`, `train_vqa.py`, ALBEF's `VQA.py`)."""
+        return cls(max_words=2**31, max_tokens=max_tokens, sep=sep)
+
 
 @dataclass(frozen=True)
 class ExplainConfig:

@@ -338,7 +338,7 @@ def _prompts(pairs: Pairs, prompt: Any, max_length: int) -> dict[int, Row]:
     start = _start(pairs.engine)
     if prompt is None:
         return {index: [start] for index in range(pairs.count)}
-    rules = _as_it_is(max_length - 1, sep=False)
+    rules = TextRules.as_it_is(max_length - 1, sep=False)
 
     def encode(text: Any) -> Row:
         row, was_cut = pairs.engine.tokenizer.encode(text, rules)
@@ -355,7 +355,7 @@ def _prompts(pairs: Pairs, prompt: Any, max_length: int) -> dict[int, Row]:
 
 def prompt_length(engine: Engine, prompt: str | None) -> int:
     """How many tokens a caption begins with, its first included."""
-    rules = _as_it_is(engine.config.text.max_positions, sep=False)
+    rules = TextRules.as_it_is(engine.config.text.max_positions, sep=False)
     return 1 if prompt is None else len(engine.tokenizer.encode(prompt, rules)[0])
 
 
@@ -363,7 +363,7 @@ def _choices(engine: Engine, choices: list[Any]) -> list[Row]:
     """Token ids of given answers."""
     if not choices:
         raise InputError("choices: expected at least one answer, came an empty list")
-    rules = _as_it_is(engine.config.text.max_positions, sep=True)
+    rules = TextRules.as_it_is(engine.config.text.max_positions, sep=True)
     rows = dict(
         Failures("raise", one=False).each(enumerate(choices), lambda text: engine.tokenizer.encode(text, rules))
     )
@@ -391,11 +391,6 @@ def _needed(name: str, value: Any) -> Any:
     if value is None:
         raise InputError(f"{name}: expected one string, or one for each picture, came None")
     return value
-
-
-def _as_it_is(max_tokens: int, sep: bool) -> TextRules:
-    """Prompts and answers are not cleaned (official `models/blip.py`, `train_vqa.py`, ALBEF's `VQA.py`)."""
-    return TextRules(max_words=2**31, max_tokens=max_tokens, sep=sep)
 
 
 def _write(

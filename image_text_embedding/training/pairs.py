@@ -160,15 +160,14 @@ class _Table(Sequence[dict[str, Any]]):
 def _parquet(path: Path) -> Sequence[Mapping[str, Any]]:
     try:
         from pyarrow import ArrowException
-        from pyarrow.parquet import read_table
+        from pyarrow.parquet import read_schema, read_table
     except ImportError as error:
         raise SetupError("parquet needs pyarrow: pip install 'image-text-embedding[train]'") from error
+    known = {name for names in _COLUMNS.values() for name in names} | {"question", "answer"}
     try:
-        table = read_table(path)
+        return _Table(read_table(path, columns=[name for name in read_schema(path).names if name in known]))
     except (OSError, ArrowException) as error:
         raise InputError(f"cannot read {path}: {error}") from error
-    known = {name for names in _COLUMNS.values() for name in names} | {"question", "answer"}
-    return _Table(table.select([name for name in table.column_names if name in known]))
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
@@ -265,7 +264,11 @@ class Pairs(Dataset["Sample | list[Skipped]"]):
     ) -> None:
         self.source, self.config, self.tasks, self.tokenizer = source, config, tasks, tokenizer
         self.settings, self.augment = settings, augment
-        self.prompt = [] if settings.prompt is None else tokenizer(settings.prompt, _as_it_is(config, sep=False))[1:]
+        self.prompt = (
+            []
+            if settings.prompt is None
+            else tokenizer(settings.prompt, TextRules.as_it_is(config.text.max_positions, sep=False))[1:]
+        )
         room = config.text.max_positions - len(self.prompt)
         if room < 3:
             raise ConfigError(f"prompt: leaves no room for a caption in {config.text.max_positions} positions")
@@ -335,7 +338,10 @@ class Pairs(Dataset["Sample | list[Skipped]"]):
             raise TextError("expected an answer, came none")
         shares: dict[tuple[int, ...], float] = {}
         for answer in given:
-            row = (self._begin(), *self.tokenizer(answer, _as_it_is(self.config, sep=True))[1:])
+            row = (
+                self._begin(),
+                *self.tokenizer(answer, TextRules.as_it_is(self.config.text.max_positions, sep=True))[1:],
+            )
             shares[row] = shares.get(row, 0.0) + 1 / len(given)
         return shares
 
@@ -412,11 +418,6 @@ def _box(width: int, height: int, scale: tuple[float, float], draw: np.random.Ge
     side_w, side_h = min(width, max(1, round(height * 4 / 3))), min(height, max(1, round(width * 4 / 3)))
     left, top = (width - side_w) // 2, (height - side_h) // 2
     return left, top, left + side_w, top + side_h
-
-
-def _as_it_is(config: ModelConfig, sep: bool) -> TextRules:
-    """Prompts and answers are not cleaned (official `models/blip.py`, `train_vqa.py`)."""
-    return TextRules(max_words=2**31, max_tokens=config.text.max_positions, sep=sep)
 
 
 def _key(value: str | int | list[int]) -> int:
