@@ -24,6 +24,7 @@ from typer.core import TyperCommand
 import image_text_embedding
 from image_text_embedding import cli_gallery, cli_pictures, cli_tasks
 from image_text_embedding import link as folders
+from image_text_embedding.cli_gallery import plain
 from image_text_embedding.config import list_models, model_config
 from image_text_embedding.errors import EmbeddingError, ImageError, InputError
 from image_text_embedding.places import PICTURES
@@ -112,7 +113,7 @@ def rank(
     from image_text_embedding.demo import gallery
     from image_text_embedding.operators import Albef, Blip
     from image_text_embedding.preprocess import load_picture
-    from image_text_embedding.sheet import contact_sheet
+    from image_text_embedding.sheet import SIDE, contact_sheet, thumbnail
 
     if images is None:
         paths = [Path(entry["path"]) for entry in gallery()]
@@ -131,17 +132,18 @@ def rank(
             vectors.append(look(path))
             kept.append(path)
         except ImageError as error:
-            print(f"left out: {error}", file=sys.stderr)
+            print(f"left out: {plain(str(error))}", file=sys.stderr)
     if kept:
         cosines = np.stack(vectors) @ read(text)
         best = np.argsort(-cosines, kind="stable")[:count]
         for place, i in enumerate(best, 1):
-            print(f"{place:3}  {cosines[i]:6.3f}  {kept[i].name if images is None else kept[i]}")
-        pictures = [load_picture(kept[i]) for i in best]
+            print(f"{place:3}  {cosines[i]:6.3f}  {plain(kept[i].name if images is None else str(kept[i]))}")
+        pictures = [
+            thumbnail(load_picture(kept[i]), SIDE) for i in best
+        ]  # small at once: a hundred photos are gigabytes
+        captions = [f"{cosines[i]:.3f}  {plain(kept[i].name)}" for i in best]
         try:
-            print(
-                contact_sheet(pictures, [f"{cosines[i]:.3f}  {kept[i].name}" for i in best], f"{text} ({model})", out)
-            )
+            print(plain(str(contact_sheet(pictures, captions, f"{text} ({model})", out))))
         except OSError as error:
             raise InputError(f"--out: cannot write {out}: {error.strerror or error}") from error
     if len(kept) < len(paths):

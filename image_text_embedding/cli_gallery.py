@@ -206,14 +206,17 @@ def _draw(
 ) -> None:
     if sheet is None and page is None:
         return
-    from image_text_embedding.page import results_page
+    from image_text_embedding.page import SIDE, results_page
     from image_text_embedding.preprocess import load_picture
     from image_text_embedding.sheet import contact_sheet
 
     pictures: list[Image | None] = []
     for each in found:
         try:
-            pictures.append(None if each.path is None else load_picture(each.path))
+            picture = None if each.path is None else load_picture(each.path)
+            if picture is not None:
+                picture.thumbnail((SIDE, SIDE))  # at once: a hundred photos are gigabytes
+            pictures.append(picture)
         except ImageError as error:
             print(f"not shown: {plain(str(error))}", file=sys.stderr)
             pictures.append(None)

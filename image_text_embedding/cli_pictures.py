@@ -10,11 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from image_text_embedding.cli_gallery import AsJson, Device, plain
+from image_text_embedding.cli_tasks import Model
 from image_text_embedding.errors import ImageError, InputError
-
-Model = Annotated[str, typer.Option(metavar="MODEL", help="A name that `models` lists, a hub id or a file.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …; the default is a GPU if any.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for machines.")]
 
 
 def explain(
@@ -51,7 +49,7 @@ def explain(
     widest = max(map(len, found.words))
     for word, (x, y) in zip(found.words, found.peaks):
         print(f"{word:{widest}}  {x:.2f} {y:.2f}")
-    print(out)
+    print(plain(str(out)))
 
 
 def similarity(
@@ -71,10 +69,13 @@ def similarity(
     A picture that cannot be read is named on stderr and left out; the exit code is then 1.
     """
     from image_text_embedding.encoder import load
-    from image_text_embedding.heat import MOST, heat_map, thumbnail
+    from image_text_embedding.heat import CELL, MOST, heat_map
     from image_text_embedding.preprocess import load_picture, to_pixels
+    from image_text_embedding.sheet import thumbnail
+    from image_text_embedding.sources import text_lines
 
-    said = [*(text or []), *(_lines(texts, MOST + 1) if texts else [])]
+    lines = (line.strip() for line in text_lines(str(texts))) if texts else ()
+    said = [*(text or []), *itertools.islice(filter(None, lines), MOST + 1)]
     if not 0 < len(said) <= MOST or len(images) > MOST:
         raise InputError(
             f"expected 1 to {MOST} texts (--text or --texts) and as many pictures, came {len(said)} and {len(images)}"
@@ -87,12 +88,12 @@ def similarity(
         try:
             picture = load_picture(image)
         except ImageError as error:
-            print(f"left out: {error}", file=sys.stderr)
+            print(f"left out: {plain(str(error))}", file=sys.stderr)
             continue
         kept.append(image)
         # All that is asked of them, as a few hundred photos in full are gigabytes.
         pixels.append(to_pixels(picture, encoder.config.vision.image_size))
-        thumbnails.append(thumbnail(picture))
+        thumbnails.append(thumbnail(picture, CELL))
     if not kept:
         raise InputError("expected pictures, came none that can be used")
     if match:
@@ -103,14 +104,7 @@ def similarity(
         heat_map(matrix, thumbnails, said, out)
     except OSError as error:
         raise InputError(f"--out: cannot write {out}: {error.strerror or error}") from error
-    print(json.dumps({"images": kept, "texts": said, "matrix": matrix.tolist(), "out": str(out)}) if as_json else out)
+    found = {"images": kept, "texts": said, "matrix": matrix.tolist(), "out": str(out)}
+    print(json.dumps(found) if as_json else plain(str(out)))
     if len(kept) < len(images):
         raise typer.Exit(1)
-
-
-def _lines(file: Path, most: int) -> list[str]:
-    try:
-        with file.open(encoding="utf-8") as lines:
-            return list(itertools.islice((line.strip() for line in lines if line.strip()), most))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--texts: expected a file with a text a line, came {file}: {error}") from error

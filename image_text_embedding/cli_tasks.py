@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -102,7 +102,7 @@ def info(
             "max_tokens": config.captions.max_tokens,
             "cached": is_cached(config.source),
         }
-    if facts.get("cached") or (not named and Path(model).exists()):
+    if facts.get("cached") or (not named and os.path.exists(model)):
         from image_text_embedding.encoder import load
 
         facts |= load(model).info
@@ -134,7 +134,7 @@ def cache(
         gone = forget(model_config(remove).source)
         if gone is None:
             raise InputError(f"no downloaded weights of {model_config(remove).name} are in the cache")
-        print(f"removed {gone}")
+        print(json.dumps({"removed": str(gone)}) if as_json else f"removed {gone}")
         return
     rows: list[dict[str, Any]] = []
     for name in list_models():

@@ -312,6 +312,8 @@ class Gallery:
             raise StoreError(
                 f"{self._store.place} holds nothing yet: add pictures first (`image-text-embedding index`)"
             )
+        if isinstance(query, (list, tuple)) and query and all(map(is_number, query)):
+            query = np.array(query, dtype=np.float32)
         asked = _kind(query, modality)
         if rerank and {asked, find} != set(KINDS):
             raise InputError(

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from image_text_embedding.errors import InputError
 from image_text_embedding.preprocess import load_picture
-from image_text_embedding.sheet import Font, cut, write_png
+from image_text_embedding.sheet import Font, cut, thumbnail, write_png
 
 # From little to much; its lightness falls all the way, so that it can be read in grey and by the colour-blind.
 COLOURS = ((255, 250, 232), (254, 217, 130), (252, 150, 66), (226, 74, 51), (168, 21, 62), (82, 6, 55))
@@ -68,7 +68,10 @@ def heat_map(matrix: Any, pictures: Sequence[Any], texts: Sequence[str], path: s
         ImageError: a picture cannot be used; `.index` is its place.
         OSError: it cannot be written.
     """
-    values = np.array(matrix, dtype=np.float32)
+    try:
+        values = np.array(matrix.detach().cpu() if hasattr(matrix, "detach") else matrix, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"expected a matrix of pictures x texts, came {type(matrix).__name__}: {error}") from error
     if values.shape != (len(pictures), len(texts)) or not 0 < min(values.shape) <= max(values.shape) <= MOST:
         raise InputError(
             f"expected a matrix of pictures x texts, 1 to {MOST} of either, came shape {values.shape} for "
@@ -119,12 +122,6 @@ def _legend(sheet: Image.Image, x: int, y: int, low: float, high: float, font: F
     x += int(font.getlength(end)) + 24
     pen.rectangle((x, y, x + 22, y + 16), outline=FRAME, width=3)
     pen.text((x + 30, y + 8), "a picture's best text", FAINT, font, anchor="lm")
-
-
-def thumbnail(picture: Image.Image, side: int = CELL - 4) -> Image.Image:
-    """As large as fits a square; a hair's breadth stays a pixel."""
-    scale = side / max(picture.size)
-    return picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
 
 
 def _picture(picture: Any, index: int) -> Image.Image:

@@ -14,6 +14,7 @@ from image_text_embedding.errors import ConfigError, EmbeddingError, InputError
 from image_text_embedding.manifest import manifest_of
 from image_text_embedding.places import PICTURES
 from image_text_embedding.shards import LAYOUTS, MANIFEST, read_manifest, read_shards, shard_files
+from image_text_embedding.sources import text_lines
 
 if TYPE_CHECKING:
     from image_text_embedding.gallery import Gallery
@@ -50,7 +51,7 @@ def index(gallery: Gallery, source: str | os.PathLike[str], batch_size: int = 32
         StoreError: as `Gallery.add`.
     """
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):  # not Path.is_dir, which raises where it may not look
         items: list[str] = sorted(_pictures(path))
         # Web pages have a file of that name, too, and it may lie beside pictures.
         if (path / MANIFEST).is_file() and (not items or any(shard_files(path, layout) for layout in LAYOUTS)):
@@ -58,13 +59,14 @@ def index(gallery: Gallery, source: str | os.PathLike[str], batch_size: int = 32
         if not items:
             raise InputError(f"expected pictures ({', '.join(PICTURES)}) in {path} or below, came none")
         given: dict[str, Any] = {"pictures": items}
-    elif path.suffix == ".txt" and path.is_file():
-        items = _lines(path)
+    elif path.suffix == ".txt" and os.path.isfile(path):
+        items = [line.strip() for line in text_lines(str(path)) if line.strip()]
         if not items:
             raise InputError(f"expected a text in each line of {path}, came none")
         given = {"texts": items}
     else:
-        raise InputError(f"expected a folder, or a .txt file with a text in each line, came {path}")
+        reach = "" if os.path.exists(path) else ", which does not exist, or is out of reach"
+        raise InputError(f"expected a folder, or a .txt file with a text in each line, came {path}{reach}")
     new, errors = gallery.add(**given, batch_size=batch_size, show_progress_bar=show, on_error="skip")
     return Indexed(len(items), new, [(items[place], error) for place, error in errors])
 
@@ -73,16 +75,11 @@ def _pictures(folder: Path) -> Iterator[str]:
     def tell(error: OSError) -> None:
         raise InputError(f"cannot read the folder {error.filename}: {error.strerror}") from error
 
-    for here, _, names in os.walk(folder, onerror=tell):
-        yield from (os.path.join(here, name) for name in names if name.lower().endswith(PICTURES))
-
-
-def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"expected a file of UTF-8 text, came {path}: {error}") from error
-    return [line.strip() for line in lines if line.strip()]
+        for here, _, names in os.walk(folder, onerror=tell):
+            yield from (os.path.join(here, name) for name in names if name.lower().endswith(PICTURES))
+    except RecursionError as error:
+        raise InputError(f"{folder}: expected folders, came a thousand within one another") from error
 
 
 def _index_shards(gallery: Gallery, folder: Path) -> Indexed:

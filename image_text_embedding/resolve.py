@@ -147,8 +147,10 @@ def _official(config: ModelConfig) -> Resolved:
 
 def _local(path: Path, config: ModelConfig | None) -> Resolved:
     """A file; or a folder that transformers' `save_pretrained` wrote."""
-    if not path.exists():
-        raise CheckpointError(f"expected a checkpoint file or folder, came {path}, which does not exist")
+    if not os.path.exists(path):  # not Path.exists, which raises where it may not look
+        raise CheckpointError(
+            f"expected a checkpoint file or folder, came {path}, which does not exist, or is out of reach"
+        )
     if not path.is_dir():
         config = config or recognise(read_checkpoint(path))
         return Resolved(config, path, download.file_sha256(path), None, None)

@@ -37,7 +37,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -258,7 +258,7 @@ class Shards:
         else:
             self._write(self.folder / MANIFEST, json.dumps(self.manifest, indent=2).encode())
         for file in shard_files(self.folder, self._layout):
-            _check_shard(file, self._layout, self._dim)
+            _check_shard(file, self._layout, self._dim, ("row", "mtime_ns"))
             first = None
             for batch in _batches(file, ["row", "path", "sha256", "mtime_ns"]):
                 rows = list(zip(*(column.to_pylist() for column in batch.columns)))
@@ -310,6 +310,9 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(f"{file}: expected the manifest of an embedded folder, came {error}") from error
     if not isinstance(found, dict):
         raise InputError(f"{file}: expected a JSON object, came {type(found).__name__}")
+    layout = found.setdefault("layout", "parquet")
+    if not isinstance(layout, str) or layout not in LAYOUTS:
+        raise InputError(f"{file}: expected a layout of {', '.join(LAYOUTS)}, came {str(layout)[:100]!r}")
     return found
 
 
@@ -335,11 +338,9 @@ def read_shards(folder: str | os.PathLike[str], rows: int = 1024) -> Iterator[An
         SetupError: pyarrow is not installed.
     """
     pa, manifest = arrow(), read_manifest(folder)
-    layout = manifest.get("layout", "parquet")
-    if layout not in LAYOUTS:
-        raise InputError(f"{folder}: expected a layout of {', '.join(LAYOUTS)}, came {layout!r}")
+    layout = manifest["layout"]
     for file in shard_files(folder, layout):
-        _check_shard(file, layout, manifest["dim"])
+        _check_shard(file, layout, manifest.get("dim"))
         vectors = _mapped(_vectors_of(file)) if layout == "npy" else None
         start = 0
         for batch in _batches(file, None, rows):
@@ -397,17 +398,19 @@ def _open(file: Path) -> Any:
 
 def _batches(file: Path, columns: list[str] | None, rows: int = 4096) -> Iterator[Any]:
     with _damaged(file):
-        yield from _open(file).iter_batches(rows, columns=columns)
+        for batch in _open(file).iter_batches(rows, columns=columns):
+            batch.validate(full=True)  # strings that are no UTF-8
+            yield batch
 
 
 def _vectors_of(file: Path) -> Path:
     return file.with_name(file.name.replace("metadata-", "vectors-")).with_suffix(".npy")
 
 
-def _check_shard(file: Path, layout: str, dim: int) -> None:
+def _check_shard(file: Path, layout: str, dim: Any, more: Sequence[str] = ()) -> None:
     """A shard has the columns that are needed, and vectors of one length."""
     schema = _open(file).schema_arrow
-    needed = ["path", "sha256"] + (["vector"] if layout == "parquet" else [])
+    needed = ["path", "sha256", *more] + (["vector"] if layout == "parquet" else [])
     if missing := [name for name in needed if name not in schema.names]:
         raise InputError(f"{file}: expected the columns {', '.join(needed)}, came none named {', '.join(missing)}")
     if layout == "npy":

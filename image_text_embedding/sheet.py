@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from image_text_embedding.whole import write_whole
 
@@ -42,10 +42,16 @@ def contact_sheet(
     pen.text((GAP, GAP), cut(title, width - 2 * GAP, font), "black", font)
     for i, (picture, caption) in enumerate(zip(pictures, captions)):
         x, y = GAP + i % columns * (SIDE + GAP), 2 * GAP + LINE + i // columns * (SIDE + LINE + GAP)
-        fitted = ImageOps.contain(picture.convert("RGB"), (SIDE, SIDE))
+        fitted = thumbnail(picture.convert("RGB"), SIDE)
         sheet.paste(fitted, (x + (SIDE - fitted.width) // 2, y + (SIDE - fitted.height) // 2))
         pen.text((x, y + SIDE + 3), cut(caption, SIDE, font), "black", font)
     return write_png(path, sheet)
+
+
+def thumbnail(picture: Image.Image, side: int) -> Image.Image:
+    """As large as fits a square; a hair's breadth stays a pixel."""
+    scale = side / max(picture.size)
+    return picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
 
 
 def write_png(path: str | os.PathLike[str], picture: Image.Image) -> Path:

@@ -30,6 +30,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from image_text_embedding.config import Limits, guess
@@ -41,6 +42,7 @@ from image_text_embedding.tars import tar_items
 IMAGE_COLUMNS = ("image", "image_path", "file_name", "path", "image_url", "url")
 TEXT_COLUMNS = ("caption", "text")
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+KNOWN = (".txt", ".tar", *TABLES, *PICTURES)
 MODALITIES = ("image", "text")
 
 MAX_BYTES = 2**28  # of one picture's file
@@ -79,6 +81,7 @@ class Source:
             raise InputError("source: expected a folder, a glob or a file, came none")
         self._places = _expanded([os.fspath(place) for place in given])
         self._column = column
+        self._chosen: dict[str, tuple[str | None, str | None]] = {}
         tables = [place for place in self._places if ending(place) in TABLES and not os.path.isdir(place)]
         if column is not None and not tables:
             raise InputError(f"column: expected a table ({', '.join(TABLES)}), came {given[0]}")
@@ -125,19 +128,18 @@ class Source:
         return iter([_picture_file(place, os.path.exists)])
 
     def _lines(self, place: str) -> Iterator[Item]:
-        for number, line in enumerate(_text_lines(place), 1):
+        for number, line in enumerate(text_lines(place), 1):
             if value := line.strip():
                 yield self._item(place, number, *((value, None) if self.modality == "image" else (None, value)))
 
     def _rows(self, place: str, rows: Iterator[Any]) -> Iterator[Item]:
-        columns = None
         for number, row in enumerate(rows, 1):
             if isinstance(row, str):
                 yield Item(f"{place}#{number}", problem=row)
                 continue
-            if columns is None:
-                columns = _columns(place, list(row), self.modality, self._column)
-            image, text = columns
+            if place not in self._chosen:
+                self._chosen[place] = _columns(place, _names(place), self.modality, self._column)
+            image, text = self._chosen[place]
             yield self._item(place, number, row.get(image) if image else None, row.get(text) if text else None)
 
     def _item(self, place: str, number: int, picture: Any, caption: Any) -> Item:
@@ -279,14 +281,15 @@ def _expanded(given: list[str]) -> list[str]:
     places: list[str] = []
     for place in given:
         if os.path.exists(place):
-            if not os.path.isdir(place) and ending(place) not in (".txt", ".tar", *TABLES, *PICTURES):
+            if not os.path.isdir(place) and ending(place) not in KNOWN:
                 raise InputError(_expectation(place))
             places.append(place)
         elif glob.has_magic(place):
-            known = (".txt", ".tar", *TABLES, *PICTURES)
-            found = sorted(p for p in glob.iglob(place, recursive=True) if ending(p) in known or os.path.isdir(p))
+            found = sorted(p for p in glob.iglob(place, recursive=True) if ending(p) in KNOWN or os.path.isdir(p))
             if place.rstrip("/").endswith("**"):  # its folders are matched with all that lies in them
                 found = [p for p in found if not os.path.isdir(p)]
+            folders = {p for p in found if os.path.isdir(p)}  # what else is matched of them is in them
+            found = [p for p in found if folders.isdisjoint(map(str, PurePath(p).parents))]
             if not found:
                 raise InputError(f"{_expectation(place)}: nothing that it knows matches")
             places += found
@@ -306,22 +309,29 @@ def _expectation(place: str) -> str:
 
 
 def _folder(folder: str) -> Iterator[Item]:
-    try:
-        with os.scandir(folder) as entries:
-            # A link to a folder is not followed: it may lead back.
-            found = sorted((e.name, e.is_dir(follow_symlinks=False)) for e in entries if not e.name.startswith("."))
-    except OSError as error:
-        yield Item(utf8(folder), problem=f"cannot read the folder: {error.strerror}")
-        return
-    names = {name for name, _ in found}
-    for name, is_folder in found:
-        path = os.path.join(folder, name)
-        if is_folder:
-            yield from _folder(path)
-        elif ending(name) in PICTURES:
-            yield _picture_file(path, lambda caption: os.path.basename(caption) in names)
-        elif ending(name) == ".tar":
+    within = [iter([(folder, True, frozenset[str]())])]  # folders may lie deeper than Python's calls may
+    while within:
+        path, is_folder, names = next(within[-1], ("", False, frozenset()))
+        if not path:
+            within.pop()
+        elif is_folder:
+            try:
+                within.append(iter(_entries(path)))
+            except OSError as error:
+                yield Item(utf8(path), problem=f"cannot read the folder: {error.strerror}")
+        elif ending(path) in PICTURES:
+            yield _picture_file(path, lambda caption, names=names: os.path.basename(caption) in names)
+        elif ending(path) == ".tar":
             yield from tar_items(path)
+
+
+def _entries(folder: str) -> list[tuple[str, bool, frozenset[str]]]:
+    """What lies in a folder, in order: the path, whether it is a folder, and the names of all."""
+    with os.scandir(folder) as entries:
+        # A link to a folder is not followed: it may lead back.
+        found = sorted((e.name, e.is_dir(follow_symlinks=False)) for e in entries if not e.name.startswith("."))
+    names = frozenset(name for name, _ in found)
+    return [(os.path.join(folder, name), is_folder, names) for name, is_folder in found]
 
 
 def _picture_file(path: str, there: Any) -> Item:
@@ -330,7 +340,7 @@ def _picture_file(path: str, there: Any) -> Item:
     return Item(utf8(path), Place(path), caption and Place(caption, is_json=caption.endswith(".json")))
 
 
-def _text_lines(place: str, newline: str | None = None) -> Iterator[str]:
+def text_lines(place: str, newline: str | None = None) -> Iterator[str]:
     """Lines of UTF-8, with their ends."""
     try:
         with open(place, encoding="utf-8-sig", newline=newline) as file:
@@ -349,8 +359,9 @@ def _text_lines(place: str, newline: str | None = None) -> Iterator[str]:
 
 def _csv(place: str) -> Iterator[dict[str, Any]]:
     """Rows by the names in the first line."""
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))  # a data: URL is longer than the module's own limit
     reader = csv.DictReader(
-        _text_lines(place, newline=""), delimiter="\t" if ending(place) == ".tsv" else ",", restkey="", strict=False
+        text_lines(place, newline=""), delimiter="\t" if ending(place) == ".tsv" else ",", restkey="", strict=False
     )
     try:
         yield from reader
@@ -360,7 +371,7 @@ def _csv(place: str) -> Iterator[dict[str, Any]]:
 
 def _json_lines(place: str) -> Iterator[dict[str, Any] | str]:
     """Rows; for a line that is none, what is wrong with it."""
-    for line in _text_lines(place):
+    for line in text_lines(place):
         if not line.strip():
             continue
         try:
@@ -389,15 +400,18 @@ def _columns(place: str, names: list[str], modality: str, column: str | None) ->
     return image, text
 
 
+def _names(place: str) -> list[str]:
+    """A table's columns. Rows of JSON need not have the same ones: all that any row has."""
+    if ending(place) == ".parquet":
+        return list(_parquet_file(place).schema_arrow.names)
+    if ending(place) == ".jsonl":
+        return list({name: None for row in _json_lines(place) if isinstance(row, dict) for name in row})
+    return [name for name in next(_csv(place), {}) if name]
+
+
 def _modality(place: str, column: str | None) -> str:
     """What a table is a table of."""
-    if ending(place) == ".parquet":
-        names = list(_parquet_file(place).schema_arrow.names)
-    else:
-        rows: Iterator[Any] = _json_lines(place) if ending(place) == ".jsonl" else _csv(place)
-        first = next((row for row in rows if isinstance(row, dict)), None)
-        names = [name for name in first if name] if first else []
-    lower = {name.lower() for name in ([column] if column else names)}
+    lower = {name.lower() for name in ([column] if column else _names(place))}
     return "text" if lower & set(TEXT_COLUMNS) and not lower & set(IMAGE_COLUMNS) else "image"
 
 

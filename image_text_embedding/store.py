@@ -169,7 +169,10 @@ class Collection:
         if self.manifest is None or not ids:
             return {}
         with self._told("read"):
-            found = self._milvus.get(self.name, list(ids), output_fields=["id", *fields], timeout=self._timeout)
+            # Not get(), which puts ids into its filter as they are: an id could name all rows.
+            found = self._milvus.query(
+                self.name, filter=_among("id", ids), output_fields=["id", *fields], timeout=self._timeout
+            )
             return {row["id"]: dict(row) for row in found}
 
     def ids_of_paths(self, paths: Sequence[str]) -> list[str]:
@@ -179,7 +182,7 @@ class Collection:
         with self._told("read"):
             found = self._milvus.query(
                 self.name,
-                filter=f"path in {json.dumps(list(paths), ensure_ascii=False)}",
+                filter=_among("path", paths),
                 output_fields=["id"],
                 timeout=self._timeout,
             )
@@ -248,6 +251,13 @@ class Collection:
         return f"the file is damaged, or the disk is ({said}). Move it away and index anew"
 
 
+def _among(field: str, values: Sequence[str]) -> str:
+    """A filter: the field is one of these strings. (Milvus Lite 3.2 has no filter templates, nor JSON's \\u001b.)"""
+    escapes = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r"})
+    listed = ", ".join(f'"{value.translate(escapes)}"' for value in values)
+    return f"{field} in [{listed}]"
+
+
 def _check_place(store: Collection) -> None:
     """What is wrong with a place, before anything is opened or made there."""
     if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]{0,254}", store.name):
@@ -271,9 +281,13 @@ def _check_place(store: Collection) -> None:
         raise InputError(
             f"uri: expected a file that ends in .db, or a server's address (http://host:19530), came {store.place}"
         )
-    if not path.parent.is_dir():
-        raise StoreError(f"{store.place}: there is no folder {str(path.parent)!r}")
-    if path.exists() and not (path / "collections").is_dir():  # Milvus Lite's "file" is a folder since its version 3
+    if not os.path.isdir(path.parent):  # not Path.is_dir, which raises where it may not look
+        raise StoreError(f"{store.place}: there is no folder {str(path.parent)!r}, or it may not be entered")
+    if os.path.isdir(path) and not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise StoreError(f"{store.place}: this user may not read and write there")
+    if os.path.exists(path) and not os.path.isdir(
+        path / "collections"
+    ):  # Milvus Lite's "file" is a folder since its version 3
         raise StoreError(
             f"{store.place}: expected an index that Milvus Lite 3 or later made, came something else, or a damaged one. "
             "Move it away and index anew"

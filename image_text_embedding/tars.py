@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import BinaryIO
@@ -40,15 +41,16 @@ def tar_items(path: str) -> Iterator[Item]:
     with file:
         sample: list[tarfile.TarInfo] = []
         problem = None
+        names: Counter[str] = Counter()
         try:
             for member in _members(file):
                 if sample and _key(member.name) != _key(sample[0].name):
-                    yield from _sample(path, sample)
+                    yield from _sample(path, sample, names)
                     sample = []
                 sample.append(member)
         except (tarfile.TarError, OSError, ValueError, OverflowError, EOFError, RecursionError) as error:
             problem = f"expected a tar that is not compressed, came something else or a damaged one: {error}"
-        yield from _sample(path, sample)
+        yield from _sample(path, sample, names)
         if problem:
             yield Item(utf8(path), problem=problem)
 
@@ -79,7 +81,11 @@ def _key(name: str) -> str:
     return f"{folder}/{base.partition('.')[0]}"
 
 
-def _sample(path: str, members: list[tarfile.TarInfo]) -> Iterator[Item]:
+def _sample(path: str, members: list[tarfile.TarInfo], names: Counter[str]) -> Iterator[Item]:
+    """
+    Args:
+        names: how often pictures of each name came before: a tar may hold several, and each has a path of its own.
+    """
     caption = None
     for end in (".txt", ".json"):
         found = next((m for m in members if m.name.lower().endswith(end) and not m.issparse()), None)
@@ -89,9 +95,12 @@ def _sample(path: str, members: list[tarfile.TarInfo]) -> Iterator[Item]:
         if ending(member.name) not in PICTURES:
             continue
         name = PurePosixPath(member.name)
+        names[member.name] += 1
+        again = f"#{names[member.name]}" if names[member.name] > 1 else ""
         if name.is_absolute() or ".." in name.parts:  # whoever reads our path may take it for a file's
             yield Item(utf8(path), problem=f"a member's name that leads elsewhere: {utf8(member.name)[:200]!r}")
         elif member.issparse():
             yield Item(f"{utf8(path)}/{utf8(member.name)}", problem="a sparse file in a tar is not read")
         else:
-            yield Item(f"{utf8(path)}/{utf8(member.name)}", Place(path, (member.offset_data, member.size)), caption)
+            place = Place(path, (member.offset_data, member.size))
+            yield Item(f"{utf8(path)}/{utf8(member.name)}{again}", place, caption)

@@ -92,7 +92,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         CheckpointError: no such file, truncated, not a checkpoint, or a pickle that carries more than tensors.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # not Path.is_file, which raises where it may not look
         raise CheckpointError(f"expected a checkpoint file, came {path}, which {_what_is(path)}")
     try:
         with path.open("rb") as file:
@@ -303,4 +303,4 @@ def _form(shape: Iterable[int]) -> str:
 
 
 def _what_is(path: Path) -> str:
-    return "is a folder" if path.is_dir() else "does not exist"
+    return "is a folder" if os.path.isdir(path) else "does not exist"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -13,8 +14,14 @@ from pathlib import Path
 def whole(target: Path) -> Iterator[Path]:
     """The path of an empty file beside `target` (`.<name>.*.part`): what was written there takes its place at the end.
 
-    An OSError says why it cannot be. After an error `target` is as it was. Only a kill leaves the other file.
+    An OSError says why it cannot be. After an error `target` is as it was. Only a kill leaves the other file. Where `target`
+    is a link, what it leads to is written; a device or a pipe cannot be.
     """
+    target = Path(os.path.realpath(target))
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    if target.exists() and not target.is_file():
+        raise OSError(errno.EINVAL, "a device or a pipe, no file", str(target))
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
     os.close(handle)
     part = Path(name)
@@ -37,8 +44,12 @@ def whole(target: Path) -> Iterator[Path]:
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes | memoryview) -> Path:
-    """Write a file as `whole` does; returns its path."""
+    """Write a file as `whole` does, or into a device or a pipe (`/dev/null`); returns its path."""
     target = Path(path)
+    if target.exists() and not target.is_file() and not target.is_dir():
+        with target.open("wb") as stream:
+            stream.write(content)
+        return target
     with whole(target) as part:
         part.write_bytes(content)
     return target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -524,3 +525,83 @@ def test_wrong_usage(run: Run, tmp_path: Path, extra: list[str]) -> None:
 def test_a_share_is_from_0_to_1(tmp_path: Path) -> None:
     with pytest.raises(EmbeddingError, match="max_errors"):
         embed(tmp_path, Mean(), tmp_path / "o", max_errors=2)
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return [row for table in read_shards(folder) for row in table.to_pylist()]
+
+
+def test_rows_of_json_need_not_have_the_same_columns(photos: Path, tmp_path: Path) -> None:
+    lines = [{"id": 1}, {"image": "photos/00.png"}, {"caption": "a dog", "image": "photos/01.png"}]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    source = Source(tmp_path / "t.jsonl")
+    assert source.modality == "image" and source.count() == 3
+    assert [(item.problem is None, item.caption) for item in source] == [(False, None), (True, None), (True, "a dog")]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, [{"caption": "a bird"}, *lines[1:]])))
+    assert Source(tmp_path / "t.jsonl").modality == "image"
+
+
+def test_a_data_url_in_csv(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (230, 230, 3), np.uint8)
+    Image.fromarray(noise).save(buffer := io.BytesIO(), "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    assert len(url) > 131_072  # Python's own limit of a field
+    (tmp_path / "t.csv").write_text(f'image\n"{url}"\n')
+    assert embed(tmp_path / "t.csv", Mean(), tmp_path / "out").new == 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 32])
+def test_members_of_one_name_in_a_tar(tmp_path: Path, batch_size: int) -> None:
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        for i in range(40):
+            tar.add(picture(tmp_path / "made", f"{i}.png", i), "a.png" if i in (0, 39) else f"{i}.png")
+    done = embed(tmp_path / "t.tar", Mean(), tmp_path / "out", batch_size=batch_size, workers=1)
+    assert (done.new, done.already) == (40, 0)
+    names = [row["path"].rpartition("/")[2] for row in rows_of(tmp_path / "out")]
+    assert names[0] == "a.png" and names[-1] == "a.png#2"
+    assert embed(tmp_path / "t.tar", Mean(), tmp_path / "out").already == 40
+
+
+def test_a_glob_that_matches_folders_and_what_is_in_them(tmp_path: Path) -> None:
+    for name in ("a/1.png", "a/b/2.png", "3.png"):
+        picture(tmp_path / "p", name, 1)
+    assert Source(str(tmp_path / "p" / "*")).count() == Source(str(tmp_path / "p" / "**" / "*")).count() == 3
+
+
+def test_folders_a_thousand_within_one_another(tmp_path: Path) -> None:
+    here = os.open(tmp_path, os.O_RDONLY)
+    try:
+        for _ in range(1100):
+            os.mkdir("d", dir_fd=here)
+            here, above = os.open("d", os.O_RDONLY, dir_fd=here), here
+            os.close(above)
+        os.rename(picture(tmp_path, "made.png", 1), "last.png", dst_dir_fd=here)
+        assert Source(tmp_path).count() == 1
+    finally:
+        os.close(here)
+        subprocess.run(["rm", "-r", tmp_path / "d"], check=True)  # shutil's own way is recursive
+
+
+@pytest.mark.parametrize("column", ["row", "mtime_ns", "path"])
+def test_shards_without_a_column_or_with_strings_that_are_none(photos: Path, tmp_path: Path, column: str) -> None:
+    embed(photos, Mean(), tmp_path / "out")
+    (file,) = (tmp_path / "out").glob("part-*.parquet")
+    table = pq.read_table(file)
+    if column == "path":
+        bad = pa.Array.from_buffers(
+            pa.string(), 1, [None, pa.py_buffer(np.array([0, 1], np.int32)), pa.py_buffer(b"\xff")]
+        )
+        table = table.slice(0, 1).set_column(table.column_names.index("path"), "path", bad)
+    else:
+        table = table.drop_columns([column])
+    pq.write_table(table, file)
+    with pytest.raises(InputError, match=r"part-00000\.parquet"):
+        embed(photos, Mean(), tmp_path / "out")
+
+
+def test_a_layout_that_there_is_not(photos: Path, tmp_path: Path) -> None:
+    embed(photos, Mean(), tmp_path / "out")
+    file = tmp_path / "out" / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "layout": []}))
+    with pytest.raises(InputError, match="expected a layout of parquet, npy, came"):
+        next(read_shards(tmp_path / "out"))

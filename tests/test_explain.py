@@ -311,7 +311,7 @@ def test_the_command_draws_a_matrix(run, tmp_path, demo_model) -> None:
     ("arguments", "said"),
     [
         (["x.jpg"], "expected 1 to 300 texts (--text or --texts)"),
-        (["x.jpg", "--texts", "nowhere.txt"], "--texts: expected a file with a text a line, came nowhere.txt"),
+        (["x.jpg", "--texts", "nowhere.txt"], "cannot read nowhere.txt: No such file"),
         (["x.jpg", "-t", "a dog"], "expected pictures, came none that can be used"),
     ],
 )

@@ -529,3 +529,23 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pymilvus" else find(name))
     with pytest.raises(ite.SetupError, match=r"image-text-embedding\[search\]"):
         Gallery.open(tmp_path / "g.db")
+
+
+@pytest.mark.parametrize("name", ["it's", 'a "b"', "back\\slash", "new\nline", "\x1b[31mred", "tab\t", "ü 🐻"])
+def test_any_name_can_be_taken_out(name: str, model: Any, few: list[Path], tmp_path: Path) -> None:
+    odd = few[0].rename(tmp_path / f"{name}.png")
+    with Gallery.open(tmp_path / "g.db", model) as gallery:
+        assert gallery.add([odd, few[1]]) == 2
+        assert gallery.remove([odd]) == 1 and len(gallery) == 1
+
+
+def test_an_id_is_no_part_of_a_query(model: Any, few: list[Path], tmp_path: Path) -> None:
+    with Gallery.open(tmp_path / "g.db", model) as gallery:
+        gallery.add(few)
+        for wanted in ("'] or kind in ['image", '"] or kind in ["image', "x'y", "\\"):
+            assert gallery.remove(ids=[wanted]) == 0 and len(gallery) == len(few)
+
+
+def test_a_vector_may_be_a_list(filled: Any, model: Any) -> None:
+    vector = model.encode_text(QUERY)
+    assert [each.id for each in filled.search(vector.tolist())] == [each.id for each in filled.search(vector)]

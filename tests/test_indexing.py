@@ -175,7 +175,7 @@ def test_sources_with_nothing_in_them(tmp_path: Path, model: Any) -> None:
         for source, said in (
             ("empty", "expected pictures"),
             ("empty.txt", "expected a text in each line"),
-            ("binary.txt", "expected a file of UTF-8"),
+            ("binary.txt", "expected UTF-8"),
             ("missing", "expected a folder"),
             ("vectors", "expected shards beside"),
             ("other", "expected a JSON object, came list"),
