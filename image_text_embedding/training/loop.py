@@ -369,7 +369,9 @@ class _Run:
             name: value.detach().to("cpu", dtype, copy=True) for name, value in self.student.state_dict().items()
         }
         start = self.folder.described()["start"]
-        origin = {"source": (start or {}).get("model", "trained from scratch"), "step": self.step}
+        source = start["model"] if start else "trained from scratch"
+        # Weights are given to others: of a file no more than its name.
+        origin = {"source": os.path.basename(source) if os.path.isabs(source) else source, "step": self.step}
         origin["version"] = metadata.version("image-text-embedding")
         return tensors, {"config": dataclasses.asdict(self.plan.config), "origin": origin}
 
