@@ -21,8 +21,11 @@ def explain(
     model: Model = "blip_demo",
     out: Annotated[Path, typer.Option(metavar="PNG", help="The strip: a panel a word.")] = Path("explain.png"),
     layer: Annotated[
-        int | None,
-        typer.Option(help="The fusion layer that is read; the default is the model's own.", show_default=False),
+        list[int] | None,
+        typer.Option(
+            help="The fusion layer that is read, or, given several times, their mean; the default is the model's own.",
+            show_default=False,
+        ),
     ] = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -33,7 +36,7 @@ def explain(
     """
     from image_text_embedding.encoder import load
 
-    found = load(model, device=device).explain(image, text, layer=layer)
+    found = load(model, device=device).explain(image, text, layers=layer or None)
     try:
         found.draw(out)
     except OSError as error:
@@ -43,7 +46,7 @@ def explain(
             {"word": word, "peak": peak.tolist(), "map": one.tolist()}
             for word, peak, one in zip(found.words, found.peaks, found.maps)
         ]
-        print(json.dumps({"match": found.match, "layer": found.layer, "words": words, "out": str(out)}))
+        print(json.dumps({"match": found.match, "layers": found.layers, "words": words, "out": str(out)}))
         return
     print(f"match {found.match:.3f}")
     widest = max(map(len, found.words))

@@ -27,7 +27,7 @@ MAY_BE_0 = frozenset(
     [
         "fusion_start",
         "label_smoothing",
-        "layer",
+        "layers",
         "mean",
         "seed",
         "weight_decay",
@@ -114,7 +114,7 @@ class TextRules:
 class ExplainConfig:
     """How it is read off the attention where a word is seen (`explain.py`)."""
 
-    layer: int | None = None  # None: as deep as the family's official code reads it
+    layers: tuple[int, ...] | None = None  # None: the one that the family's official code reads
     steps: int = 1  # strengths of the picture to average over; 1 is the official code's
 
 
@@ -280,8 +280,8 @@ def from_mapping(raw: Mapping[str, Any], where: str) -> ModelConfig:
         (not 0 <= (config.decoder or DecoderConfig(1)).label_smoothing < 1, "label_smoothing must lie in [0, 1)"),
         (("answer" in config.tasks) != (config.questions is not None), "questions go with the task 'answer'"),
         (
-            config.explain.layer is not None and not text.fusion_start <= config.explain.layer < text.depth - 1,
-            "explain: layer must be a fusion layer but the last: fusion_start..depth-2",
+            not all(text.fusion_start <= layer < text.depth - 1 for layer in config.explain.layers or ()),
+            "explain: layers must be fusion layers but the last: fusion_start..depth-2",
         ),
     ]
     for wrong, message in problems:

@@ -599,14 +599,17 @@ class Encoder:
         given = {"texts": texts, "questions": questions, "prompt": prompt}
         return analyze(self._engine, images, tasks, given, settings, batch_size, show_progress_bar, on_error)
 
-    def explain(self, image: Any, text: str, *, layer: int | None = None, steps: int | None = None) -> Explanation:
+    def explain(
+        self, image: Any, text: str, *, layers: int | Sequence[int] | None = None, steps: int | None = None
+    ) -> Explanation:
         """Where in a picture each word of a text is seen: Grad-CAM over cross-attention, as in the ALBEF paper (§6.4).
 
         Args:
             image: one picture, as in `encode_image`.
             text: one string.
-            layer: whose cross-attention is read, counted from 0 through the text's layers. None is the model's own choice:
-                ALBEF's official 8 and LAVIS' 7 for BLIP at the official sizes.
+            layers: whose cross-attention is read, one or several, counted from 0 through the text's layers; of several the
+                mean is taken. None is the model's own choice: ALBEF's official 8 and LAVIS' 7 for BLIP at the official
+                sizes.
             steps: 1 is Grad-CAM as published. More average it over so many strengths of the picture, from faint to full, as
                 integrated gradients do: a sure match hardly changes with one word more, and its gradient is mostly noise.
                 None is the model's own choice: 1 for official models.
@@ -621,7 +624,7 @@ class Encoder:
         """
         from image_text_embedding.explain import explain
 
-        return explain(self._engine, image, text, layer, steps)
+        return explain(self._engine, image, text, layers, steps)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the parts in memory as our own safetensors, which `load(path)` opens with no other file but the vocabulary.

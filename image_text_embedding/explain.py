@@ -1,12 +1,14 @@
-"""Where in a picture each word of a text is seen: Grad-CAM over the cross-attention of one fusion layer.
+"""Where in a picture each word of a text is seen: Grad-CAM over the cross-attention of fusion layers.
 
 As the ALBEF paper shows it (§6.4; official `visualization.ipynb` and `Grounding.py`; for BLIP, `compute_gradcam` of LAVIS):
-how much each word attends to each patch, times how much that raises the match logit.
+how much each word attends to each patch, times how much that raises the match logit. They read one layer; the mean of several
+is taken where that is surer (`tests/bench_explain.py`).
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -41,14 +43,14 @@ class Explanation:
             that patch speaks for a match; two words' values may be compared.
         match: the probability that text and picture match, as `Encoder.match` gives it. Where it is low, the maps mean
             little.
-        layer: the layer that was read.
+        layers: the layers that were read.
         picture: RGB, as it was given.
     """
 
     words: tuple[str, ...]
     maps: np.ndarray
     match: float
-    layer: int
+    layers: tuple[int, ...]
     picture: Image.Image
 
     @property
@@ -69,11 +71,13 @@ class Explanation:
         return strip(self.picture, self.words, self.maps, f"match {self.match:.2f}", path)
 
 
-def explain(engine: Engine, image: Any, text: Any, layer: int | None, steps: int | None) -> Explanation:
+def explain(
+    engine: Engine, image: Any, text: Any, layers: int | Sequence[int] | None, steps: int | None
+) -> Explanation:
     """`Encoder.explain` says what goes in and comes out."""
     engine.require("match")
     config = engine.config
-    layer = layer_to_read(config, layer)
+    layers = layers_to_read(config, layers)
     steps = whole_number("steps", config.explain.steps if steps is None else steps)
     if not is_one_picture(image) or not is_one_text(text):
         raise InputError("expected one picture and one text, came several: call explain() for each pair")
@@ -87,9 +91,10 @@ def explain(engine: Engine, image: Any, text: Any, layer: int | None, steps: int
     with torch.inference_mode(False), torch.no_grad():
         states = engine.states([to_pixels(picture, config.vision.image_size)]).clone()
         strengths = torch.arange(1, steps + 1, dtype=states.dtype, device=states.device)[:, None, None] / steps
-        logits, weights, gradient = read(engine.part("match"), ids, mask, strengths * states, layer)
+        logits, weights, gradients = read(engine.part("match"), ids, mask, strengths * states, layers)
         finite(logits, engine)
-        seen = (weights * gradient.clamp(min=0)).mean((0, 1))[:, 1:]  # (L, patches): the class token is nowhere
+        # (L, patches): the class token is nowhere
+        seen = (weights * gradients.clamp(min=0)).mean((0, 1, 2))[:, 1:]
         finite(seen, engine)
         maps = torch.stack([seen[where].mean(0) for _, where in places])
     grid = config.vision.image_size // config.vision.patch_size
@@ -97,37 +102,43 @@ def explain(engine: Engine, image: Any, text: Any, layer: int | None, steps: int
         tuple(word for word, _ in places),
         maps.unflatten(-1, (grid, grid)).cpu().numpy(),
         float(logits[-1].softmax(-1)[1]),
-        layer,
+        layers,
         picture,
     )
 
 
 def read(
-    head: MatchHead, input_ids: torch.Tensor, attention_mask: torch.Tensor, image_states: torch.Tensor, layer: int
+    head: MatchHead,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    image_states: torch.Tensor,
+    layers: Sequence[int],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A pass of `MatchHead` in which one layer's cross-attention is not fused, so that its weights are there to be seen.
+    """A pass of `MatchHead` in which some layers' cross-attention is not fused, so that its weights are there to be seen.
 
     Args:
         input_ids, attention_mask: (B, L).
         image_states: (B, K, width).
-        layer: one with cross-attention.
+        layers: some with cross-attention.
 
     Returns:
-        Logits (B, 2); that layer's attention (B, H, L, K); its gradient of the match logit (B, H, L, K); all float32.
+        Logits (B, 2); those layers' attention (N, B, H, L, K); its gradient of the match logit (N, B, H, L, K); all float32.
     """
-    stack, mask = head.text, attention_mask[:, None, None].bool()
-    layers, start = cast("list[Layer]", list(stack.layers)), stack.config.fusion_start
+    stack, mask, start = head.text, attention_mask[:, None, None].bool(), head.text.config.fusion_start
     with torch.no_grad():
         x = stack(input_ids, attention_mask) if start else stack.embeddings(input_ids)
-        for below in layers[start:layer]:
-            x = below(x, mask, below.read(image_states))
+    weights: list[torch.Tensor] = []
+    for number, layer in enumerate(cast("list[Layer]", list(stack.layers))[start:], start):
+        with torch.set_grad_enabled(number >= min(layers)):
+            if number in layers:
+                x, seen = _look(layer, x, mask, image_states)
+                weights.append(seen)
+            else:
+                x = layer(x, mask, layer.read(image_states))
     with torch.enable_grad():
-        x, weights = _look(layers[layer], x, mask, image_states)
-        for above in layers[layer + 1 :]:
-            x = above(x, mask, above.read(image_states))
         logits = head.itm_head(x[:, 0]).float()
-        (gradient,) = torch.autograd.grad(logits[:, 1].sum(), weights)
-    return logits.detach(), weights.detach(), gradient
+        gradients = torch.autograd.grad(logits[:, 1].sum(), weights)
+    return logits.detach(), torch.stack(weights).detach(), torch.stack(gradients)
 
 
 def _look(
@@ -140,14 +151,16 @@ def _look(
     keys, values = cross.read(image_states)
     queries = cross.query(x).unflatten(-1, (cross.num_heads, -1)).transpose(1, 2)
     scores = (queries @ keys.transpose(-1, -2)).float() / keys.shape[-1] ** 0.5
-    weights = scores.softmax(-1).detach().requires_grad_()
+    weights = scores.softmax(-1)
+    if not weights.requires_grad:  # of the first layer that is read
+        weights.requires_grad_()
     attended = (weights.to(values.dtype) @ values).transpose(1, 2).flatten(2)
     x = cross.norm(x + cross.out(attended))
     return layer.norm(x + layer.fc2(F.gelu(layer.fc1(x)))), weights
 
 
-def layer_to_read(config: ModelConfig, layer: int | None) -> int:
-    """The layer asked for, or the configuration's, or the family's.
+def layers_to_read(config: ModelConfig, layers: int | Sequence[int] | None) -> tuple[int, ...]:
+    """The layers asked for, or the configuration's, or the family's.
 
     Raises:
         InputError: no such layer, or one whose words the match does not see.
@@ -158,12 +171,14 @@ def layer_to_read(config: ModelConfig, layer: int | None) -> int:
         raise InputError(
             f"{config.name} cannot explain: it has a single fusion layer, whose words the match does not see"
         )
-    if layer is None:
+    if layers is None:
         usual = start + int((end + 1 - start) * DEPTHS[config.family]) - 1
-        return max(usual, start) if config.explain.layer is None else config.explain.layer
-    if not isinstance(layer, int) or isinstance(layer, bool) or not start <= layer < end:
-        raise InputError(
-            f"layer: expected one of {config.name}'s fusion layers, {start} to {end - 1} (in the last, {end}, the match sees "
-            f"no words), came {layer!r}"
-        )
-    return layer
+        return config.explain.layers or (max(usual, start),)
+    asked = tuple(layers) if isinstance(layers, Sequence) else (layers,)
+    for layer in asked or (None,):
+        if not isinstance(layer, int) or isinstance(layer, bool) or not start <= layer < end:
+            raise InputError(
+                f"layers: expected some of {config.name}'s fusion layers, {start} to {end - 1} (in the last, {end}, the "
+                f"match sees no words), came {layers!r}"
+            )
+    return tuple(sorted(set(asked)))
