@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import ImageFile
@@ -16,8 +15,31 @@ from PIL import ImageFile
 from image_text_embedding.errors import ComputeError, EmbeddingError
 from image_text_embedding.items import Failures, batches
 
+T = TypeVar("T")
 Numbered = Iterable[tuple[int, Any]]
 MOST_THREADS = 16
+
+
+class Until(Iterator[T]):
+    """What an iterable gives until it ends or fails. The error is kept, so that what came before can be used first."""
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self._taken = iter(items)
+        self._error: Exception | None = None
+
+    def __next__(self) -> T:
+        try:
+            return next(self._taken)
+        except StopIteration:
+            raise
+        except Exception as error:
+            self._error, self._taken = error, iter(())
+            raise StopIteration from None
+
+    def check(self) -> None:
+        """Raise the error, if there was one."""
+        if self._error is not None:
+            raise self._error
 
 
 def read_ahead(
@@ -36,16 +58,9 @@ def read_ahead(
     threads = threads or min(MOST_THREADS, max(2, cpus()))
     pool = ThreadPoolExecutor(threads, thread_name_prefix="image-text-embedding")
     waiting: deque[tuple[int, Future[Any]]] = deque()
-    taken, error = iter(items), None
+    taken = Until(items)
     try:
-        while True:
-            try:
-                index, item = next(taken)
-            except StopIteration:
-                break
-            except Exception as raised:
-                error = raised
-                break
+        for index, item in taken:
             if not kept and type(item) is np.ndarray:
                 item, can_wait = item.copy(), True
             else:
@@ -57,8 +72,7 @@ def read_ahead(
                 yield waiting.popleft()
         while waiting:
             yield waiting.popleft()
-        if error is not None:
-            raise error
+        taken.check()
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -88,22 +102,10 @@ def groups(
 
     An error comes after the items before it, so that nothing is lost which a stream could still give.
     """
-    taken, error = iter(items), None
-    while error is None:
-        asked: list[int] = []
-        good: list[tuple[int, Any]] = []
-        try:
-            for index, item in itertools.islice(taken, size):
-                asked.append(index)
-                good += failures.each([(index, item)], function)
-        except Exception as raised:
-            error = raised
-        if asked:
-            yield asked, good
-        if len(asked) < size:
-            break
-    if error is not None:
-        raise error
+    taken = Until((index, list(failures.each([(index, item)], function))) for index, item in items)
+    for group in batches(taken, size):
+        yield [index for index, _ in group], [pair for _, good in group for pair in good]
+    taken.check()
 
 
 def _read(function: Callable[[Any], Any], index: int, item: Any) -> Any:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from image_text_embedding.ahead import groups, read_ahead, room
+from image_text_embedding.ahead import Until, groups, read_ahead, room
 from image_text_embedding.config import guess
 from image_text_embedding.engine import Engine
 from image_text_embedding.errors import ComputeError, EmbeddingError, InputError
@@ -193,22 +193,14 @@ class _Tower:
         """
         lag = 1 if self.engine.device.type == "cuda" else 0
         under_way: deque[tuple[list[int], list[int], torch.Tensor]] = deque()
-        taken, error = iter(batches), None
-        while True:
-            try:
-                asked, batch = next(taken)
-            except StopIteration:
-                break
-            except Exception as raised:
-                error = raised
-                break
+        taken = Until(batches)
+        for asked, batch in taken:
             under_way.append((asked, [index for index, _ in batch], self._begin([item for _, item in batch])))
             if len(under_way) > lag:
                 yield self._finish(*under_way.popleft())
         while under_way:
             yield self._finish(*under_way.popleft())
-        if error is not None:
-            raise error
+        taken.check()
 
     @torch.inference_mode()
     def _begin(self, items: list[Any]) -> torch.Tensor:
