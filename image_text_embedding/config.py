@@ -243,8 +243,7 @@ def from_mapping(raw: Mapping[str, Any], where: str) -> ModelConfig:
     """Build and check a configuration. `where` names its origin in errors."""
     config: ModelConfig = _build(ModelConfig, raw, where)
     vision, text = config.vision, config.text
-    sizes = {f"{part}.{key}": size for part, key, size in _sizes(config)}
-    too_large = [name for name, size in sizes.items() if size > (MOST_LAYERS if name.endswith("depth") else MOST)]
+    too_large = [name for name, size in _sizes(config) if size > (MOST_LAYERS if name.endswith("depth") else MOST)]
     problems = [
         (bool(too_large), f"{', '.join(too_large)}: larger than any model has"),
         (config.family not in FAMILIES, f"family: expected one of {', '.join(FAMILIES)}, came {config.family!r}"),
@@ -290,11 +289,12 @@ def from_mapping(raw: Mapping[str, Any], where: str) -> ModelConfig:
     return config
 
 
-def _sizes(config: ModelConfig) -> Iterator[tuple[str, str, int]]:
-    for part in ("vision", "text", "decoder"):
-        for key, value in vars(getattr(config, part) or object).items():
+def _sizes(config: ModelConfig) -> Iterator[tuple[str, int]]:
+    """Whole numbers of the stacks, by names such as "vision.depth"."""
+    for name, part in (("vision", config.vision), ("text", config.text), ("decoder", config.decoder)):
+        for key, value in (vars(part) if part else {}).items():
             if isinstance(value, int):
-                yield part, key, value
+                yield f"{name}.{key}", value
 
 
 def guess(wrong: str, names: Iterable[str]) -> str:
