@@ -285,9 +285,8 @@ def _check_place(store: Collection) -> None:
         raise StoreError(f"{store.place}: there is no folder {str(path.parent)!r}, or it may not be entered")
     if os.path.isdir(path) and not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         raise StoreError(f"{store.place}: this user may not read and write there")
-    if os.path.exists(path) and not os.path.isdir(
-        path / "collections"
-    ):  # Milvus Lite's "file" is a folder since its version 3
+    # Milvus Lite's "file" is a folder since its version 3.
+    if os.path.exists(path) and not os.path.isdir(path / "collections"):
         raise StoreError(
             f"{store.place}: expected an index that Milvus Lite 3 or later made, came something else, or a damaged one. "
             "Move it away and index anew"
