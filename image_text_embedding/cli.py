@@ -138,9 +138,8 @@ def rank(
         best = np.argsort(-cosines, kind="stable")[:count]
         for place, i in enumerate(best, 1):
             print(f"{place:3}  {cosines[i]:6.3f}  {plain(kept[i].name if images is None else str(kept[i]))}")
-        pictures = [
-            thumbnail(load_picture(kept[i]), SIDE) for i in best
-        ]  # small at once: a hundred photos are gigabytes
+        # Small at once: a hundred photos are gigabytes.
+        pictures = [thumbnail(load_picture(kept[i]), SIDE) for i in best]
         captions = [f"{cosines[i]:.3f}  {plain(kept[i].name)}" for i in best]
         try:
             print(plain(str(contact_sheet(pictures, captions, f"{text} ({model})", out))))

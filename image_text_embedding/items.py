@@ -71,9 +71,14 @@ def many(items: Any, what: str) -> Iterable[Any]:
     return items
 
 
+def is_kept(items: Iterable[Any]) -> bool:
+    """Whether the items stay what they are while others are taken."""
+    return type(items) in (list, tuple, np.ndarray)
+
+
 def held(items: Any, what: str) -> list[Any]:
     """Pictures, to be read later. An iterable may hand out one array or PIL picture again with another in it."""
-    if type(items) in (list, tuple, np.ndarray):
+    if is_kept(items):
         return list(many(items, what))
     return [_copied(item) for item in many(items, what)]
 

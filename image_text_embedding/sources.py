@@ -81,11 +81,13 @@ class Source:
             raise InputError("source: expected a folder, a glob or a file, came none")
         self._places = _expanded([os.fspath(place) for place in given])
         self._column = column
-        self._chosen: dict[str, tuple[str | None, str | None]] = {}
+        self._names: dict[str, list[str]] = {}
         tables = [place for place in self._places if ending(place) in TABLES and not os.path.isdir(place)]
         if column is not None and not tables:
             raise InputError(f"column: expected a table ({', '.join(TABLES)}), came {given[0]}")
-        self.modality = modality or (_modality(tables[0], column) if tables else "image")
+        self.modality = modality or (
+            _modality([column] if column else self._columns_of(tables[0])) if tables else "image"
+        )
 
     def __iter__(self) -> Iterator[Item]:
         for place in self._places:
@@ -127,19 +129,25 @@ class Source:
             return self._rows(place, _csv(place) if suffix in (".csv", ".tsv") else _json_lines(place))
         return iter([_picture_file(place, os.path.exists)])
 
+    def _columns_of(self, table: str) -> list[str]:
+        if table not in self._names:  # of JSON it takes a pass
+            self._names[table] = _names(table)
+        return self._names[table]
+
     def _lines(self, place: str) -> Iterator[Item]:
         for number, line in enumerate(text_lines(place), 1):
             if value := line.strip():
                 yield self._item(place, number, *((value, None) if self.modality == "image" else (None, value)))
 
     def _rows(self, place: str, rows: Iterator[Any]) -> Iterator[Item]:
+        columns = None
         for number, row in enumerate(rows, 1):
             if isinstance(row, str):
                 yield Item(f"{place}#{number}", problem=row)
                 continue
-            if place not in self._chosen:
-                self._chosen[place] = _columns(place, _names(place), self.modality, self._column)
-            image, text = self._chosen[place]
+            if columns is None:
+                columns = _columns(place, self._columns_of(place), self.modality, self._column)
+            image, text = columns
             yield self._item(place, number, row.get(image) if image else None, row.get(text) if text else None)
 
     def _item(self, place: str, number: int, picture: Any, caption: Any) -> Item:
@@ -409,9 +417,9 @@ def _names(place: str) -> list[str]:
     return [name for name in next(_csv(place), {}) if name]
 
 
-def _modality(place: str, column: str | None) -> str:
-    """What a table is a table of."""
-    lower = {name.lower() for name in ([column] if column else _names(place))}
+def _modality(names: list[str]) -> str:
+    """What a table with these columns is a table of."""
+    lower = {name.lower() for name in names}
     return "text" if lower & set(TEXT_COLUMNS) and not lower & set(IMAGE_COLUMNS) else "image"
 
 

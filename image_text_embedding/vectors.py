@@ -20,7 +20,16 @@ from image_text_embedding.ahead import Until, groups, read_ahead, room
 from image_text_embedding.config import guess
 from image_text_embedding.engine import Engine
 from image_text_embedding.errors import ComputeError, EmbeddingError, InputError
-from image_text_embedding.items import Failures, Reader, is_one_picture, is_one_text, many, progress, whole_number
+from image_text_embedding.items import (
+    Failures,
+    Reader,
+    is_kept,
+    is_one_picture,
+    is_one_text,
+    many,
+    progress,
+    whole_number,
+)
 
 Batch = tuple[list[int], list[tuple[int, Any]]]  # indices that were asked for, and (index, item) of those to compute
 DECODE = ("exact", "fast", "device")
@@ -47,7 +56,7 @@ def encode_pictures(
     items = many(images, "pictures")
     total = len(items) if isinstance(items, Sized) else None
     different = _Different(items)
-    with closing(read_ahead(different, read, room(size), _is_kept(items))) as futures:
+    with closing(read_ahead(different, read, room(size), is_kept(items))) as futures:
         batches = groups(futures, size, failures, lambda future: future.result())
         return _collect(tower, batches, total, show, convert_to_tensor, lambda: different.count, different.again)
 
@@ -85,7 +94,7 @@ def stream_pictures(
     tower = _Tower(engine, engine.vectors, "image", unit_length, failures)
 
     def run() -> Iterator[Any]:  # so that what is above is checked when it is called, not when it is first asked
-        with closing(read_ahead(enumerate(items), read, room(size), _is_kept(items))) as futures:
+        with closing(read_ahead(enumerate(items), read, room(size), is_kept(items))) as futures:
             for asked, indices, vectors in tower.run(groups(futures, size, failures, lambda future: future.result())):
                 yield from _in_order(asked, dict(zip(indices, vectors.cpu().numpy())), failures)
 
@@ -287,8 +296,3 @@ def _reading(engine: Engine, decode: str) -> Callable[[Any], np.ndarray]:
 
 def _at_once(engine: Engine, batch_size: int) -> int:
     return min(whole_number("batch_size", batch_size), engine.pictures_at_once)
-
-
-def _is_kept(items: Iterable[Any]) -> bool:
-    """Whether the items stay what they are while others are taken."""
-    return type(items) in (list, tuple, np.ndarray)

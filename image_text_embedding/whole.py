@@ -20,7 +20,7 @@ def whole(target: Path) -> Iterator[Path]:
     target = Path(os.path.realpath(target))
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
-    if target.exists() and not target.is_file():
+    if _is_stream(target):
         raise OSError(errno.EINVAL, "a device or a pipe, no file", str(target))
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
     os.close(handle)
@@ -46,10 +46,15 @@ def whole(target: Path) -> Iterator[Path]:
 def write_whole(path: str | os.PathLike[str], content: bytes | memoryview) -> Path:
     """Write a file as `whole` does, or into a device or a pipe (`/dev/null`); returns its path."""
     target = Path(path)
-    if target.exists() and not target.is_file() and not target.is_dir():
+    if _is_stream(target):
         with target.open("wb") as stream:
             stream.write(content)
         return target
     with whole(target) as part:
         part.write_bytes(content)
     return target
+
+
+def _is_stream(target: Path) -> bool:
+    """Whether it is a device or a pipe."""
+    return target.exists() and not target.is_file() and not target.is_dir()
