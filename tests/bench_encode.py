@@ -505,12 +505,14 @@ def bars(bench: Bench) -> list[tuple[str, str, str]]:
     def fastest(tower: str, against: str, precision: str, cosine: float = 0.0) -> str:
         """Of the backends with this precision the fastest, first those whose vectors are as close as is asked; or ""."""
         prefix, suffix = f"{tower}: ", f" / {against}"
-        names = [name for name in bench.found if name.startswith(prefix) and name.endswith(suffix)]
-        found = [
-            ((of(f"{prefix}{backend}, least cosine") or 1.0) >= cosine, bench.found[name]["median"], backend)
-            for name, backend in ((name, name.removeprefix(prefix).removesuffix(suffix)) for name in names)
-            if precision in backend
+        names = [
+            name for name in bench.found if name.startswith(prefix) and name.endswith(suffix) and precision in name
         ]
+        found = []
+        for name in names:
+            backend = name.removeprefix(prefix).removesuffix(suffix)
+            close = (of(f"{prefix}{backend}, least cosine") or 1.0) >= cosine
+            found.append((close, bench.found[name]["median"], backend))
         return max(found, default=(False, 0.0, ""))[2]
 
     def least(*values: float | None) -> float | None:
