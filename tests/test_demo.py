@@ -26,6 +26,7 @@ from image_text_embedding.config import TextRules
 from image_text_embedding.demo import (
     HELD_OUT,
     TRAIN,
+    TRAIN_LARGE,
     TRAIN_MORE,
     Scenes,
     evaluate,
@@ -225,6 +226,14 @@ def right_answers(scene: Scene, text: str) -> set[str]:
     if match := re.fullmatch(rf"what is ({_REL}) the (.+)\?", text):
         b = by_word(scene, match[2])
         return {word_of(a) for a in scene.groups if a is not b and might_stand(a, _WORDS[match[1]], b)}
+    if match := re.fullmatch(r"(.+), (?:(left) and (right)|(top) and (bottom))\?", text):
+        left, top, right, bottom = edges(by_word(scene, match[1]))
+        if match[2]:
+            return {match[2] if left + right < 1 else match[3]}
+        return {match[4] if top + bottom < 1 else match[5]}
+    if match := re.fullmatch(r"(\w+(?: \w+)*?) and (\w+(?: \w+)*)\?", text):
+        a, b = by_word(scene, match[1]), by_word(scene, match[2])
+        return {said for said, side in _WORDS.items() if said in scenes.RELATIONS and stands(a, side, b)}
     match = re.fullmatch(rf"(is|are) the (.+?) ({_REL}) the (.+)\?", text)
     assert match, f"cannot read {text!r}"
     a, b = by_word(scene, match[2]), by_word(scene, match[4])
@@ -541,6 +550,21 @@ def test_scenes_are_pairs_for_training() -> None:
             assert right_answers(scene, asked) == {answer}
     kinds = [vocabulary.question(scenes.scene(seed), 1).kind for seed in range(300)]
     assert kinds.count("place") > 2 * kinds.count("colour") > 0
+
+
+@needs_font
+def test_training_may_ask_where_things_are_too() -> None:
+    kinds, words = set(), set(vocabulary.words())
+    for seed in range(150):
+        item, scene = TRAIN_LARGE[seed], scenes.scene(seed)
+        assert item["image"].shape == (120, 120, 3)
+        assert item["caption"] == TRAIN_MORE[seed]["caption"]
+        assert item["question"][0] == TRAIN[seed]["question"]
+        for asked, answer in zip(item["question"], item["answer"], strict=True):
+            assert right_answers(scene, asked) == {answer}, (asked, scene)
+            assert set(re.findall(r"\w+|[^\w\s]", f"{asked} {answer}")) <= words
+        kinds |= {vocabulary.question(scene, draw, vocabulary.SHARES_OF_PLACES).kind for draw in range(4)}
+    assert kinds == set(vocabulary.SHARES_OF_PLACES)
 
 
 def test_the_demonstration_pictures_need_no_torch() -> None:

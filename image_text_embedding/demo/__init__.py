@@ -32,12 +32,14 @@ class Scenes:
         count: how many; the index is the scene's seed.
         size: pixels of a side.
         texts: how many captions and questions go with a scene; if more than one, in lists.
+        places: whether the questions beyond the first also ask on which side a thing is, and how it stands to another.
     """
 
     split: scenes.Split
     count: int
     size: int = 96
     texts: int = 1
+    places: bool = False
 
     def __len__(self) -> int:
         return self.count
@@ -48,7 +50,8 @@ class Scenes:
             raise IndexError(f"expected an index from 0 to {self.count - 1}, came {index}")
         scene = scenes.scene(index, self.split)
         captions = [vocabulary.caption(scene, draw) for draw in range(self.texts)]
-        asked = [vocabulary.question(scene, draw) for draw in range(self.texts)]
+        shares = vocabulary.SHARES_OF_PLACES if self.places else vocabulary.SHARES
+        asked = [vocabulary.question(scene, draw, shares) for draw in range(self.texts)]
         texts = {"caption": captions, "question": [q.text for q in asked], "answer": [q.answer for q in asked]}
         one = {name: found[0] for name, found in texts.items()}
         return {"image": scenes.draw(scene, self.size), **(one if self.texts == 1 else texts)}
@@ -56,6 +59,7 @@ class Scenes:
 
 TRAIN = Scenes("train", 1_000_000)
 TRAIN_MORE = Scenes("train", 1_000_000, texts=4)
+TRAIN_LARGE = Scenes("train", 1_000_000, size=120, texts=4, places=True)
 HELD_OUT = Scenes("held_out", 1000)
 
 

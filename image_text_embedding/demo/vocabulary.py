@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,10 +60,14 @@ WHAT_PATTERN = "what pattern is the background?"
 WHAT_IS = "what is {relation} the {thing}?"
 WHAT_IS_IT_ON = "what is the {thing} on?"
 IS_IT = "{is} the {thing} {relation} the {other}?"
-
+# Asked in training alone, for "is it left of ..." is a riddle to who has not yet learnt to say where a thing is.
+ACROSS, UPRIGHT = "{thing}, left and right?", "{thing}, top and bottom?"
+HOW_IS_IT = "{thing} and {other}?"
+MIDDLE = 0.06  # around the picture's middle neither is asked
 
 # How often a question beyond a scene's first is of a kind: what is slow to learn is asked most.
-SHARES = {"place": 3, "whether": 3, "count": 2, "total": 2, "thing": 1, "pattern": 1, "colour": 0.5}
+SHARES: dict[str, float] = {"place": 3, "whether": 3, "count": 2, "total": 2, "thing": 1, "pattern": 1, "colour": 0.5}
+SHARES_OF_PLACES: dict[str, float] = {**SHARES, "side": 2, "relation": 2}
 
 
 class Question(NamedTuple):
@@ -72,7 +76,8 @@ class Question(NamedTuple):
     Attributes:
         text: the question.
         answer: one or two words.
-        kind: what it is about: "thing", "count", "total", "colour", "pattern", "place" or "whether".
+        kind: what it is about: "thing", "count", "total", "colour", "pattern", "place" or "whether"; in
+            training also "side" or "relation".
     """
 
     text: str
@@ -171,18 +176,21 @@ def questions(scene: Scene) -> tuple[Question, ...]:
     return tuple(found)
 
 
-def question(scene: Scene, draw: int = 0) -> Question:
+def question(scene: Scene, draw: int = 0, shares: Mapping[str, float] = SHARES) -> Question:
     """The one of `questions` that a scene goes with, drawn from its seed: every kind that it allows is as likely.
 
     Args:
-        draw: 1, 2, ... for further ones, which may be the same, and whose kinds are as likely as SHARES says.
+        draw: 1, 2, ... for further ones, which may be the same.
+        shares: how likely the kinds of the further ones are; with "side" and "relation" those that only training asks.
     """
     rng = _drawing(scene, 3, draw)
     found = questions(scene)
+    if draw and "side" in shares:
+        found += tuple(_about_where(scene))
     kinds = sorted({each.kind for each in found})
     if draw:
-        shares = np.array([SHARES[kind] for kind in kinds])
-        kind = kinds[int(rng.choice(len(kinds), p=shares / shares.sum()))]
+        likely = np.array([shares[kind] for kind in kinds])
+        kind = kinds[int(rng.choice(len(kinds), p=likely / likely.sum()))]
     else:
         kind = kinds[int(rng.integers(len(kinds)))]
     of_kind = [each for each in found if each.kind == kind]
@@ -226,6 +234,18 @@ def _about_places(scene: Scene, a: Group, b: Group) -> Iterator[Question]:
         for said, answer in ((found, "yes"), (OPPOSITE[found], "no")):
             text = IS_IT.format(**{"is": "is" if a.count == 1 else "are"}, thing=a.word, relation=said, other=b.word)
             yield Question(text, answer, "whether")
+
+
+def _about_where(scene: Scene) -> Iterator[Question]:
+    for group in scene.groups:
+        x, y = group.box.centre
+        if abs(x - 0.5) > MIDDLE:
+            yield Question(ACROSS.format(thing=group.word), "left" if x < 0.5 else "right", "side")
+        if abs(y - 0.5) > MIDDLE:
+            yield Question(UPRIGHT.format(thing=group.word), "top" if y < 0.5 else "bottom", "side")
+    for a, b in itertools.permutations(scene.groups, 2):
+        if found := relation(a.box, b.box):
+            yield Question(HOW_IS_IT.format(thing=a.word, other=b.word), found, "relation")
 
 
 def _may_be(said: str, a: Box, b: Box) -> bool:

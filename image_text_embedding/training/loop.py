@@ -108,6 +108,8 @@ class _Run:
         state = folder.read()
         if state is None and plan.start is not None:
             student = student_of(plan.start, plan.config, plan.tasks, words)
+            if settings.sinusoids is not None:
+                student.add_sinusoids(settings.sinusoids)
         else:
             student = new_student(plan.config, plan.tasks, words, settings)
         if state is not None and student.can_share() and not state["shared"]:

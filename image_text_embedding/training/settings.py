@@ -53,8 +53,9 @@ class TrainConfig:
         alpha_warmup_steps: steps in which alpha rises from 0; None = two epochs, as in the official code.
         momentum: of the slow copy of the towers, which is there with a queue or with alpha.
         image_size: pixels; None = the configuration's. Position embeddings of a fine-tuned model are resized.
-        sinusoids: from scratch, position embeddings begin as sines and cosines of row and column, as strong as the patches,
-            and not as ViT's faint noise, from which a small model learns little of left and right in a short training.
+        sinusoids: from scratch, position embeddings begin as sines and cosines of row and column, this strong, and not as
+            ViT's faint noise, from which a small model learns little of left and right in a short training; 0.5 is about as
+            strong as patches are. A model that is trained further has them added to its own. None = neither.
         crop_scale: share of the picture's area that a training crop keeps; None = the whole picture.
         flip: mirror every other picture, but never one whose texts say left or right.
         precision: "fp32", "fp16" or "bf16"; None = bf16 (else fp16) on a GPU, fp32 on a CPU.
@@ -85,7 +86,7 @@ class TrainConfig:
     alpha_warmup_steps: int | None = None
     momentum: float = 0.995
     image_size: int | None = None
-    sinusoids: bool = False
+    sinusoids: float | None = None
     crop_scale: tuple[float, float] | None = (0.5, 1.0)
     flip: bool = True
     precision: str | None = None

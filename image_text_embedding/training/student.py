@@ -109,10 +109,10 @@ def unit_vectors(projection: nn.Module, states: torch.Tensor) -> torch.Tensor:
         return F.normalize(projection(states[:, 0].float()), dim=-1)
 
 
-def sinusoids(patches: int, width: int) -> torch.Tensor:
+def sinusoids(patches: int, width: int, strength: float) -> torch.Tensor:
     """Position embeddings (1, 1 + patches, width) that say row and column; 0 for the class token.
 
-    Sines and cosines as in "Attention Is All You Need" (§3.5), half of the width for either, as strong as patches are.
+    Sines and cosines of that amplitude as in "Attention Is All You Need" (§3.5), half of the width for either.
     """
     side, quarter = int(patches**0.5), width // 4
     rates = 100 ** (-torch.arange(quarter) / quarter)
@@ -120,7 +120,7 @@ def sinusoids(patches: int, width: int) -> torch.Tensor:
     waves = torch.cat([angles.sin(), angles.cos()], dim=1)  # (side, width / 2)
     rows, columns = waves[:, None].expand(-1, side, -1), waves.expand(side, -1, -1)
     found = torch.zeros(1, 1 + patches, width)
-    found[0, 1:, : 4 * quarter] = 0.5 * torch.cat([rows, columns], dim=2).flatten(0, 1)
+    found[0, 1:, : 4 * quarter] = strength * torch.cat([rows, columns], dim=2).flatten(0, 1)
     return found
 
 
@@ -162,11 +162,17 @@ class Student(ImageTower):
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
         positions = cast(nn.Parameter, self.vision.pos_embed)
-        if settings.sinusoids:
-            positions.data = sinusoids(positions.shape[1] - 1, positions.shape[2])
-        else:
+        if settings.sinusoids is None:
             nn.init.trunc_normal_(positions, std=0.02)
+        else:
+            nn.init.zeros_(positions)
+            self.add_sinusoids(settings.sinusoids)
         nn.init.normal_(cast(torch.Tensor, self.vision.cls_token), std=0.02)
+
+    def add_sinusoids(self, strength: float) -> None:
+        """Make row and column plainer to see than the position embeddings do by themselves."""
+        positions = cast(nn.Parameter, self.vision.pos_embed)
+        positions.data += sinusoids(positions.shape[1] - 1, positions.shape[2], strength)
 
     def share_layers(self) -> None:
         """BLIP's encoder and decoder share all but self-attention (paper §3.2; `tie_encoder_decoder_weights`)."""
