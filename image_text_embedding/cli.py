@@ -142,9 +142,10 @@ def rank(
         pictures = [thumbnail(load_picture(kept[i]), SIDE) for i in best]
         captions = [f"{cosines[i]:.3f}  {plain(kept[i].name)}" for i in best]
         try:
-            print(plain(str(contact_sheet(pictures, captions, f"{text} ({model})", out))))
+            sheet = contact_sheet(pictures, captions, f"{text} ({model})", out)
         except OSError as error:
             raise InputError(f"--out: cannot write {out}: {error.strerror or error}") from error
+        print(plain(str(sheet)))  # not within: of a reader that has gone, as `| head`, nothing need be said
     if len(kept) < len(paths):
         raise typer.Exit(1)
 
