@@ -181,12 +181,12 @@ def question(scene: Scene, draw: int = 0, shares: Mapping[str, float] = SHARES) 
 
     Args:
         draw: 1, 2, ... for further ones, which may be the same.
-        shares: how likely the kinds of the further ones are; with "side" and "relation" those that only training asks.
+        shares: how likely each kind is among the further ones; a kind that it lacks is not asked.
     """
     rng = _drawing(scene, 3, draw)
     found = questions(scene)
-    if draw and "side" in shares:
-        found += tuple(_about_where(scene))
+    if draw:
+        found = tuple(each for each in (*found, *_about_where(scene)) if each.kind in shares)
     kinds = sorted({each.kind for each in found})
     if draw:
         likely = np.array([shares[kind] for kind in kinds])
