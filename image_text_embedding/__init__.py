@@ -10,12 +10,12 @@ here.
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from image_text_embedding.config import Limits, ModelConfig, list_models, model_config
-from image_text_embedding.errors import (
+from image_text_embedding.foundation.errors import (
     CheckpointError,
     ComputeError,
     ConfigError,
@@ -30,12 +30,19 @@ from image_text_embedding.errors import (
     UnknownModelError,
     WeightsError,
 )
+from image_text_embedding.inputs.limits import Limits
+from image_text_embedding.models.config import ModelConfig
+from image_text_embedding.models.config_files import list_models, model_config
 
 if TYPE_CHECKING:
-    from image_text_embedding.encoder import Encoder, TruncatedTextWarning, load
-    from image_text_embedding.gallery import Gallery
-    from image_text_embedding.heat import heat_map
-    from image_text_embedding.pipelines import pipeline
+    from image_text_embedding.inference.encoder import Encoder
+    from image_text_embedding.inference.loading import load
+    from image_text_embedding.inference.visualization.contact_sheet import contact_sheet
+    from image_text_embedding.inference.visualization.heat_maps import heat_map
+    from image_text_embedding.inputs.image_loading import load_picture
+    from image_text_embedding.inputs.text_encoder import TruncatedTextWarning
+    from image_text_embedding.interfaces.transformers_pipelines import pipeline
+    from image_text_embedding.retrieval.gallery import Gallery
 
 __version__ = metadata.version("image-text-embedding")
 
@@ -58,32 +65,33 @@ __all__ = [
     "TruncatedTextWarning",
     "UnknownModelError",
     "WeightsError",
+    "contact_sheet",
     "heat_map",
     "list_models",
     "load",
+    "load_picture",
     "model_config",
     "pipeline",
 ]
 
 
+# Imported when they are first asked for, so that `import image_text_embedding` imports neither torch nor pymilvus.
+_LAZY = {
+    "Encoder": "inference.encoder",
+    "Gallery": "retrieval.gallery",
+    "TruncatedTextWarning": "inputs.text_encoder",
+    "contact_sheet": "inference.visualization.contact_sheet",
+    "heat_map": "inference.visualization.heat_maps",
+    "load": "inference.loading",
+    "load_picture": "inputs.image_loading",
+    "pipeline": "interfaces.transformers_pipelines",
+}
+
+
 def __getattr__(name: str) -> Any:
-    if name in ("load", "Encoder", "TruncatedTextWarning"):
-        from image_text_embedding import encoder
-
-        return getattr(encoder, name)
-    if name == "Gallery":
-        from image_text_embedding.gallery import Gallery
-
-        return Gallery
-    if name == "pipeline":
-        from image_text_embedding.pipelines import pipeline
-
-        return pipeline
-    if name == "heat_map":
-        from image_text_embedding.heat import heat_map
-
-        return heat_map
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
 
 
 def __dir__() -> list[str]:
@@ -91,13 +99,24 @@ def __dir__() -> list[str]:
 
 
 def _register_operators() -> None:
-    """With the Towhee that is installed. One that cannot be imported takes nothing but its operators away."""
+    """With the Towhee that is installed. Where it cannot be imported, only its operators are missing."""
     try:
-        from image_text_embedding import operators
+        from image_text_embedding import albef, blip
+        from image_text_embedding.interfaces.towhee_operators.registration import register_operators
     except SetupError as error:
         warnings.warn(str(error), stacklevel=3)
     else:
-        operators.register()
+        register_operators(
+            [
+                blip.Blip,
+                blip.BlipMatching,
+                blip.BlipCaptioning,
+                blip.BlipAnswering,
+                albef.Albef,
+                albef.AlbefMatching,
+                albef.AlbefAnswering,
+            ]
+        )
 
 
 _register_operators()

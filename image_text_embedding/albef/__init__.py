@@ -1,35 +1,32 @@
-"""ALBEF as a Towhee operator: `ops.image_text_embedding.albef(model_name=..., modality=...)`."""
+"""ALBEF as Towhee operators: `ops.image_text_embedding.albef(model_name=..., modality=...)` and its other tasks."""
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Any
+from image_text_embedding.interfaces.towhee_operators.operators import (
+    AnsweringOperator,
+    EmbeddingOperator,
+    MatchingOperator,
+)
 
-if TYPE_CHECKING:
-    from image_text_embedding.operators import Albef
-
-__all__ = ["Albef", "albef"]
-
-
-def albef(
-    model_name: str,
-    modality: str,
-    device: Any = None,
-    checkpoint_path: str | os.PathLike[str] | None = None,
-    backend: str = "torch",
-    precision: str | None = None,
-    max_wait: float = 0,
-) -> Albef:
-    """Build the operator; arguments and errors are those of `operators.EmbeddingOperator`."""
-    from image_text_embedding.operators import Albef
-
-    return Albef(model_name, modality, device, checkpoint_path, backend, precision, max_wait)
+__all__ = ["Albef", "AlbefAnswering", "AlbefMatching", "albef"]
 
 
-def __getattr__(name: str) -> Any:
-    # Late, because plain Python reads this package's names.py and must work where Towhee is missing or broken.
-    if name == "Albef":
-        from image_text_embedding.operators import Albef
+class Albef(EmbeddingOperator):
+    """ALBEF's image and text towers (Li et al. 2021, arXiv 2107.07651)."""
 
-        return Albef
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    family = "albef"
+
+
+class AlbefMatching(MatchingOperator):
+    """ALBEF's matching head."""
+
+    family = "albef"
+
+
+class AlbefAnswering(AnsweringOperator):
+    """ALBEF's question answering."""
+
+    family = "albef"
+
+
+albef = Albef  # the name that a pipeline and the folders of `link` use

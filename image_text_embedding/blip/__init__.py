@@ -1,35 +1,39 @@
-"""BLIP as a Towhee operator: `ops.image_text_embedding.blip(model_name=..., modality=...)`."""
+"""BLIP as Towhee operators: `ops.image_text_embedding.blip(model_name=..., modality=...)` and its other tasks."""
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Any
+from image_text_embedding.interfaces.towhee_operators.operators import (
+    AnsweringOperator,
+    CaptioningOperator,
+    EmbeddingOperator,
+    MatchingOperator,
+)
 
-if TYPE_CHECKING:
-    from image_text_embedding.operators import Blip
-
-__all__ = ["Blip", "blip"]
-
-
-def blip(
-    model_name: str,
-    modality: str,
-    device: Any = None,
-    checkpoint_path: str | os.PathLike[str] | None = None,
-    backend: str = "torch",
-    precision: str | None = None,
-    max_wait: float = 0,
-) -> Blip:
-    """Build the operator; arguments and errors are those of `operators.EmbeddingOperator`."""
-    from image_text_embedding.operators import Blip
-
-    return Blip(model_name, modality, device, checkpoint_path, backend, precision, max_wait)
+__all__ = ["Blip", "BlipAnswering", "BlipCaptioning", "BlipMatching", "blip"]
 
 
-def __getattr__(name: str) -> Any:
-    # Late, because plain Python reads this package's names.py and must work where Towhee is missing or broken.
-    if name == "Blip":
-        from image_text_embedding.operators import Blip
+class Blip(EmbeddingOperator):
+    """BLIP's image and text towers (Li et al. 2022, arXiv 2201.12086)."""
 
-        return Blip
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    family = "blip"
+
+
+class BlipMatching(MatchingOperator):
+    """BLIP's matching head."""
+
+    family = "blip"
+
+
+class BlipCaptioning(CaptioningOperator):
+    """BLIP's captioning decoder. (ALBEF has none.)"""
+
+    family = "blip"
+
+
+class BlipAnswering(AnsweringOperator):
+    """BLIP's question answering."""
+
+    family = "blip"
+
+
+blip = Blip  # the name that a pipeline and the folders of `link` use

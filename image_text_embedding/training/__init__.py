@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 from image_text_embedding.training.settings import OBJECTIVES, TrainConfig, read_recipe, read_settings
 
 if TYPE_CHECKING:
-    from image_text_embedding.training.loop import train
+    from image_text_embedding.training.trainer import train
+
 
 __all__ = ["OBJECTIVES", "TrainConfig", "read_recipe", "read_settings", "train"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "train":  # late: it imports torch
-        from image_text_embedding.training.loop import train
+        from image_text_embedding.training.trainer import train
 
         return train
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,22 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from image_text_embedding.config import (
-    ModelConfig,
-    _build,
-    _value,
-    brief,
-    from_mapping,
-    guess,
-    list_models,
-    model_config,
-    read_yaml,
-)
-from image_text_embedding.errors import ConfigError
+from image_text_embedding.foundation.errors import ConfigError
+from image_text_embedding.foundation.messages import abbreviate, did_you_mean
+from image_text_embedding.foundation.strict_dataclasses import build_dataclass, check_value
+from image_text_embedding.models.config import ModelConfig, config_from_mapping
+from image_text_embedding.models.config_files import list_models, model_config, read_yaml
 
 # What can be trained, and the task of the finished model that comes of it.
 OBJECTIVES: dict[str, str | None] = {"itc": "embed", "itm": "match", "lm": "caption", "vqa": "answer", "mlm": None}
+
 PRECISIONS = ("fp32", "fp16", "bf16")
+
 STORED = ("fp32", "fp16")
 
 
@@ -100,14 +95,16 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name, hint in typing.get_type_hints(TrainConfig).items():  # one that was made in Python is checked as well
-            object.__setattr__(self, name, _value(hint, getattr(self, name), name))
+            object.__setattr__(self, name, check_value(hint, getattr(self, name), name))
         tasks, scale = self.tasks or (), self.crop_scale
         for task in (*tasks, *(task for task, _ in self.later)):
             if task not in OBJECTIVES:
-                raise ConfigError(f"unknown task {task!r}{guess(task, OBJECTIVES)} Tasks: {', '.join(OBJECTIVES)}.")
+                raise ConfigError(
+                    f"unknown task {task!r}{did_you_mean(task, OBJECTIVES)} Tasks: {', '.join(OBJECTIVES)}."
+                )
         problems = [
             ("itc" in dict(self.later), "later: itc comes first, as the others lean on it"),
-            (self.tasks == () or len(set(tasks)) != len(tasks), f"tasks: expected each once, came {list(tasks)}"),
+            (self.tasks == () or len(set(tasks)) != len(tasks), f"tasks: expected each once, got {list(tasks)}"),
             ("itm" in tasks and "itc" not in tasks, "itm goes with itc, which finds its hard negatives"),
             ("itc" in tasks and self.batch_size < 2, "batch_size: ITC tells apart at least 2 pairs"),
             (self.precision not in (None, *PRECISIONS), f"precision: expected one of {', '.join(PRECISIONS)}"),
@@ -136,7 +133,7 @@ FINE_TUNING: dict[str, Any] = {"lr": 1e-5, "min_lr": None}
 def train_config(raw: Mapping[str, Any], where: str) -> TrainConfig:
     """Settings from a mapping; an unknown key is an error. `where` names its origin."""
     try:
-        settings: TrainConfig = _build(TrainConfig, raw, where)
+        settings: TrainConfig = build_dataclass(TrainConfig, raw, where)
     except ConfigError as error:
         raise error if str(error).startswith(where) else ConfigError(f"{where}: {error}") from error
     return settings
@@ -163,8 +160,8 @@ def read_recipe(config: str | os.PathLike[str]) -> tuple[ModelConfig, dict[str, 
     raw = read_yaml(path)
     training = raw.pop("training", None) or {}
     if not isinstance(training, dict):
-        raise ConfigError(f"{path}: training: expected a mapping of keys to values, came {brief(training)}")
-    return from_mapping({"name": path.stem, **raw}, where=str(path)), training
+        raise ConfigError(f"{path}: training: expected a mapping of keys to values, got {abbreviate(training)}")
+    return config_from_mapping({"name": path.stem, **raw}, where=str(path)), training
 
 
 def chosen_tasks(base: ModelConfig, settings: TrainConfig, from_scratch: bool) -> tuple[str, ...]:
@@ -195,5 +192,5 @@ def chosen_tasks(base: ModelConfig, settings: TrainConfig, from_scratch: bool) -
     if "itm" in asked and "itc" not in asked:
         raise ConfigError(f"{base.name} matches but has no vectors: itm goes with itc, which finds its hard negatives")
     if not dict(settings.later).keys() < set(asked):
-        raise ConfigError(f"later: expected some, and not all, of {', '.join(asked)}, came {dict(settings.later)}")
+        raise ConfigError(f"later: expected some, and not all, of {', '.join(asked)}, got {dict(settings.later)}")
     return tuple(task for task in OBJECTIVES if task in asked)

@@ -1,0 +1,163 @@
+"""Bulk embedding on Ray: Ray Data reads, workers that hold the model compute, and the caller writes.
+
+One process writes, so that shards and manifest are those of a run on one machine, and what a lost worker had in hand is
+given to another and can be there neither twice nor not at all. A vector is a kilobyte: writing is not what takes time.
+
+The items' places, not the pictures, go from the caller into Ray's object store, in blocks. Reading and decoding runs in tasks
+of its own where the models are on GPUs; on CPUs Ray Data fuses it with the model, so that no worker waits for a free CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import pickle
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any
+
+from image_text_embedding.bulk.item_embedding import ItemReader, ItemResult, encode_values, item_result
+from image_text_embedding.bulk.vector_manifest import check_comparable, manifest_of
+from image_text_embedding.foundation.errors import EmbeddingError, SetupError
+from image_text_embedding.inputs.collections.collection_items import CollectionItem, as_utf8
+
+BLOCK = 1024  # places in a block
+
+
+def embed_on_ray(
+    items: Iterable[CollectionItem],
+    known: Callable[[CollectionItem], bool],
+    reading: ItemReader,
+    model: str,
+    options: dict[str, Any],
+    manifest: dict[str, Any],
+    batch_size: int,
+    workers: int | None,
+    address: str | bool,
+) -> Generator[list[ItemResult], None, None]:
+    """What becomes of the items, in their order, on a cluster.
+
+    Args:
+        model, options: what each worker hands to `load`.
+        manifest: of the caller's model; a worker whose weights are others refuses to work.
+        batch_size: items in a batch, and computed at once.
+        workers: how many hold the model; None = one a GPU, else one a CPU.
+        address: of the cluster; True = RAY_ADDRESS's, else one on this machine. A connection that is there is used.
+
+    Raises:
+        SetupError: Ray is not installed, or the cluster is not there.
+    """
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise SetupError(f"ray needs Ray ({error}): pip install 'image-text-embedding[ray]'") from error
+    with _connected(ray, address):
+        gpus, cpus = (int(ray.cluster_resources().get(name, 0)) for name in ("GPU", "CPU"))
+        on_gpu = gpus > 0 and str(options.get("device") or "cuda").startswith("cuda")
+        blocks: list[Any] = []
+        for block in _blocks(items, known):
+            if isinstance(block, ItemResult):
+                yield [block]
+            else:
+                blocks.append(ray.put(_table([pickle.dumps(item) for item in block])))
+        if not blocks:
+            return
+        context = ray.data.DataContext.get_current()
+        context.execution_options.preserve_order = True  # that rows are those of a run on one machine
+        context.enable_progress_bars = False
+        done = (
+            ray.data.from_arrow_refs(blocks)
+            .map_batches(_Read(reading), batch_size=batch_size, batch_format="pyarrow")
+            .map_batches(
+                _Model,
+                fn_constructor_args=(model, options, manifest, reading.modality, batch_size),
+                batch_size=batch_size,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(size=workers or (gpus if on_gpu else max(1, cpus))),
+                num_gpus=1 if on_gpu else None,
+            )
+        )
+        try:
+            batch: Any
+            for batch in done.iter_batches(batch_size=None, batch_format="pyarrow"):
+                yield [pickle.loads(blob) for blob in batch.column("blob").to_pylist()]
+        except ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, EmbeddingError):
+                raise cause from error
+            raise SetupError(f"the Ray cluster failed: {str(error).strip().splitlines()[-1]}") from error
+
+
+class _Read:
+    """A task: places -> pixels or texts."""
+
+    def __init__(self, reading: ItemReader) -> None:
+        self.reading = reading
+
+    def __call__(self, table: Any) -> Any:
+        return _table([pickle.dumps(self.reading(pickle.loads(blob))) for blob in table.column("blob").to_pylist()])
+
+
+class _Model:
+    """A worker that holds the model: pixels or texts -> what became of them."""
+
+    def __init__(
+        self, model: str, options: dict[str, Any], manifest: dict[str, Any], modality: str, batch_size: int
+    ) -> None:
+        from image_text_embedding.inference.loading import load
+
+        self.encoder = load(model, modality=modality, **options)
+        self.modality, self.batch_size = modality, batch_size
+        check_comparable(manifest, manifest_of(self.encoder.info), "the model of a Ray worker")
+
+    def __call__(self, table: Any) -> Any:
+        read = [pickle.loads(blob) for blob in table.column("blob").to_pylist()]
+        values = [one[1] for one in read if not isinstance(one, ItemResult)]
+        vectors, _ = encode_values(self.encoder, self.modality, values, self.batch_size)
+        ready = iter(vectors)
+        return _table(
+            [pickle.dumps(one if isinstance(one, ItemResult) else item_result(one[0], next(ready))) for one in read]
+        )
+
+
+def _blocks(
+    items: Iterable[CollectionItem], known: Callable[[CollectionItem], bool]
+) -> Iterator[list[CollectionItem] | ItemResult]:
+    """Places in blocks; those that are there already by themselves."""
+    block: list[CollectionItem] = []
+    for item in items:
+        if item.problem is None and known(item):
+            yield ItemResult(as_utf8(item.path))
+            continue
+        block.append(item)
+        if len(block) == BLOCK:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def _table(blobs: list[bytes]) -> Any:
+    import pyarrow as pa
+
+    return pa.table({"blob": pa.array(blobs, pa.large_binary())})
+
+
+@contextlib.contextmanager
+def _connected(ray: Any, address: str | bool) -> Iterator[None]:
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        ray.init(
+            address=address if isinstance(address, str) else None,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise SetupError(f"ray: no cluster at {address}: {' '.join(str(error).split())[:200]}") from error
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,62 @@
+"""Where vectors come from, said beside them, and whether two lots of them may be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from image_text_embedding.foundation.errors import ConfigError
+
+FORMAT = 1
+
+# Vectors are comparable when these agree. Backend and precision change them by little, and are only told.
+COMPARED = ("model", "revision", "sha256", "dim", "preprocessing", "normalized")
+
+
+def manifest_of(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept beside vectors, as JSON.
+
+    Args:
+        info: `Encoder.info`.
+
+    Returns:
+        format, model, family, revision, sha256 (of the weights), dim, preprocessing, normalized, backend, precision and the
+        package's version.
+    """
+    return {
+        "format": FORMAT,
+        "model": info["name"],
+        **{key: info[key] for key in ("family", "revision", "sha256", "dim", "preprocessing", "normalized")},
+        "backend": info.get("backend", "torch"),
+        "precision": info.get("precision", info["dtype"]),
+        "version": info["version"],
+    }
+
+
+def check_comparable(ours: Mapping[str, Any], theirs: Mapping[str, Any], where: str) -> None:
+    """
+    Args:
+        ours: the manifest of the model in use.
+        theirs: the one that lies beside vectors.
+        where: what these vectors are called in the error.
+
+    Raises:
+        ConfigError: their vectors and ours say nothing of each other; the message names what differs.
+    """
+    if theirs.get("format") != FORMAT:
+        raise ConfigError(f"{where}: expected a manifest of format {FORMAT}, got {theirs.get('format')!r}")
+    different = [
+        f"{key} is {_short(theirs.get(key))} there and {_short(ours.get(key))} here"
+        for key in COMPARED
+        if theirs.get(key) != ours.get(key)
+    ]
+    if different:
+        raise ConfigError(
+            f"{where}: made with another model, so that its vectors cannot be compared with these: {'; '.join(different)}. "
+            "Use the model that it was made with, or make it anew"
+        )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,60 @@
+"""Files that appear under their names whole or not at all, and are on the disk when they do."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def atomic_replace(target: Path) -> Iterator[Path]:
+    """The path of an empty file beside `target` (`.<name>.*.part`): what was written there takes its place at the end.
+
+    An OSError says why it cannot be. After an error `target` is as it was. Only a kill leaves the other file. Where `target`
+    is a link, what it leads to is written; a device or a pipe cannot be.
+    """
+    target = Path(os.path.realpath(target))
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    if _is_stream(target):
+        raise OSError(errno.EINVAL, "a device or a pipe, no file", str(target))
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(part, 0o666 & ~umask)  # mkstemp makes it private
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+    if os.name != "nt":  # the name, too
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def atomic_write(path: str | os.PathLike[str], content: bytes | memoryview) -> Path:
+    """Write a file as `whole` does, or into a device or a pipe (`/dev/null`); returns its path."""
+    target = Path(path)
+    if _is_stream(target):
+        with target.open("wb") as stream:
+            stream.write(content)
+        return target
+    with atomic_replace(target) as part:
+        part.write_bytes(content)
+    return target
+
+
+def _is_stream(target: Path) -> bool:
+    """Whether it is a device or a pipe."""
+    return target.exists() and not target.is_file() and not target.is_dir()

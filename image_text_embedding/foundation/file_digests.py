@@ -1,0 +1,76 @@
+"""TODO: say what this file is for."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+from image_text_embedding.foundation.cache_folder import cache_dir
+from image_text_embedding.foundation.errors import DownloadError
+
+CHUNK_BYTES = 2**20  # bytes; a cut loses at most this many
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """The sha256 of a file, in hex. Remembered in the cache for as long as size, time and inode stay the same.
+
+    Raises:
+        DownloadError: the file cannot be read.
+    """
+    real = Path(path).resolve()
+    try:
+        return recall_digest(real).get("sha256") or remember_digest(
+            real, file_stamp(real), compute_digests(real, "sha256")["sha256"]
+        )
+    except OSError as error:
+        raise DownloadError(f"cannot read {real}: {error}") from error
+
+
+# --- digests ---------------------------------------------------------------------------------------------------------
+
+
+def compute_digests(path: Path, *algorithms: str) -> dict[str, str]:
+    from google_crc32c import Checksum
+
+    hashers: dict[str, Any] = {
+        name: Checksum() if name == "crc32c" else hashlib.new(name, usedforsecurity=False) for name in algorithms
+    }
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            for hasher in hashers.values():
+                hasher.update(chunk)
+    return {name: hasher.digest().hex() for name, hasher in hashers.items()}
+
+
+def file_stamp(real: Path) -> dict[str, Any]:
+    stat = real.stat()
+    return {"path": str(real), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "inode": stat.st_ino}
+
+
+def _memo(real: Path) -> Path:
+    return cache_dir() / "sha256" / f"{hashlib.sha256(os.fsencode(real)).hexdigest()[:32]}.json"
+
+
+def recall_digest(real: Path) -> dict[str, str]:
+    """The remembered sha256 (and revision) of a file, if it is still the same file."""
+    try:
+        memo = json.loads(_memo(real).read_bytes())
+        return memo if memo.items() >= file_stamp(real).items() else {}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def remember_digest(real: Path, stamp: dict[str, Any], sha256: str, revision: str | None = None) -> str:
+    """Write it down. `stamp` was taken before the file was read, so a file that changed meanwhile is not recognised."""
+    memo = _memo(real)
+    new = memo.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
+    with contextlib.suppress(OSError):  # costs time only
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        new.write_text(json.dumps({**stamp, "sha256": sha256, "revision": revision}))
+        os.replace(new, memo)
+    return sha256

@@ -1,0 +1,156 @@
+"""A tower as a graph that other runtimes read: pixels or token ids in, one vector out; in 8 bits, too, by their own tools."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from image_text_embedding.foundation.optional_imports import quietly, require_package
+from image_text_embedding.models.config import ModelConfig
+
+Inputs = tuple[np.ndarray, ...]  # of a graph, in the order of INPUTS
+
+INPUTS = {"image": ("pixels",), "text": ("input_ids", "attention_mask")}
+
+OUTPUT = "vector"
+
+ONNX_FILE = "model.onnx"
+
+OPENVINO_FILES = ("model.xml", "model.bin")
+
+
+class ImageGraph(nn.Module):
+    """The image tower with the normalization of pixels in front."""
+
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(self, tower: nn.Module, config: ModelConfig) -> None:
+        super().__init__()
+        self.tower = tower
+        self.dtype = next(tower.parameters()).dtype
+        mean, std = (torch.tensor(each)[:, None, None] for each in (config.vision.mean, config.vision.std))
+        self.register_buffer("scale", 1 / (255 * std))
+        self.register_buffer("shift", -mean / std)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 (B, S, S, 3) -> float32 (B, embed_dim), not yet of unit length."""
+        values = pixels.permute(0, 3, 1, 2).float() * self.scale + self.shift
+        return self.tower(values.to(self.dtype)).float()
+
+
+class TextGraph(nn.Module):
+    """The text tower, its vectors in float32 whatever it computes in."""
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.tower = tower
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """int64 (B, L), 1 = a real token -> float32 (B, embed_dim), not yet of unit length."""
+        return self.tower(input_ids, attention_mask).float()
+
+
+def graph_of(tower: nn.Module, modality: str, config: ModelConfig) -> nn.Module:
+    """A tower on the CPU -> what is exported of it."""
+    return (ImageGraph(tower, config) if modality == "image" else TextGraph(tower)).eval()
+
+
+def example(modality: str, config: ModelConfig) -> tuple[torch.Tensor, ...]:
+    """Made-up inputs. Two of them, and no two sizes equal, so that no exporter takes a size for a constant."""
+    if modality == "image":
+        size = config.vision.image_size
+        return (torch.zeros(2, size, size, 3, dtype=torch.uint8),)
+    mask = torch.ones(2, 7, dtype=torch.long)
+    mask[1, 5:] = 0
+    return torch.ones(2, 7, dtype=torch.long), mask
+
+
+def write_onnx(graph: nn.Module, modality: str, config: ModelConfig, path: Path) -> None:
+    """One ONNX file, batch and length of any size. (Up to 2 GB, which is protobuf's limit and no tower's size.)
+
+    Raises:
+        SetupError: what torch's exporter needs is not installed.
+    """
+    require_package("onnx", "onnx"), require_package("onnxscript", "onnx")
+    dynamic = {0: torch.export.Dim.DYNAMIC, **({1: torch.export.Dim.DYNAMIC} if modality == "text" else {})}
+    with quietly(), torch.inference_mode(False), torch.no_grad():
+        torch.onnx.export(
+            graph,
+            example(modality, config),
+            path,
+            input_names=list(INPUTS[modality]),
+            output_names=[OUTPUT],
+            dynamic_shapes=tuple(dynamic for _ in INPUTS[modality]),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+
+
+def write_onnx_int8(
+    graph: nn.Module, modality: str, config: ModelConfig, path: Path, samples: Sequence[Inputs]
+) -> None:
+    """ONNX Runtime's static quantiser: weights per channel, activations by their range over the samples.
+
+    Products of weights and activations alone are in 8 bits; attention's own products stay in float32.
+    """
+    require_package("onnxruntime", "onnx")
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = iter(samples)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            inputs = next(self.left, None)
+            return None if inputs is None else dict(zip(INPUTS[modality], inputs))
+
+    whole, folded = path.with_suffix(".fp32.onnx"), path.with_suffix(".folded.onnx")
+    try:
+        write_onnx(graph, modality, config, whole)
+        with quietly():
+            # Weights may lie behind a Transpose, where the quantiser would not know them for constants.
+            quant_pre_process(str(whole), str(folded), skip_symbolic_shape=True)
+            quantization.quantize_static(
+                str(folded),
+                str(path),
+                Reader(),
+                quant_format=quantization.QuantFormat.QDQ,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+                per_channel=True,
+                op_types_to_quantize=["MatMul", "Gemm", "Conv"],
+                extra_options={"MatMulConstBOnly": True},
+            )
+    finally:
+        whole.unlink(missing_ok=True)
+        folded.unlink(missing_ok=True)
+
+
+def write_openvino(
+    graph: nn.Module, modality: str, config: ModelConfig, path: Path, precision: str, samples: Sequence[Inputs]
+) -> None:
+    """OpenVINO's own format, `path` (.xml) and a .bin beside it; for "int8" quantised by NNCF over the samples.
+
+    Raises:
+        SetupError: openvino is not installed, or NNCF where it is needed.
+    """
+    openvino = require_package("openvino", "openvino")
+    nncf = require_package("nncf", "openvino") if precision == "int8" else None
+    with quietly(), torch.inference_mode(False), torch.no_grad():
+        model = openvino.convert_model(graph, example_input=example(modality, config))
+        for place, name in zip(model.inputs, INPUTS[modality]):
+            place.get_tensor().set_names({name})
+        model.outputs[0].get_tensor().set_names({OUTPUT})
+        if nncf is not None:
+            items = [dict(zip(INPUTS[modality], inputs)) for inputs in samples]
+            model = nncf.quantize(
+                model, nncf.Dataset(items), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(items)
+            )
+        openvino.save_model(model, str(path), compress_to_fp16=precision == "fp16")

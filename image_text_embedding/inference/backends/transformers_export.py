@@ -1,0 +1,126 @@
+"""To Hugging Face: a folder that transformers' BLIP classes and `BlipProcessor` open. (From there: `load(folder)`.)"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from image_text_embedding.foundation.atomic_files import atomic_replace
+from image_text_embedding.foundation.errors import CheckpointError, InputError
+from image_text_embedding.foundation.messages import did_you_mean
+from image_text_embedding.inference.model_runtime import ModelRuntime
+from image_text_embedding.models.checkpoints.parameter_names import rename_parameters
+from image_text_embedding.models.checkpoints.transformers_config import TRANSFORMERS_CLASSES
+from image_text_embedding.models.config import TASKS
+from image_text_embedding.models.config_files import model_config
+
+TWINS = {
+    "text_decoder.cls.predictions.decoder.weight": "text_decoder.bert.embeddings.word_embeddings.weight",
+    "text_decoder.cls.predictions.decoder.bias": "text_decoder.cls.predictions.bias",
+}
+
+
+def export_transformers(runtime: ModelRuntime, folder: Path, task: str | None) -> Path:
+    """See `Encoder.export_transformers`."""
+    import transformers
+
+    from image_text_embedding.models.checkpoints.parameter_names import BLIP_TO_TRANSFORMERS
+
+    config = runtime.config
+    if config.family != "blip":
+        raise InputError(f"transformers has no {config.family.upper()}: expected a BLIP model, got {config.name}")
+    task = config.tasks[0] if task is None else task
+    if task not in TASKS:
+        raise InputError(f"unknown task {task!r}{did_you_mean(str(task), TASKS)} Tasks: {', '.join(TASKS)}.")
+    runtime.require(task)
+    head = "match" if task == "embed" else task
+    kind = next(kind for kind, name in TRANSFORMERS_CLASSES.items() if head in model_config(name).tasks)
+    parts = ("image", "text", "match") if head == "match" else ("image", head)
+    ours = {name: tensor for part in parts for name, tensor in runtime.part(part).state_dict().items()}
+    if head != "match":
+        ours = {name: tensor for name, tensor in ours.items() if not name.startswith("vision_proj.")}
+    names = rename_parameters(ours, BLIP_TO_TRANSFORMERS)
+    tensors = {names[name]: tensor.contiguous().cpu() for name, tensor in ours.items()}
+    for name, twin in TWINS.items():  # transformers 4 does not tie them, and would begin with a matrix of chance
+        if twin in tensors:
+            tensors.setdefault(name, tensors[twin].clone())
+
+    theirs = transformers.BlipConfig(**_sizes(runtime))
+    theirs.architectures = [kind]
+    theirs.torch_dtype = runtime.dtype
+    with torch.device("meta"):
+        wanted = getattr(transformers, kind)(theirs).state_dict()
+    _check(wanted, tensors)
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        words = sorted(runtime.tokenizer.words().items(), key=lambda pair: pair[1])
+        (folder / "vocab.txt").write_text("".join(f"{word}\n" for word, _ in words), encoding="utf-8")
+        theirs.save_pretrained(folder)
+        tokenizer = transformers.BertTokenizer.from_pretrained(folder, model_max_length=config.text.max_positions)
+        tokenizer.add_special_tokens({"bos_token": "[DEC]", "additional_special_tokens": ["[ENC]"]})
+        size = config.vision.image_size
+        pictures = transformers.BlipImageProcessor(
+            size={"height": size, "width": size}, image_mean=list(config.vision.mean), image_std=list(config.vision.std)
+        )
+        transformers.BlipProcessor(pictures, tokenizer).save_pretrained(folder)
+        pictures.save_pretrained(folder)  # where transformers 4 looks for it
+        _save(tensors, folder / "model.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot write the folder {folder}: {error}") from error
+    return folder
+
+
+def _sizes(runtime: ModelRuntime) -> dict[str, Any]:
+    """What `BlipConfig` is built from."""
+    config = runtime.config
+    vision, text, decoder = config.vision, config.text, config.decoder
+    ends = {"pad_token_id": runtime.tokenizer.pad_id, "sep_token_id": runtime.tokenizer.sep_id}
+    enc_id = text.vocab_size if text.enc_id is None else text.enc_id
+    dec_id = enc_id - 1 if decoder is None or decoder.dec_id is None else decoder.dec_id
+    return {
+        "vision_config": {
+            "hidden_size": vision.width,
+            "intermediate_size": 4 * vision.width,
+            "num_hidden_layers": vision.depth,
+            "num_attention_heads": vision.num_heads,
+            "image_size": vision.image_size,
+            "patch_size": vision.patch_size,
+            "layer_norm_eps": vision.layer_norm_eps,  # transformers' own default differs
+        },
+        "text_config": {
+            "vocab_size": text.vocab_size,
+            "hidden_size": text.width,
+            "encoder_hidden_size": vision.width,
+            "intermediate_size": text.intermediate_size,
+            "num_hidden_layers": text.depth,
+            "num_attention_heads": text.num_heads,  # and here
+            "max_position_embeddings": text.max_positions,
+            "layer_norm_eps": text.layer_norm_eps,
+            "bos_token_id": dec_id,
+            "eos_token_id": runtime.tokenizer.sep_id,
+            **ends,
+        },
+        **({} if config.embed_dim is None else {"image_text_hidden_size": config.embed_dim}),
+    }
+
+
+def _check(wanted: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> None:
+    """That transformers will find every parameter, of its shape, and no other."""
+    missing = sorted(wanted.keys() - tensors.keys())
+    unexpected = sorted(tensors.keys() - wanted.keys())
+    wrong = sorted(name for name in wanted.keys() & tensors.keys() if wanted[name].shape != tensors[name].shape)
+    if missing or unexpected or wrong:
+        raise CheckpointError(
+            "this model does not fit transformers' class: "
+            f"missing {missing[:5]}, unexpected {unexpected[:5]}, of another shape {wrong[:5]}"
+        )
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    with atomic_replace(path) as part:
+        save_file(tensors, part, metadata={"format": "pt"})

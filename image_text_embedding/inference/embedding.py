@@ -1,0 +1,309 @@
+"""Vectors of pictures and texts: of whole lists (`Encoder.encode_*`) and of streams (`Encoder.stream_*`).
+
+What is the same twice is computed once, texts of like length go together, and pictures are decoded while others are
+computed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sized
+from contextlib import closing
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from image_text_embedding.foundation.argument_checks import require_integer
+from image_text_embedding.foundation.errors import ComputeError, EmbeddingError, InputError
+from image_text_embedding.foundation.messages import did_you_mean
+from image_text_embedding.inference.model_runtime import ModelRuntime
+from image_text_embedding.inputs.item_lists import (
+    ItemErrors,
+    is_single_picture,
+    is_single_text,
+    is_stable_sequence,
+    progress_bar,
+    require_iterable,
+)
+from image_text_embedding.inputs.prefetch import DeferredErrorIterator, prefetch_depth, prefetch_items, usable_groups
+from image_text_embedding.inputs.text_encoder import TextEncoder
+
+Batch = tuple[list[int], list[tuple[int, Any]]]  # indices that were asked for, and (index, item) of those to compute
+
+DECODE_MODES = ("exact", "fast", "device")
+
+USUAL_LENGTH = 16  # tokens; captions are rarely longer, and a batch of longer texts is smaller in their measure
+
+WINDOW = 16  # batches of a stream's texts that are put in order of length together
+
+
+def encode_pictures(
+    runtime: ModelRuntime,
+    images: Any,
+    batch_size: int,
+    show: bool | None,
+    convert_to_tensor: bool,
+    unit_length: bool,
+    on_error: str,
+    decode: str,
+) -> Any:
+    read, size = _reading(runtime, decode), _at_once(runtime, batch_size)
+    one = is_single_picture(images)
+    failures = ItemErrors(on_error, one)
+    tower = _Tower(runtime, runtime.vectors, "image", unit_length, failures)
+    if one:
+        return _collect(
+            tower, usable_groups([(0, images)], 1, failures, read), 1, show, convert_to_tensor, lambda: 1, []
+        )
+    items = require_iterable(images, "pictures")
+    total = len(items) if isinstance(items, Sized) else None
+    different = _Different(items)
+    with closing(prefetch_items(different, read, prefetch_depth(size), is_stable_sequence(items))) as futures:
+        batches = usable_groups(futures, size, failures, lambda future: future.result())
+        return _collect(tower, batches, total, show, convert_to_tensor, lambda: different.count, different.again)
+
+
+def encode_texts(
+    runtime: ModelRuntime,
+    texts: Any,
+    batch_size: int,
+    show: bool | None,
+    convert_to_tensor: bool,
+    unit_length: bool,
+    on_error: str,
+) -> Any:
+    runtime.require("embed", "text")
+    batch_size = require_integer("batch_size", batch_size)
+    one = is_single_text(texts)
+    items = [texts] if one else list(require_iterable(texts, "texts"))
+    failures = ItemErrors(on_error, one)
+    reader = TextEncoder(runtime.tokenizer, runtime.config.captions, runtime.config.name)
+    again: list[tuple[int, int]] = []
+    batches = list(_by_length(failures.each(enumerate(items), reader), batch_size, again))
+    reader.warn(2)
+    tower = _Tower(runtime, runtime.text_vectors, "text", unit_length, failures)
+    return _collect(tower, batches, len(items), show, convert_to_tensor, lambda: len(items), again)
+
+
+def stream_pictures(
+    runtime: ModelRuntime, images: Any, batch_size: int, unit_length: bool, on_error: str, decode: str
+) -> Iterator[Any]:
+    read, size = _reading(runtime, decode), _at_once(runtime, batch_size)
+    if is_single_picture(images):
+        raise InputError(f"expected an iterable of pictures, got one {type(images).__name__}: encode_image takes it")
+    items = require_iterable(images, "pictures")
+    failures = ItemErrors(on_error, one=False)
+    tower = _Tower(runtime, runtime.vectors, "image", unit_length, failures)
+
+    def run() -> Iterator[Any]:  # so that what is above is checked when it is called, not when it is first asked
+        with closing(
+            prefetch_items(enumerate(items), read, prefetch_depth(size), is_stable_sequence(items))
+        ) as futures:
+            for asked, indices, vectors in tower.run(
+                usable_groups(futures, size, failures, lambda future: future.result())
+            ):
+                yield from _in_order(asked, dict(zip(indices, vectors.cpu().numpy())), failures)
+
+    return run()
+
+
+def stream_texts(runtime: ModelRuntime, texts: Any, batch_size: int, unit_length: bool, on_error: str) -> Iterator[Any]:
+    runtime.require("embed", "text")
+    batch_size = require_integer("batch_size", batch_size)
+    if is_single_text(texts):
+        raise InputError(f"expected an iterable of texts, got one {type(texts).__name__}: encode_text takes it")
+    items = require_iterable(texts, "texts")
+    failures = ItemErrors(on_error, one=False)
+    tower = _Tower(runtime, runtime.text_vectors, "text", unit_length, failures)
+
+    def run() -> Iterator[Any]:
+        reader = TextEncoder(runtime.tokenizer, runtime.config.captions, runtime.config.name)
+        for asked, good in usable_groups(enumerate(items), WINDOW * batch_size, failures, reader):
+            again: list[tuple[int, int]] = []
+            found: dict[int, np.ndarray] = {}
+            for _, indices, vectors in tower.run(_by_length(good, batch_size, again)):
+                found |= zip(indices, vectors.cpu().numpy())
+            _repeat_errors(failures, again)
+            found |= {index: found[first].copy() for index, first in again}
+            yield from _in_order(asked, found, failures)
+        reader.warn(1)
+
+    return run()
+
+
+class _Different:
+    """(index, item) of the items that did not come before.
+
+    Strings and paths are told apart by what they say; in a list, which keeps them as they are, also encoded pictures by
+    their bytes, arrays and PIL images as objects. (An iterable may hand out one array again with another picture in it.)
+
+    Attributes:
+        count: items so far.
+        again: (index, index of the first that is the same).
+    """
+
+    def __init__(self, items: Iterable[Any]) -> None:
+        self._items = items
+        self._kept = type(items) in (list, tuple)
+        self.count = 0
+        self.again: list[tuple[int, int]] = []
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        firsts: dict[Hashable, int] = {}
+        for index, item in enumerate(self._items):
+            self.count = index + 1
+            key: Hashable = None
+            if isinstance(item, str) or (self._kept and isinstance(item, bytes)):
+                key = item
+            elif isinstance(item, PurePath):
+                key = str(item)
+            elif self._kept and isinstance(item, (np.ndarray, Image.Image)):
+                key = id(item)
+            first = index if key is None else firsts.setdefault(key, index)
+            if first == index:
+                yield index, item
+            else:
+                self.again.append((index, first))
+
+
+def _by_length(rows: Iterable[tuple[int, list[int]]], size: int, again: list[tuple[int, int]]) -> Iterator[Batch]:
+    """Batches of texts, longest first; at most `size`, and at most as many tokens, padding counted, as `size` usual texts.
+
+    Those that are the same tokens come once, the others go to `again`.
+    """
+    firsts: dict[tuple[int, ...], int] = {}
+    for index, row in rows:
+        first = firsts.setdefault(tuple(row), index)
+        if first != index:
+            again.append((index, first))
+    batch: list[tuple[int, Any]] = []
+    for different, index in sorted(firsts.items(), key=lambda pair: -len(pair[0])):
+        if batch and (len(batch) == size or (len(batch) + 1) * len(batch[0][1]) > size * USUAL_LENGTH):
+            yield [i for i, _ in batch], batch
+            batch = []
+        batch.append((index, list(different)))
+    if batch:
+        yield [i for i, _ in batch], batch
+
+
+class _Tower:
+    """Batches -> vectors, each checked to be one."""
+
+    def __init__(
+        self,
+        runtime: ModelRuntime,
+        compute: Callable[[list[Any]], torch.Tensor],
+        unit: str,
+        unit_length: bool,
+        failures: ItemErrors,
+    ) -> None:
+        self.runtime, self.unit, self.failures = runtime, unit, failures
+        self._compute, self._unit_length = compute, unit_length
+
+    def run(self, batches: Iterable[Batch]) -> Iterator[tuple[list[int], list[int], torch.Tensor]]:
+        """(indices that were asked for, indices of the vectors, vectors (B, D) float32), batch by batch.
+
+        A GPU works on one batch more than was handed out, so that it need not wait for this thread. An error of
+        `batches` comes after what came before it.
+        """
+        lag = 1 if self.runtime.device.type == "cuda" else 0
+        under_way: deque[tuple[list[int], list[int], torch.Tensor]] = deque()
+        taken = DeferredErrorIterator(batches)
+        for asked, batch in taken:
+            under_way.append((asked, [index for index, _ in batch], self._begin([item for _, item in batch])))
+            if len(under_way) > lag:
+                yield self._finish(*under_way.popleft())
+        while under_way:
+            yield self._finish(*under_way.popleft())
+        taken.check()
+
+    @torch.inference_mode()
+    def _begin(self, items: list[Any]) -> torch.Tensor:
+        return self._compute(items).float() if items else torch.empty(0, self.runtime.config.embed_dim or 0)
+
+    @torch.inference_mode()
+    def _finish(
+        self, asked: list[int], indices: list[int], vectors: torch.Tensor
+    ) -> tuple[list[int], list[int], torch.Tensor]:
+        """A row that is no vector is an error: never a silently wrong one."""
+        lengths = vectors.norm(dim=-1, keepdim=True)
+        good = (lengths.isfinite() & (lengths > 0)).squeeze(-1)
+        if not bool(good.all()):
+            bad = [index for index, fine in zip(indices, good.tolist()) if not fine]
+            message = (
+                f"the {self.unit} tower gave no finite vector for item {{}} in {self.runtime.dtype}: the weights are "
+                "damaged, or half precision overflows: try dtype='fp32'"
+            )
+            if not self.failures.skip:
+                raise ComputeError(message.format(bad[0]))
+            self.failures.errors += [(index, ComputeError(message.format(index))) for index in bad]
+            vectors[~good] = float("nan")
+        return asked, indices, vectors / lengths if self._unit_length else vectors
+
+
+def _collect(
+    tower: _Tower,
+    batches: Iterable[Batch],
+    total: int | None,
+    show: bool | None,
+    convert_to_tensor: bool,
+    count: Callable[[], int],
+    again: list[tuple[int, int]],
+) -> Any:
+    """Run every batch; put the rows where their items were. `count` and `again` are looked at when all are through."""
+    failures, device = tower.failures, tower.runtime.device
+    done: list[tuple[list[int], torch.Tensor]] = []
+    with progress_bar(total, tower.unit, show) as bar:
+        for asked, indices, vectors in tower.run(batches):
+            done.append((indices, vectors))
+            bar.update(len(asked))
+        bar.update(count() - bar.n)
+    rows = torch.full((count(), tower.runtime.config.embed_dim or 0), float("nan"), device=device)
+    for indices, vectors in done:
+        rows[torch.tensor(indices, dtype=torch.long, device=device)] = vectors.to(device)
+    if again:
+        places, firsts = torch.tensor(again, device=device).unbind(1)
+        rows[places] = rows[firsts]
+    _repeat_errors(failures, again)
+    result: Any = rows[0] if failures.one else rows
+    return failures.result(result if convert_to_tensor else result.cpu().numpy())
+
+
+def _repeat_errors(failures: ItemErrors, again: Iterable[tuple[int, int]]) -> None:
+    """What is wrong with an item is wrong with those that are the same."""
+    errors = dict(failures.errors)
+    failures.errors += [(index, _at(errors[first], first, index)) for index, first in again if first in errors]
+
+
+def _at(error: EmbeddingError, first: int, index: int) -> EmbeddingError:
+    if isinstance(error, InputError):
+        return error.at(index)
+    return type(error)(str(error).replace(f"item {first}", f"item {index}", 1))
+
+
+def _in_order(asked: list[int], found: dict[int, np.ndarray], failures: ItemErrors) -> Iterator[Any]:
+    """A stream's vectors, or with on_error="skip" pairs of a vector and an error of which one is None."""
+    wanted = set(asked)
+    errors = {index: error for index, error in failures.errors if index in wanted}
+    failures.errors = [pair for pair in failures.errors if pair[0] not in wanted]
+    for index in asked:
+        if index in errors:
+            yield None, errors[index]
+        elif index in found:  # else an error is about to be raised
+            yield (found[index], None) if failures.skip else found[index]
+
+
+def _reading(runtime: ModelRuntime, decode: str) -> Callable[[Any], np.ndarray]:
+    runtime.require("embed", "image")
+    if decode not in DECODE_MODES:
+        raise InputError(
+            f"decode: expected one of {', '.join(DECODE_MODES)}, got {decode!r}{did_you_mean(str(decode), DECODE_MODES)}"
+        )
+    return {"exact": runtime.pixels, "fast": runtime.pixels_fast, "device": runtime.pixels_whole}[decode]
+
+
+def _at_once(runtime: ModelRuntime, batch_size: int) -> int:
+    return min(require_integer("batch_size", batch_size), runtime.pictures_at_once)

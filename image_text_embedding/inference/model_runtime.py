@@ -1,0 +1,205 @@
+"""A model at work on a device: its parts, loaded when they are needed, and what they share, the pictures' states."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import threading
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from image_text_embedding.foundation.argument_checks import MODALITIES
+from image_text_embedding.foundation.errors import InputError
+from image_text_embedding.inputs.image_loading import load_picture
+from image_text_embedding.inputs.limits import Limits
+from image_text_embedding.inputs.pixels import normalize_pixels, resize_pixels, to_pixels
+from image_text_embedding.inputs.tokenizer import Tokenizer
+from image_text_embedding.models.checkpoints.checkpoint_files import Checkpoint, read_checkpoint, save_weights
+from image_text_embedding.models.config_files import list_models, model_config
+from image_text_embedding.models.model_lookup import ResolvedModel
+from image_text_embedding.models.part_cache import load_part
+
+MAX_RESIZE_VALUES = 2**27  # of enlarged batches that a device resizes at once: half a gigabyte in float32
+
+
+class ModelRuntime:
+    """What `Encoder` and the tasks compute with. Safe to use from many threads at once."""
+
+    def __init__(
+        self,
+        resolved: ResolvedModel,
+        tokenizer: Tokenizer | None,
+        device: torch.device,
+        dtype: torch.dtype,
+        modality: str | None,
+        limits: Limits,
+    ) -> None:
+        self.config = resolved.config
+        self.resolved = resolved
+        self.device = device
+        self.dtype = dtype
+        self.modality = modality
+        self.limits = limits
+        # Those that are loaded at once. A captioning or answering checkpoint has one use, and no text tower.
+        self.first_parts: tuple[str, ...] = ("image", *self.config.tasks)
+        if modality is not None:
+            self.first_parts = (modality,)
+        elif "embed" in self.config.tasks:
+            self.first_parts = MODALITIES
+        self.parts: dict[str, nn.Module] = {}  # those in use; the process keeps them while somebody does
+        self.compiled: dict[str, Any] = {}  # towers that compute vectors in the place of parts
+        self._tokenizer = tokenizer
+        self._copying: torch.cuda.Stream | None = None
+        self._guard = threading.Lock()
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        assert self._tokenizer is not None, "require() comes first"
+        return self._tokenizer
+
+    def require(self, task: str, modality: str | None = None) -> None:
+        """Check, before anything is read, that the checkpoint can do a task and that what it takes was not left out.
+
+        Raises:
+            InputError: it cannot; the message names the models that can.
+        """
+        if task not in self.config.tasks:
+            able = [name for name in list_models() if task in model_config(name).tasks]
+            raise InputError(
+                f"{self.config.name} cannot {task}: its checkpoint has heads for {', '.join(self.config.tasks)}. "
+                f"Models that can {task}: {', '.join(able)}."
+            )
+        if self.modality not in (None, modality):
+            raise InputError(
+                f"this {self.config.name} was loaded with modality={self.modality!r} and has no "
+                f"{modality or ('text' if self.modality == 'image' else 'image')} tower: load it with modality=None"
+                + (f" or {modality!r}" if modality else "")
+            )
+
+    def part(self, name: str, read: Callable[[Path], Checkpoint] = read_checkpoint) -> Any:
+        """One of the model's parts, loaded if it is not in memory."""
+        if name not in self.parts:
+            self.parts[name] = load_part(name, self.resolved, self.device, self.dtype, read)
+        return self.parts[name]
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the parts in memory as our own safetensors: see `Encoder.save`."""
+        for part in self.first_parts:  # which another backend than torch may have computed until now
+            self.part(part)
+        tensors = {name: value for part in self.parts.values() for name, value in part.state_dict().items()}
+        done = [task for task in self.config.tasks if task == "embed" or task in self.parts]
+        decodes = {"caption", "answer"} & set(done)
+        config = dataclasses.replace(
+            self.config,
+            tasks=tuple(done),
+            decoder=self.config.decoder if decodes else None,
+            questions=self.config.questions if "answer" in done else None,
+        )
+        origin = {
+            "source": self.resolved.source,
+            "revision": self.resolved.revision,
+            "sha256": self.resolved.sha256,
+            "version": metadata.version("image-text-embedding"),
+        }
+        return save_weights(path, tensors, {"config": dataclasses.asdict(config), "origin": origin})
+
+    def pixels(self, picture: Any) -> np.ndarray:
+        """What a user calls a picture -> uint8 (S, S, 3)."""
+        return to_pixels(load_picture(picture, self.limits), self.config.vision.image_size)
+
+    def pixels_fast(self, picture: Any) -> np.ndarray:
+        """`pixels`, a JPEG decoded at a reduced scale; twice the model's size leaves the resizing something to do well."""
+        size = self.config.vision.image_size
+        return to_pixels(load_picture(picture, self.limits, least=2 * size), size)
+
+    def pixels_whole(self, picture: Any) -> np.ndarray:
+        """`pixels_fast` without the resizing, uint8 (H, W, 3), if it is not much larger; the device does the rest.
+
+        What no decoder made smaller is: a batch of large pictures, each whole, would be gigabytes.
+        """
+        size = self.config.vision.image_size
+        loaded = load_picture(picture, self.limits, least=2 * size)
+        return np.array(loaded) if loaded.width * loaded.height <= (4 * size) ** 2 else to_pixels(loaded, size)
+
+    def states(self, pixels: list[np.ndarray]) -> torch.Tensor:
+        """uint8 (S, S, 3) each -> (B, 1 + patches, width): the one pass through the ViT that every head shares."""
+        return self.part("image").states(self.values(pixels))
+
+    def vectors(self, pixels: list[np.ndarray]) -> torch.Tensor:
+        """uint8 (S, S, 3), or of any size, each -> (B, D), not yet of unit length: all that an embedding needs."""
+        if "image" in self.compiled:
+            return self.compiled["image"](self._square(pixels, torch.device("cpu"))).to(self.device)
+        return self.part("image")(self.values(pixels))
+
+    def text_vectors(self, rows: list[list[int]]) -> torch.Tensor:
+        """Token ids of each text -> (B, D), not yet of unit length."""
+        tower = self.compiled.get("text") or self.part("text")
+        return tower(*self.padded(rows)).to(self.device)
+
+    def values(self, pixels: list[np.ndarray]) -> torch.Tensor:
+        """uint8 (S, S, 3), or of any size, each -> what the image tower takes, (B, 3, S, S) on the device."""
+        vision = self.config.vision
+        return normalize_pixels(self._square(pixels, self.device), vision.mean, vision.std).to(self.dtype)
+
+    def _square(self, pixels: list[np.ndarray], device: torch.device) -> torch.Tensor:
+        """(B, S, S, 3) uint8 on a device, which resizes together those that are of one other size."""
+        size = self.config.vision.image_size
+        shapes: dict[tuple[int, ...], list[int]] = {}
+        for place, each in enumerate(pixels):
+            shapes.setdefault(each.shape, []).append(place)
+        if list(shapes) == [(size, size, 3)]:
+            return self._upload(pixels, device)
+        square = torch.empty(len(pixels), size, size, 3, dtype=torch.uint8, device=device)
+        for shape, places in shapes.items():
+            at_once = max(1, MAX_RESIZE_VALUES // math.prod(shape))
+            for start in range(0, len(places), at_once):
+                some = places[start : start + at_once]
+                square[some] = resize_pixels(self._upload([pixels[place] for place in some], device), size)
+        return square
+
+    def _upload(self, pixels: list[np.ndarray], device: torch.device) -> torch.Tensor:
+        """Pictures of one size as (B, H, W, 3) uint8 on a device.
+
+        To a GPU out of pinned memory, while it computes what it was given before.
+        """
+        if device.type != "cuda":
+            return torch.from_numpy(np.stack(pixels)).to(device)
+        pinned = torch.empty((len(pixels), *pixels[0].shape), dtype=torch.uint8, pin_memory=True)
+        np.stack(pixels, out=pinned.numpy())
+        computing = torch.cuda.current_stream(device)
+        with self._guard:
+            if self._copying is None:
+                self._copying = torch.cuda.Stream(device)
+        with torch.cuda.stream(self._copying):
+            there = pinned.to(device, non_blocking=True)
+        computing.wait_stream(self._copying)
+        there.record_stream(computing)
+        return there
+
+    @property
+    def pictures_at_once(self) -> int:
+        """How many pictures a batch should have at most.
+
+        On a CPU as many as keep the widest activations at 32 MiB: they stay near the caches, and the allocator keeps such
+        blocks instead of asking the system for new pages in every layer. (Predicted: a few per cent. Measured, a base
+        block at 384 px on one core: 4 pictures at a time take 3.5% less than 16, and memory does not grow.)
+        """
+        if self.device.type != "cpu":
+            return 2**31
+        vision = self.config.vision
+        tokens = 1 + (vision.image_size // vision.patch_size) ** 2
+        return max(1, 2**25 // (tokens * 4 * vision.width * 4))
+
+    def padded(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids of unequal length -> ids and mask, both (B, longest), 1 = a real token."""
+        longest = max(map(len, rows))
+        ids = torch.tensor([row + [self.tokenizer.pad_id] * (longest - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+        return ids.to(self.device), mask.to(self.device)

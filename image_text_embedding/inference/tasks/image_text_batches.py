@@ -1,0 +1,149 @@
+"""Pictures with their texts: put together, prepared, and run in batches through one pass of the ViT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from typing import Any
+
+import torch
+
+from image_text_embedding.foundation.argument_checks import require_integer
+from image_text_embedding.foundation.errors import ComputeError, InputError
+from image_text_embedding.inference.model_runtime import ModelRuntime
+from image_text_embedding.inputs.item_lists import (
+    ItemErrors,
+    batches,
+    is_single_picture,
+    is_single_text,
+    progress_bar,
+    require_iterable,
+    snapshot_pictures,
+)
+from image_text_embedding.inputs.prefetch import prefetch_batches
+from image_text_embedding.inputs.text_encoder import TextEncoder
+
+TokenIds = list[int]  # token ids
+
+Compute = Callable[[torch.Tensor, list[Any]], list[Any]]  # states of B pictures and R rows, R = n * B -> R results
+
+
+class PictureTextBatches:
+    """Pictures and, for each, texts: as many of one as of the other, or one of either for all of the other."""
+
+    def __init__(self, runtime: ModelRuntime, images: Any, on_error: str, **texts: Any) -> None:
+        """
+        Args:
+            texts: under any names: one string for all pictures, or one for each; None = there are none.
+        """
+        self.runtime = runtime
+        self.one_picture = is_single_picture(images)
+        self.pictures = [images] if self.one_picture else snapshot_pictures(images, "pictures")
+        given = {kind: value for kind, value in texts.items() if value is not None}
+        self.single = {kind: is_single_text(value) for kind, value in given.items()}
+        self.texts = {
+            kind: [value] if self.single[kind] else list(require_iterable(value, kind)) for kind, value in given.items()
+        }
+        lengths = {"images": len(self.pictures)} if not self.one_picture else {}
+        lengths |= {kind: len(self.texts[kind]) for kind in given if not self.single[kind]}
+        if len(set(lengths.values())) > 1:
+            raise InputError(
+                "expected as many of each (or a single one for all), got "
+                + " and ".join(f"{length} {kind}" for kind, length in lengths.items())
+            )
+        self.count = next(iter(lengths.values()), 1)
+        self.one = not lengths
+        self.failures = ItemErrors(on_error, self.one)
+
+    def rows(self, kind: str, encode: Callable[[Any], TokenIds]) -> dict[int, TokenIds]:
+        """Index -> token ids of those texts that can be used. What all pictures share fails for all."""
+        if self.single[kind]:
+            return self._shared(range(self.count), lambda: encode(self.texts[kind][0]))
+        return dict(self.failures.each(enumerate(self.texts[kind]), encode))
+
+    def _shared(self, indices: Iterable[int], read: Callable[[], Any]) -> dict[int, Any]:
+        """Index -> what all of them have in common, read once; where that fails it fails for each."""
+        try:
+            return dict.fromkeys(indices, read())
+        except InputError as error:
+            if not self.failures.skip:
+                raise
+            self.failures.errors += [(index, error.at(index)) for index in indices]
+            return {}
+
+    @torch.inference_mode()
+    def run(self, rows: dict[int, Any], compute: Compute, missing: Any, batch_size: int, show: bool | None) -> Any:
+        """A result for each index of `rows`, `missing` for the others; one result where all came alone."""
+        values = [missing] * self.count
+        with progress_bar(len(rows), "image" if not self.one_picture else "text", show) as bar:
+            for indices, states, batch in self._batches(rows, batch_size):
+                for index, value in zip(indices, compute(states, batch)):
+                    values[index] = value
+                bar.update(len(indices))
+        return values[0] if self.one and values else values
+
+    def _batches(self, rows: dict[int, Any], size: int) -> Iterator[tuple[list[int], torch.Tensor, list[Any]]]:
+        """(indices, states of their pictures or of the one that they share, rows)"""
+        runtime = self.runtime
+        if self.one_picture:
+            require_integer("batch_size", size)
+            pixels = self._shared(rows, lambda: runtime.pixels(self.pictures[0])) if rows else {}
+            if pixels:
+                states = require_finite(runtime.states([next(iter(pixels.values()))]), runtime)
+                for batch in batches(rows.items(), size):
+                    yield [index for index, _ in batch], states, [row for _, row in batch]
+            return
+        pictures = ((index, self.pictures[index]) for index in rows)
+        with closing(prefetch_batches(pictures, runtime.pixels, size, self.failures)) as groups:
+            for group in groups:
+                states = runtime.states([pixels for _, pixels in group])
+                fine = self._fine(states, [index for index, _ in group])
+                indices = [index for (index, _), good in zip(group, fine) if good]
+                if indices:
+                    yield indices, states[torch.tensor(fine, device=states.device)], [rows[i] for i in indices]
+
+    def _fine(self, states: torch.Tensor, indices: list[int]) -> list[bool]:
+        good: list[bool] = states.isfinite().flatten(1).all(1).tolist()
+        for index, fine in zip(indices, good):
+            if not fine:
+                error = ComputeError(f"item {index}: {overflow_message(self.runtime)}")
+                if not self.failures.skip:
+                    raise error
+                self.failures.errors.append((index, error))
+        return good
+
+
+def require_finite(values: torch.Tensor, runtime: ModelRuntime) -> torch.Tensor:
+    if not bool(values.isfinite().all()):
+        raise ComputeError(overflow_message(runtime))
+    return values
+
+
+def overflow_message(runtime: ModelRuntime) -> str:
+    return (
+        f"the model gave no finite numbers in {runtime.dtype}: the weights are damaged, or half precision overflows: try "
+        "dtype='fp32'"
+    )
+
+
+# --- Small print --------------------------------------------------------------------------------------------------------
+
+
+def first_token(runtime: ModelRuntime, name: str, token: str) -> int:
+    """The id that begins a fused text: [ENC] as trained where the family has it, or [CLS]."""
+    if token not in ("enc", "cls"):
+        raise InputError(f"{name}: expected 'enc' or 'cls', got {token!r}")
+    enc_id = runtime.config.text.enc_id
+    return enc_id if token == "enc" and enc_id is not None else runtime.tokenizer.cls_id
+
+
+def text_encoder_for(runtime: ModelRuntime, questions: bool = False) -> TextEncoder:
+    rules = runtime.config.questions if questions else runtime.config.captions
+    assert rules is not None
+    return TextEncoder(runtime.tokenizer, rules, runtime.config.name)
+
+
+def require_texts(name: str, value: Any) -> Any:
+    if value is None:
+        raise InputError(f"{name}: expected one string, or one for each picture, got None")
+    return value

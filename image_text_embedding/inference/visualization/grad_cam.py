@@ -1,0 +1,185 @@
+"""Where in a picture each word of a text is seen: Grad-CAM over the cross-attention of fusion layers.
+
+As the ALBEF paper shows it (§6.4; official `visualization.ipynb` and `Grounding.py`; for BLIP, `compute_gradcam` of LAVIS):
+how much each word attends to each patch, times how much that raises the match logit. They read one layer; the mean of several
+is taken where that is surer (`tests/bench_explain.py`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from image_text_embedding.foundation.argument_checks import require_integer
+from image_text_embedding.foundation.errors import InputError
+from image_text_embedding.inference.model_runtime import ModelRuntime
+from image_text_embedding.inference.tasks.image_text_batches import require_finite, text_encoder_for
+from image_text_embedding.inputs.image_loading import load_picture
+from image_text_embedding.inputs.item_lists import is_single_picture, is_single_text
+from image_text_embedding.inputs.pixels import to_pixels
+from image_text_embedding.models.config import ModelConfig
+from image_text_embedding.models.networks.bert import Layer
+from image_text_embedding.models.networks.heads import MatchHead
+
+# How far through its fusion layers a family is read: ALBEF's official code takes the third of six, LAVIS the eighth of
+# BLIP's twelve.
+DEPTHS = {"albef": 3 / 6, "blip": 8 / 12}
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Where each word of a text is seen.
+
+    Attributes:
+        words: as the model read them, cleaned; word pieces joined, punctuation left out, without what was cut.
+        maps: float32 (words, grid, grid), from the picture's upper left corner; 0 = not seen there. The larger, the more
+            that patch speaks for a match; two words' values may be compared.
+        match: the probability that text and picture match, as `Encoder.match` gives it. Where it is low, the maps mean
+            little.
+        layers: the layers that were read.
+        picture: RGB, as it was given.
+    """
+
+    words: tuple[str, ...]
+    maps: np.ndarray
+    match: float
+    layers: tuple[int, ...]
+    picture: Image.Image
+
+    @property
+    def peaks(self) -> np.ndarray:
+        """Where each map is highest: float32 (words, 2), x and y of that patch's middle in widths and heights."""
+        grid = self.maps.shape[-1]
+        y, x = np.divmod(self.maps.reshape(len(self.words), -1).argmax(1), grid)
+        return (np.stack([x, y], 1).astype(np.float32) + 0.5) / grid
+
+    def draw(self, path: str | os.PathLike[str]) -> Path:
+        """Write a PNG: the picture, then a panel for each word, each in its own scale; in rows where they are many.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        from image_text_embedding.inference.visualization.heat_maps import draw_word_maps
+
+        return draw_word_maps(self.picture, self.words, self.maps, f"match {self.match:.2f}", path)
+
+
+def explain(
+    runtime: ModelRuntime, image: Any, text: Any, layers: int | Sequence[int] | None, steps: int | None
+) -> Explanation:
+    """`Encoder.explain` says what goes in and comes out."""
+    runtime.require("match")
+    config = runtime.config
+    layers = layers_to_read(config, layers)
+    steps = require_integer("steps", config.explain.steps if steps is None else steps)
+    if not is_single_picture(image) or not is_single_text(text):
+        raise InputError("expected one picture and one text, got several: call explain() for each pair")
+    row = (reader := text_encoder_for(runtime))(text)
+    reader.warn(2)
+    places = runtime.tokenizer.places(text, config.captions)
+    picture = load_picture(image, runtime.limits)
+    enc = config.text.enc_id
+    ids, mask = runtime.padded([[row[0] if enc is None else enc, *row[1:]]] * steps)
+    # Gradients cannot pass through what was computed in inference mode, in which a caller may be.
+    with torch.inference_mode(False), torch.no_grad():
+        states = runtime.states([to_pixels(picture, config.vision.image_size)]).clone()
+        strengths = torch.arange(1, steps + 1, dtype=states.dtype, device=states.device)[:, None, None] / steps
+        logits, weights, gradients = explain_pixels(runtime.part("match"), ids, mask, strengths * states, layers)
+        require_finite(logits, runtime)
+        # (L, patches): the class token is nowhere
+        seen = (weights * gradients.clamp(min=0)).mean((0, 1, 2))[:, 1:]
+        require_finite(seen, runtime)
+        maps = torch.stack([seen[where].mean(0) for _, where in places])
+    grid = config.vision.image_size // config.vision.patch_size
+    return Explanation(
+        tuple(word for word, _ in places),
+        maps.unflatten(-1, (grid, grid)).cpu().numpy(),
+        float(logits[-1].softmax(-1)[1]),
+        layers,
+        picture,
+    )
+
+
+def explain_pixels(
+    head: MatchHead,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    image_states: torch.Tensor,
+    layers: Sequence[int],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A pass of `MatchHead` in which some layers' cross-attention is not fused, so that its weights are there to be seen.
+
+    Args:
+        input_ids, attention_mask: (B, L).
+        image_states: (B, K, width).
+        layers: some with cross-attention.
+
+    Returns:
+        Logits (B, 2); those layers' attention (N, B, H, L, K); its gradient of the match logit (N, B, H, L, K); all float32.
+    """
+    stack, mask, start = head.text, attention_mask[:, None, None].bool(), head.text.config.fusion_start
+    with torch.no_grad():
+        x = stack(input_ids, attention_mask) if start else stack.embeddings(input_ids)
+    weights: list[torch.Tensor] = []
+    for number, layer in enumerate(cast("list[Layer]", list(stack.layers))[start:], start):
+        with torch.set_grad_enabled(number >= min(layers)):
+            if number in layers:
+                x, seen = _look(layer, x, mask, image_states)
+                weights.append(seen)
+            else:
+                x = layer(x, mask, layer.read(image_states))
+    with torch.enable_grad():
+        logits = head.itm_head(x[:, 0]).float()
+        gradients = torch.autograd.grad(logits[:, 1].sum(), weights)
+    return logits.detach(), torch.stack(weights).detach(), torch.stack(gradients)
+
+
+def _look(
+    layer: Layer, x: torch.Tensor, mask: torch.Tensor, image_states: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`Layer.forward` with cross-attention, step by step: what comes of it, and the weights (B, H, L, K) float32."""
+    cross = layer.cross
+    assert cross is not None
+    x = layer.attention(x, layer.attention.read(x), mask)
+    keys, values = cross.read(image_states)
+    queries = cross.query(x).unflatten(-1, (cross.num_heads, -1)).transpose(1, 2)
+    scores = (queries @ keys.transpose(-1, -2)).float() / keys.shape[-1] ** 0.5
+    weights = scores.softmax(-1)
+    if not weights.requires_grad:  # of the first layer that is read
+        weights.requires_grad_()
+    attended = (weights.to(values.dtype) @ values).transpose(1, 2).flatten(2)
+    x = cross.norm(x + cross.out(attended))
+    return layer.norm(x + layer.fc2(F.gelu(layer.fc1(x)))), weights
+
+
+def layers_to_read(config: ModelConfig, layers: int | Sequence[int] | None) -> tuple[int, ...]:
+    """The layers asked for, or the configuration's, or the family's.
+
+    Raises:
+        InputError: no such layer, or one whose words the match does not see.
+    """
+    # The match is read off the first token alone, so that what other tokens saw in the last layer no longer counts.
+    start, end = config.text.fusion_start, config.text.depth - 1
+    if start >= end:
+        raise InputError(
+            f"{config.name} cannot explain: it has a single fusion layer, whose words the match does not see"
+        )
+    if layers is None:
+        usual = start + int((end + 1 - start) * DEPTHS[config.family]) - 1
+        return config.explain.layers or (max(usual, start),)
+    asked = tuple(layers) if isinstance(layers, Sequence) else (layers,)
+    for layer in asked or (None,):
+        if not isinstance(layer, int) or isinstance(layer, bool) or not start <= layer < end:
+            raise InputError(
+                f"layers: expected some of {config.name}'s fusion layers, {start} to {end - 1} (in the last, {end}, the "
+                f"match sees no words), got {layers!r}"
+            )
+    return tuple(sorted(set(asked)))

@@ -1,0 +1,116 @@
+"""Tar shards as webdataset lays them out: samples are members in a row that share a name up to its first dot."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import BinaryIO
+
+from image_text_embedding.inputs.collections.collection_items import (
+    PICTURE_SUFFIXES,
+    CollectionItem,
+    ContentLocation,
+    as_utf8,
+    suffix_of,
+)
+
+MAX_HEADER_BYTES = 2**20  # bytes that a tar's header may make us read at once
+
+
+class _Headers:
+    """A tar as tarfile reads its headers. A header that claims to be gigabytes long is refused before they are read."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.seek, self.tell, self._read = file.seek, file.tell, file.read
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._read(size)
+
+
+def tar_items(path: str) -> Iterator[CollectionItem]:
+    """A shard's pictures. Nothing is unpacked: headers say where bytes lie. Damage is a problem of its own item."""
+    try:
+        kind = os.stat(path).st_mode
+        file = open(path, "rb") if stat.S_ISREG(kind) else None  # noqa: SIM115
+    except OSError as error:
+        yield CollectionItem(as_utf8(path), problem=f"cannot read it: {error.strerror}")
+        return
+    if file is None:
+        yield CollectionItem(as_utf8(path), problem="expected a file, got a device")
+        return
+    with file:
+        sample: list[tarfile.TarInfo] = []
+        problem = None
+        names: Counter[str] = Counter()
+        try:
+            for member in _members(file):
+                if sample and _key(member.name) != _key(sample[0].name):
+                    yield from _sample(path, sample, names)
+                    sample = []
+                sample.append(member)
+        except (tarfile.TarError, OSError, ValueError, OverflowError, EOFError, RecursionError) as error:
+            problem = f"expected a tar that is not compressed, got something else or a damaged one: {error}"
+        yield from _sample(path, sample, names)
+        if problem:
+            yield CollectionItem(as_utf8(path), problem=problem)
+
+
+def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """A tar's ordinary files; links and devices have nothing for us.
+
+    Raises:
+        TarError, OSError, ValueError: damaged, which tarfile itself tells of the first header alone.
+    """
+    tar = tarfile.open(fileobj=_Headers(file), mode="r:", errorlevel=2)  # type: ignore[call-overload]  # noqa: SIM115
+    count, last = 0, -1
+    while (member := tar.next()) is not None:
+        tar.members.clear()  # tarfile keeps them all
+        count += 1
+        if member.offset <= last or member.size < 0:
+            raise tarfile.ReadError("a header that points back")
+        last = member.offset
+        if member.isreg():
+            yield member
+    file.seek(tar.offset)
+    if any(file.read(tarfile.BLOCKSIZE)):
+        raise tarfile.ReadError(f"no header after {count} members")
+
+
+def _key(name: str) -> str:
+    folder, _, base = name.rpartition("/")
+    return f"{folder}/{base.partition('.')[0]}"
+
+
+def _sample(path: str, members: list[tarfile.TarInfo], names: Counter[str]) -> Iterator[CollectionItem]:
+    """
+    Args:
+        names: how often pictures of each name came before: a tar may hold several, and each has a path of its own.
+    """
+    caption = None
+    for end in (".txt", ".json"):
+        found = next((m for m in members if m.name.lower().endswith(end) and not m.issparse()), None)
+        if found is not None and caption is None:
+            caption = ContentLocation(path, (found.offset_data, found.size), is_json=end == ".json")
+    for member in members:
+        if suffix_of(member.name) not in PICTURE_SUFFIXES:
+            continue
+        name = PurePosixPath(member.name)
+        names[member.name] += 1
+        again = f"#{names[member.name]}" if names[member.name] > 1 else ""
+        if name.is_absolute() or ".." in name.parts:  # whoever reads our path may take it for a file's
+            yield CollectionItem(
+                as_utf8(path), problem=f"a member's name that leads elsewhere: {as_utf8(member.name)[:200]!r}"
+            )
+        elif member.issparse():
+            yield CollectionItem(
+                f"{as_utf8(path)}/{as_utf8(member.name)}", problem="a sparse file in a tar is not read"
+            )
+        else:
+            place = ContentLocation(path, (member.offset_data, member.size))
+            yield CollectionItem(f"{as_utf8(path)}/{as_utf8(member.name)}{again}", place, caption)

@@ -1,0 +1,210 @@
+"""Anything that a user calls an image -> pixels; sentences -> token ids."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import threading
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from image_text_embedding.foundation.errors import ImageError
+from image_text_embedding.inputs.limits import Limits
+from image_text_embedding.inputs.url_fetch import display_url, fetch_picture, is_url
+
+# Ordinary raster formats. Files are hostile until checked, and some of the others run programs (EPS: Ghostscript) or
+# cannot be measured from their header (ICO holds whole PNG files).
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
+
+ACCEPTED = (
+    "a path, an http(s) or data: URL, encoded bytes, an open binary file, a PIL image, a Towhee Image, "
+    "or a uint8 or uint16 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
+)
+
+# A Towhee Image's mode -> how many channels it has, and which of them are red, green and blue.
+MODES = {
+    "RGB": (3, slice(0, 3)),
+    "BGR": (3, slice(2, None, -1)),
+    "RGBA": (4, slice(0, 3)),
+    "BGRA": (4, slice(2, None, -1)),
+    "GRAY": (1, slice(0, 1)),
+}
+
+
+_LIMITS = Limits()
+
+_ORIENTATION = 0x0112  # the EXIF tag
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# PIL decodes a lazy image when it is first used, and two threads that use the same one for the first time break it.
+_DECODING = [threading.Lock() for _ in range(64)]
+
+
+def load_picture(item: Any, limits: Limits = _LIMITS, least: int | None = None) -> Image.Image:
+    """One picture, decoded, upright, in RGB; independent of what was handed in, which is left as it was.
+
+    Follows the official code's `Image.open(path).convert("RGB")`: alpha and transparency are dropped with nothing put
+    behind them, grey is repeated, palettes are looked up, CMYK goes through PIL's plain formula, colour profiles are
+    ignored. Where that would be wrong this differs: the EXIF orientation is applied, and 16-bit grey (PIL modes I;16 and
+    I, which PIL clips) keeps its high byte, as PIL itself does with 16-bit colour. Of an animation the first frame is
+    taken; of a PIL image the frame at which it stands. PIL's LOAD_TRUNCATED_IMAGES, if the user set it, is obeyed.
+
+    Args:
+        item: a path, an http(s) or data: URL, encoded bytes, an open binary file (read from where it stands), a PIL
+            image, or a uint8 or uint16 array: grey (H, W) or (H, W, 1), RGB (H, W, 3), RGBA (H, W, 4). Of a Towhee Image
+            the mode (RGB, BGR, RGBA, BGRA, GRAY, None = as any array) is honoured.
+        limits: what it may cost. Pixels are counted from the header, before anything is decoded.
+        least: a JPEG may come at 1/2, 1/4 or 1/8 of its size, with no side shorter than this; the decoder then leaves out
+            the frequencies that a smaller picture cannot show. None = pictures come as they are.
+
+    Raises:
+        ImageError: of another type, not a picture, truncated, zero-sized, too large, missing.
+        FetchError: its URL is refused, too slow, too large, or not there.
+    """
+    if isinstance(item, Image.Image):
+        with _DECODING[id(item) // 16 % len(_DECODING)]:
+            return _decode(item, "the PIL image", limits)
+    if isinstance(item, np.ndarray):
+        return _from_array(item, limits)
+    if isinstance(item, str) and is_url(item):
+        return _open(io.BytesIO(fetch_picture(item, limits)), display_url(item), limits, least)
+    if isinstance(item, (str, os.PathLike)):
+        return _from_file(item, limits, least)
+    if isinstance(item, (bytes, bytearray, memoryview)):
+        return _open(io.BytesIO(bytes(item)), "the bytes", limits, least)
+    if callable(getattr(item, "read", None)):
+        return _from_stream(item, limits, least)
+    raise ImageError(f"expected {ACCEPTED}; got {type(item).__module__}.{type(item).__qualname__}")
+
+
+def _from_array(array: np.ndarray, limits: Limits) -> Image.Image:
+    mode = getattr(array, "mode", None)  # a Towhee Image; a plain array has none
+    if array.dtype.kind != "u" or array.dtype.itemsize > 2:
+        raise ImageError(
+            f"expected an array of uint8 (0 to 255) or uint16 (0 to 65535), got {array.dtype}. Its range cannot be known: "
+            "scale it and convert it, e.g. (x * 255).round().astype('uint8') for floats in [0, 1]"
+        )
+    values = np.asarray(array)
+    values = values[:, :, None] if values.ndim == 2 else values
+    if values.ndim != 3 or values.shape[2] not in (1, 3, 4):
+        raise ImageError(f"expected an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got shape {array.shape}")
+    _check_size(values.shape[1], values.shape[0], "the array", limits)
+    known = {1: "GRAY", 3: "RGB", 4: "RGBA"}[values.shape[2]] if mode is None else str(mode).upper()
+    channels, colours = MODES.get(known, (0, slice(0)))
+    if channels != values.shape[2]:
+        modes = ", ".join(f"{name} ({count} channels)" for name, (count, _) in MODES.items())
+        raise ImageError(f"expected a mode of {modes} or None, got {mode!r} with shape {array.shape}")
+    values = values[:, :, colours]
+    values = (values >> 8 if values.dtype.itemsize == 2 else values).astype(np.uint8, copy=False)
+    return Image.fromarray(values) if channels > 1 else Image.fromarray(values[:, :, 0]).convert("RGB")
+
+
+def _from_file(path: str | os.PathLike[Any], limits: Limits, least: int | None) -> Image.Image:
+    shown = repr(os.fspath(path))
+    shown = shown if len(shown) <= 300 else f"{shown[:300]}… ({len(shown)} characters)"
+    try:
+        kind = os.stat(path).st_mode
+        # Anything else, a pipe say, may keep open() waiting for ever. The file is closed below.
+        file = open(path, "rb") if stat.S_ISREG(kind) else None  # noqa: SIM115
+    except FileNotFoundError as error:
+        raise ImageError(f"no such file: {shown}") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte
+        raise ImageError(f"cannot open {shown}: {getattr(error, 'strerror', error)}") from error
+    if file is None:
+        raise ImageError(f"expected a picture's file, got a {'folder' if stat.S_ISDIR(kind) else 'device'}: {shown}")
+    with file:
+        return _open(file, shown, limits, least)
+
+
+def _from_stream(stream: Any, limits: Limits, least: int | None) -> Image.Image:
+    try:
+        content = stream.read()
+    except Exception as error:
+        raise ImageError(f"cannot read the file object {type(stream).__name__}: {error}") from error
+    if not isinstance(content, (bytes, bytearray)):
+        raise ImageError(f"expected a file opened in binary mode ('rb'), got one that gives {type(content).__name__}")
+    return _open(io.BytesIO(content), "the file object", limits, least)
+
+
+def _open(file: Any, what: str, limits: Limits, least: int | None) -> Image.Image:
+    """Decode an encoded picture. `what` names it in errors."""
+    Image.init()  # loads the plugins once
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    try:
+        picture = Image.open(file, formats=formats)
+    except UnidentifiedImageError as error:
+        file.seek(0)
+        head = file.read(16)
+        came = f"something else, or a header that is cut off: it begins with {head!r}" if head else "0 bytes"
+        raise ImageError(f"{what}: expected a picture ({', '.join(formats)}), got {came}") from error
+    except Exception as error:
+        raise _broken(what, error, limits) from error
+    if least is not None:
+        _check_size(*picture.size, what, limits)  # now: a drafted picture says that it is smaller
+        picture.draft(None, (least, least))  # does nothing to formats other than JPEG
+    return _decode(picture, what, limits)
+
+
+def _decode(picture: Image.Image, what: str, limits: Limits) -> Image.Image:
+    """Upright RGB of a PIL image, which is not changed (but for being loaded)."""
+    _check_size(*picture.size, what, limits)
+    try:
+        picture.load()
+        if "transparency" in picture.info:  # PIL would warn of what convert("RGB") does with some of them
+            picture = picture.copy()
+            del picture.info["transparency"]
+        rgb = _to_rgb(picture, what)
+    except ImageError:
+        raise
+    except Exception as error:  # PIL's plugins raise nearly everything on broken files
+        raise _broken(what, error, limits) from error
+    try:
+        turn = _TURNS.get(picture.getexif().get(_ORIENTATION, 1))
+    except Exception:  # broken EXIF beside good pixels: as if there were none, as browsers do
+        turn = None
+    rgb.info = {}  # the orientation is in the pixels now, and must not be applied again
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _to_rgb(picture: Image.Image, what: str) -> Image.Image:
+    if picture.mode == "F":
+        raise ImageError(f"{what}: expected whole numbers, got floats (mode F): scale them to 0..255 and convert to L")
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture)
+        if values.min() < 0 or values.max() > 65535:
+            raise ImageError(
+                f"{what}: expected at most 16 bits of grey, got {values.min()} to {values.max()} (mode {picture.mode}): "
+                "scale it to 0..255 and convert to L"
+            )
+        picture = Image.fromarray((values >> 8).astype(np.uint8))
+    return picture.convert("RGB")
+
+
+def _check_size(width: int, height: int, what: str, limits: Limits) -> None:
+    if width < 1 or height < 1:
+        raise ImageError(f"{what}: expected at least one pixel, got {width} x {height}")
+    if width * height > limits.max_pixels:
+        raise ImageError(
+            f"{what}: {width} x {height} pixels are more than {limits.max_pixels}. Limits(max_pixels=...) sets the limit"
+        )
+
+
+def _broken(what: str, error: Exception, limits: Limits) -> ImageError:
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return ImageError(
+            f"{what}: too many pixels: {error} Two limits hold, Limits(max_pixels=...), now {limits.max_pixels}, and PIL's "
+            f"own, twice PIL.Image.MAX_IMAGE_PIXELS, now {Image.MAX_IMAGE_PIXELS}: to allow it, raise both"
+        )
+    return ImageError(f"{what}: truncated or broken: {type(error).__name__}: {str(error)[:200]}")

@@ -1,0 +1,26 @@
+"""TODO: say what this file is for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a picture handed in may cost. Pictures and URLs are strangers' until checked.
+
+    Attributes:
+        max_pixels: width x height above which a picture is refused from its header alone.
+        max_bytes: encoded size above which a download or a data: URI is refused.
+        connect_timeout: seconds for one connection to open.
+        total_timeout: seconds for one URL in all, redirects included.
+        max_redirects: how many redirects are followed, each checked like the first address.
+        allow_private: whether loopback, private and link-local addresses may be asked.
+    """
+
+    max_pixels: int = 178_956_970
+    max_bytes: int = 64 * 2**20
+    connect_timeout: float = 10.0
+    total_timeout: float = 60.0
+    max_redirects: int = 5
+    allow_private: bool = False

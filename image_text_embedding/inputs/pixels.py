@@ -1,0 +1,55 @@
+"""TODO: say what this file is for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from image_text_embedding.foundation.errors import ImageError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def to_pixels(picture: Image.Image, size: int) -> np.ndarray:
+    """An RGB picture -> uint8 (size, size, 3): PIL bicubic, no crop, as torchvision's `Resize((size, size), BICUBIC)`.
+
+    Source: official `transform_test` of BLIP's `data/__init__.py` and `test_transform` of ALBEF's `dataset/__init__.py`.
+    """
+    if picture.mode != "RGB":
+        raise ImageError(f"expected a picture in RGB, as load_picture gives it, got mode {picture.mode}")
+    return np.array(picture.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def resize_pixels(pixels: torch.Tensor, size: int) -> torch.Tensor:
+    """uint8 (B, H, W, 3) -> uint8 (B, size, size, 3) on the same device: `to_pixels` of many at once, nearly.
+
+    torch's antialiased bicubic is PIL's filter without the rounding between rows and columns: values differ by 1, rarely
+    by 2.
+    """
+    import torch
+    from torch.nn.functional import interpolate
+
+    if pixels.shape[1:3] == (size, size):
+        return pixels
+    values = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    values = interpolate(values, (size, size), mode="bicubic", antialias=True)
+    return values.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def normalize_pixels(
+    pixels: torch.Tensor | np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]
+) -> torch.Tensor:
+    """uint8 (B, S, S, 3) -> float32 (B, 3, S, S) on the same device, as torchvision's `ToTensor` and `Normalize`."""
+    import torch
+
+    tensor = torch.from_numpy(np.array(pixels)) if isinstance(pixels, np.ndarray) else pixels
+    if tensor.dtype != torch.uint8 or tensor.ndim != 4 or tensor.shape[-1] != 3:
+        raise ImageError(f"expected uint8 pixels (B, S, S, 3), got {tensor.dtype} {tuple(tensor.shape)}")
+    values = tensor.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    # (x / 255 - mean) / std in one pass over the pixels
+    scale = torch.tensor([1 / (255 * each) for each in std], dtype=torch.float32, device=values.device)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std)], dtype=torch.float32, device=values.device)
+    return torch.addcmul(shift[:, None, None], values, scale[:, None, None], out=values)

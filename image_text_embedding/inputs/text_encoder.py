@@ -1,0 +1,37 @@
+"""TODO: say what this file is for."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from image_text_embedding.inputs.text_rules import TextRules
+from image_text_embedding.inputs.tokenizer import Tokenizer
+
+
+class TruncatedTextWarning(UserWarning):
+    """A text was longer than the model reads, and was cut by the family's own rule."""
+
+
+class TextEncoder:
+    """Encodes texts by a family's rules, and remembers how many it cut."""
+
+    def __init__(self, tokenizer: Tokenizer, rules: TextRules, name: str) -> None:
+        self.tokenizer, self.rules, self.name = tokenizer, rules, name
+        self.cut = self.count = 0
+
+    def __call__(self, text: Any) -> list[int]:
+        ids, was_cut = self.tokenizer.encode(text, self.rules)
+        self.cut += was_cut
+        self.count += 1
+        return ids
+
+    def warn(self, stacklevel: int) -> None:
+        """Warn if some were cut, at a line that many frames above the caller."""
+        if self.cut:
+            warnings.warn(
+                f"{self.cut} of {self.count} texts are longer than {self.name} reads ({self.rules.max_words} words, "
+                f"{self.rules.max_tokens} tokens) and were cut",
+                TruncatedTextWarning,
+                stacklevel=stacklevel + 2,
+            )

@@ -1,0 +1,43 @@
+"""TODO: say what this file is for."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TextRules:
+    """How a sentence is cleaned and cut before WordPiece (official `data/utils.py`, `dataset/utils.py`)."""
+
+    max_words: int
+    max_tokens: int  # [CLS] and [SEP] included
+    sep: bool  # whether [SEP] ends the sentence
+    to_space: str = ""  # characters that become a space
+    remove: str = ""  # characters that go
+    replace: tuple[tuple[str, str], ...] = ()  # substrings, in order, after the characters
+
+    @classmethod
+    def as_it_is(cls, max_tokens: int, sep: bool) -> TextRules:
+        """Prompts and answers are not cleaned (official `models/blip.py`, `train_vqa.py`, ALBEF's `VQA.py`)."""
+        return cls(max_words=2**31, max_tokens=max_tokens, sep=sep)
+
+
+MAX_CHARACTERS = 2**16  # of a text that are read; 30 words are a few hundred, and a stranger may send gigabytes
+
+
+def clean_text(text: str, rules: TextRules) -> str:
+    """A sentence as the official code hands it to the tokenizer, cut to `rules.max_words`.
+
+    Follows `pre_caption` of BLIP's `data/utils.py` and ALBEF's `dataset/utils.py`. Kept quirks: a single tab or newline
+    within the text stays and does not count as the end of a word; a tab at an end stays, too.
+    """
+    return " ".join(split_words(text, rules)[: rules.max_words])
+
+
+def split_words(text: str, rules: TextRules) -> list[str]:
+    table = {ord(char): " " for char in rules.to_space} | {ord(char): None for char in rules.remove}
+    text = text.lower().translate(table)
+    for old, new in rules.replace:
+        text = text.replace(old, new)
+    return re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ").split(" ")

@@ -1,0 +1,178 @@
+"""TODO: say what this file is for."""
+
+from __future__ import annotations
+
+import bisect
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from tokenizers import Encoding, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer as WordPieceTokenizer
+
+from image_text_embedding.foundation.errors import ConfigError, TextError
+from image_text_embedding.inputs.text_rules import MAX_CHARACTERS, TextRules, split_words
+
+_DRAWN_TOGETHER = [(f" {mark}", mark) for mark in ".?!,"] + [(" ' ", "'")]
+
+SPECIAL_TOKENS = ("[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]")
+
+_MAX_VOCABULARY_BYTES = 2**26
+
+
+class Tokenizer:
+    """bert-base-uncased's WordPiece, as the official code uses it. Safe to call from many threads at once.
+
+    A sentence never gives a special token: what looks like one is read as the word that it is.
+
+    Attributes:
+        vocab_size: how many words the vocabulary has.
+        cls_id, sep_id, pad_id, unk_id, mask_id: the ids of its special tokens.
+    """
+
+    def __init__(self, words: Mapping[str, int]) -> None:
+        """
+        Args:
+            words: word -> id, ids 0 to N - 1.
+
+        Raises:
+            ConfigError: ids with gaps or twice, or a special token is missing.
+        """
+        if sorted(words.values()) != list(range(len(words))):
+            raise ConfigError(f"expected a vocabulary with the ids 0 to {len(words) - 1}, each once")
+        if missing := [word for word in SPECIAL_TOKENS if word not in words]:
+            raise ConfigError(f"expected a BERT vocabulary, got {len(words)} words without {', '.join(missing)}")
+        self.vocab_size = len(words)
+        self.cls_id, self.sep_id, self.pad_id, self.unk_id, self.mask_id = (words[word] for word in SPECIAL_TOKENS)
+        # Special tokens are not registered as such, so that nobody can write one into a caption.
+        self._word_piece = WordPieceTokenizer(
+            models.WordPiece(vocab=dict(words), unk_token="[UNK]", max_input_chars_per_word=100)
+        )
+        self._word_piece.normalizer = normalizers.BertNormalizer(
+            clean_text=True, handle_chinese_chars=True, strip_accents=True, lowercase=True
+        )
+        self._word_piece.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        self._word_piece.decoder = decoders.WordPiece(prefix="##", cleanup=False)
+        self._special = {self.cls_id, self.sep_id, self.pad_id, self.mask_id}
+
+    @classmethod
+    def from_vocabulary(cls, path: str | os.PathLike[str]) -> Tokenizer:
+        """From a `vocab.txt` (a word per line), a `tokenizer.json`, or a folder that holds one of these.
+
+        Raises:
+            ConfigError: there is none, or it is not the vocabulary of an uncased BERT.
+        """
+        file = Path(path)
+        if file.is_dir():
+            names = ("vocab.txt", "tokenizer.json")
+            found = next((file / name for name in names if (file / name).is_file()), None)
+            if found is None:
+                raise ConfigError(f"expected {' or '.join(names)} in the folder {file}, got neither")
+            file = found
+        try:
+            if file.stat().st_size > _MAX_VOCABULARY_BYTES:
+                raise ConfigError("expected a vocabulary, got a file too large to be one")
+            text = file.read_text(encoding="utf-8")
+            return cls(_words_of_json(text) if file.suffix == ".json" else _words_of_lines(text))
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            OverflowError,
+            ConfigError,
+        ) as error:  # of words or numbers that none can be
+            raise ConfigError(f"cannot use {file} as a vocabulary (vocab.txt or tokenizer.json): {error}") from error
+
+    def __call__(self, text: str, rules: TextRules) -> list[int]:
+        """The token ids of one sentence: `encode` without the question whether it was cut."""
+        return self.encode(text, rules)[0]
+
+    def encode(self, text: str, rules: TextRules) -> tuple[list[int], bool]:
+        """The token ids of one sentence, and whether it was cut.
+
+        [CLS], the sentence, and [SEP] if `rules.sep`: at most `rules.max_tokens` in all, and the sentence gives way. Only
+        the first 65,536 characters are read.
+
+        Raises:
+            TextError: not a string, not Unicode (lone surrogates), or nothing in it to encode.
+        """
+        _, pieces, room, was_cut = self._read(text, rules)
+        return [self.cls_id, *pieces.ids[:room], *([self.sep_id] if rules.sep else [])], was_cut
+
+    def places(self, text: str, rules: TextRules) -> list[tuple[str, list[int]]]:
+        """The words of one sentence, each with the places of its pieces in what `encode` gives.
+
+        A word ends at white space. Its punctuation is no part of it, unless there is nothing else. What is cut off is not
+        there.
+
+        Raises:
+            TextError: as `encode`.
+        """
+        sentence, pieces, room, _ = self._read(text, rules)
+        starts = [found.start() for found in re.finditer(r"\S+", sentence)]
+        words: dict[int, list[tuple[int, tuple[int, int]]]] = {}
+        for place, span in enumerate(pieces.offsets[:room], start=1):
+            words.setdefault(bisect.bisect(starts, span[0]), []).append((place, span))
+        found = []
+        for parts in words.values():
+            spoken = [part for part in parts if any(map(str.isalnum, sentence[slice(*part[1])]))] or parts
+            begin, end = spoken[0][1][0], spoken[-1][1][1]
+            found.append((sentence[begin:end], [place for place, _ in spoken]))
+        return found
+
+    def _read(self, text: str, rules: TextRules) -> tuple[str, Encoding, int, bool]:
+        """The cleaned sentence, its pieces, how many of them there is room for, and whether it was cut."""
+        if not isinstance(text, str):
+            raise TextError(f"expected a string, got {type(text).__name__}: {repr(text)[:100]}")
+        start = text[:MAX_CHARACTERS]
+        try:
+            start.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise TextError(f"expected Unicode text, got half a surrogate pair at character {error.start}") from error
+        words = split_words(start, rules)
+        sentence = " ".join(words[: rules.max_words])
+        pieces = self._word_piece.encode(sentence)
+        if not pieces.ids:
+            raise TextError(f"nothing to encode: expected at least one word, got {start[:100]!r}")
+        room = rules.max_tokens - 1 - rules.sep
+        was_cut = len(start) < len(text) or len(words) > rules.max_words or len(pieces.ids) > room
+        return sentence, pieces, room, was_cut
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Token ids -> text: pieces joined, punctuation drawn to its word, special tokens and unknown ids left out.
+
+        As transformers 4 decoded, which the official code calls; transformers 5 leaves "it ' s".
+        """
+        text = self._word_piece.decode([i for i in ids if i not in self._special and i < self.vocab_size])
+        for apart, together in _DRAWN_TOGETHER:
+            text = text.replace(apart, together)
+        return text
+
+    def words(self) -> dict[str, int]:
+        """The vocabulary: word -> id."""
+        return self._word_piece.get_vocab()
+
+
+def _words_of_lines(text: str) -> dict[str, int]:
+    # read_text made every line end "\n"; splitlines() would also split at characters that are words of the vocabulary.
+    lines = text.removesuffix("\n").split("\n")
+    words = {word: number for number, word in enumerate(lines)}
+    if len(words) < len(lines):
+        raise ConfigError(f"expected each word once, got {len(lines)} lines with {len(words)} different words")
+    return words
+
+
+def _words_of_json(text: str) -> dict[str, int]:
+    try:
+        raw = json.loads(text)
+        model, normalizer = raw["model"], raw["normalizer"]
+        words, kind = model["vocab"], model.get("type", "WordPiece")  # files of 2020 do not name it
+        right = kind == "WordPiece" and normalizer["type"] == "BertNormalizer" and normalizer["lowercase"]
+        right = right and all(isinstance(number, int) for number in words.values())
+    except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"expected the JSON of a tokenizer, got {type(error).__name__}: {error}") from error
+    if not right:
+        raise ConfigError("expected WordPiece with a lower-casing BertNormalizer, got another tokenizer")
+    return dict(words)

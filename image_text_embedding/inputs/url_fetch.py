@@ -1,0 +1,324 @@
+"""A picture's URL -> its bytes, through one guarded door.
+
+A URL is a stranger's until checked: it may name the host's own network, never answer, never end, or lie about its
+length. Every door of this package that meets a URL comes here.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import functools
+import http.client
+import ipaddress
+import queue
+import re
+import socket
+import ssl
+import threading
+import time
+from contextlib import closing
+from typing import Any
+from urllib.parse import quote, unquote_to_bytes, urljoin, urlsplit
+
+from image_text_embedding.foundation.errors import FetchError
+from image_text_embedding.foundation.terminal_text import short_printable_text
+from image_text_embedding.inputs.limits import Limits
+
+_URL = re.compile(r"(data:|[a-z][a-z0-9+.-]+://)", re.IGNORECASE)  # two letters at least: C://x.png is a path
+
+_PORTS = {"http": 80, "https": 443}
+
+_REDIRECTS = (301, 302, 303, 307, 308)
+
+_KEPT = "%/:=&?~#+!$,;'@()*[]"  # what quote() must not touch in a path and query that are partly quoted already
+
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+_GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")
+
+_IETF = ipaddress.IPv4Network("192.0.0.0/24")  # is_global is true for most of it on older Pythons
+
+
+def is_url(text: str) -> bool:
+    """Whether a text is an address (`scheme://…` or `data:…`) and not a file's path."""
+    return _URL.match(text) is not None
+
+
+def fetch_picture(url: str, limits: Limits) -> bytes:
+    """The bytes behind an `http(s)` URL or in a `data:` URI.
+
+    Refused: other schemes, credentials, and, unless `limits.allow_private`, hosts with any address that is not public.
+    The connection goes to an address that was checked, so a name that changes its mind in between gains nothing. No
+    proxy is used, whatever the environment says: a proxy would look the name up again, out of reach of the check.
+
+    Args:
+        url: the address. Redirects are followed and checked like the first address; https never falls back to http.
+        limits: seconds, bytes and redirects that it may cost.
+
+    Raises:
+        FetchError: refused, too slow, too large, cut off, malformed, or answered with anything but 200.
+    """
+    if url[:5].lower() == "data:":
+        return _data(url, limits)
+    deadline = time.monotonic() + limits.total_timeout
+    here = url
+    for _ in range(limits.max_redirects + 1):
+        shown = display_url(here) if here == url else f"{display_url(here)} (redirected from {display_url(url)})"
+        try:
+            body, there = _get(here, limits, deadline)
+        except FetchError as error:
+            raise FetchError(f"cannot fetch {shown}: {error}") from error
+        except TimeoutError as error:
+            raise FetchError(
+                f"cannot fetch {shown}: it took more than {limits.connect_timeout:g} s to connect "
+                f"(Limits.connect_timeout) or {limits.total_timeout:g} s in all (Limits.total_timeout)"
+            ) from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            reason = f"{type(error).__name__}: {short_printable_text(str(error), 200)}"
+            raise FetchError(f"cannot fetch {shown}: {reason}") from error
+        if not there:
+            return body
+        if urlsplit(here).scheme.lower() == "https" and urlsplit(there).scheme.lower() != "https":
+            raise FetchError(
+                f"cannot fetch {shown}: it redirects from https to {display_url(there)}, which is not secure"
+            )
+        here = there
+    raise FetchError(
+        f"cannot fetch {display_url(url)}: more than {limits.max_redirects} redirects (Limits.max_redirects)"
+    )
+
+
+def display_url(url: str) -> str:
+    """A URL for messages: short, without credentials, query (it may be signed) or the payload of a data: URI."""
+    if url[:5].lower() == "data:":
+        return f"{short_printable_text(url[:64].partition(',')[0], 64)},… ({len(url)} characters)"
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - asked because it checks
+    except ValueError:  # which part is what cannot be told, so nothing is shown that may be a password
+        return f"{short_printable_text(url.partition(':')[0], 40)}:…"
+    if not parts.netloc:
+        return f"{short_printable_text(parts.scheme, 40)}:…"
+    _, at, host = parts.netloc.rpartition("@")
+    return short_printable_text(f"{parts.scheme}://{at and '…@'}{host}{parts.path}", 200) + (
+        "?…" if parts.query else ""
+    )
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is on the public internet. IPv4 inside IPv6 (mapped, 6to4, NAT64) is judged by itself."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = (
+            ip.ipv4_mapped or ip.sixtofour or (ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else None)
+        )
+        if inner is None:
+            return ip in _GLOBAL_IPV6 and ip.is_global and ip.teredo is None
+        ip = inner
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved and ip not in _IETF
+
+
+def _get(url: str, limits: Limits, deadline: float) -> tuple[bytes, str]:
+    """One request. (body, "") or, where it is a redirect, (b"", the next URL)."""
+    scheme, host, port, target = _parse(url)
+    connection = _Connection(scheme, host, port, limits, deadline)
+    netloc = (f"[{host}]" if ":" in host else host) + ("" if port == _PORTS[scheme] else f":{port}")
+    headers = {
+        "Host": netloc,
+        "User-Agent": "image-text-embedding",  # some large picture hosts refuse a request without one
+        "Accept-Encoding": "identity",  # what a compressed body grows to is not known before it is unpacked
+        "Connection": "close",
+    }
+    with closing(connection):
+        connection.request("GET", target, headers=headers)
+        with connection.getresponse() as response:
+            location = response.headers.get("Location")
+            if response.status in _REDIRECTS and location:
+                # http.client reads headers as latin-1; quoting those very bytes gives back what the server meant.
+                return b"", urljoin(url, quote(location.encode("latin-1"), safe=_KEPT))
+            if response.status != 200:
+                raise FetchError(f"expected status 200, got {response.status}")
+            return _body(response, limits), ""
+
+
+def _parse(url: str) -> tuple[str, str, int, str]:
+    """(scheme, ASCII host, port, path and query), or FetchError."""
+    if any(char < " " or char == "\x7f" for char in url):
+        raise FetchError("control characters in the URL")  # urlsplit would drop some of them without a word
+    try:
+        parts = urlsplit(url)
+        host, port, scheme = parts.hostname or "", parts.port, parts.scheme
+        if ":" not in host:
+            host = host.encode("idna").decode("ascii")
+    except ValueError as error:
+        raise FetchError("malformed URL: its host or port cannot be read") from error
+    if scheme not in _PORTS:
+        raise FetchError(
+            f"expected http, https or data:, got {short_printable_text(scheme, 40)!r}. Give a local file as a plain path"
+        )
+    if "@" in parts.netloc:
+        raise FetchError("credentials in a URL are refused. Fetch it yourself and hand in the bytes")
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]+", host):
+        raise FetchError("malformed URL: no host that can be looked up")
+    if port == 0:
+        raise FetchError("malformed URL: port 0")
+    target = quote(parts.path or "/", safe=_KEPT) + (f"?{quote(parts.query, safe=_KEPT)}" if parts.query else "")
+    return scheme, host, port or _PORTS[scheme], target
+
+
+def _body(response: http.client.HTTPResponse, limits: Limits) -> bytes:
+    """The whole body, which is as long as it claims to be and no longer than the limit."""
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    transfer = response.headers.get("Transfer-Encoding", "").strip().lower()
+    if encoding not in ("identity", "") or transfer not in ("chunked", ""):
+        raise FetchError(f"asked for an unencoded body, got {short_printable_text(f'{encoding} {transfer}', 60)}")
+    claimed: int | None = None
+    length = response.headers.get("Content-Length")
+    if length is not None and not transfer:
+        if not re.fullmatch(r"[0-9]{1,18}", length.strip()):
+            raise FetchError(f"malformed Content-Length {short_printable_text(length, 40)}")
+        claimed = int(length)
+        if claimed > limits.max_bytes:
+            raise FetchError(f"{claimed} bytes are more than the limit of {limits.max_bytes} (Limits.max_bytes)")
+    body = bytearray()
+    # Not read(): a chunk that says it is -1 long makes it read until the server stops (http.client of Python 3.11).
+    while piece := response.read1(min(65536, limits.max_bytes + 1 - len(body))):
+        body += piece
+        if len(body) > limits.max_bytes:
+            raise FetchError(f"more bytes than the limit of {limits.max_bytes} (Limits.max_bytes)")
+    if claimed is not None and len(body) < claimed:
+        raise FetchError(f"cut off: expected {claimed} bytes (Content-Length), got {len(body)}")
+    if not body:  # also what http.client makes of an answer that is cut off within its headers
+        raise FetchError("the answer is empty")
+    return bytes(body)
+
+
+class _Connection(http.client.HTTPConnection):
+    """An HTTP connection to a checked address, every wait of which ends at the deadline."""
+
+    def __init__(self, scheme: str, host: str, port: int, limits: Limits, deadline: float) -> None:
+        super().__init__(host, port)
+        self.scheme, self.limits, self.deadline = scheme, limits, deadline
+
+    def connect(self) -> None:
+        """Open `self.sock` to the first of the host's addresses that answers, all of which must be allowed."""
+        addresses = _resolve(self.host, self.port, self._patience())
+        if not self.limits.allow_private:
+            for *_, address in addresses:
+                if not is_public(str(address[0])):
+                    raise FetchError(
+                        f"{self.host} is at {address[0]}, which is not a public address. "
+                        "Limits(allow_private=True) allows it, if the URL can be trusted"
+                    )
+        failure: OSError = OSError(f"{self.host} has no address")
+        for family, kind, protocol, _, address in addresses:
+            try:
+                self.sock = self._open(family, kind, protocol, address)
+                return
+            except OSError as error:
+                failure = error
+        raise failure
+
+    def _open(self, family: int, kind: int, protocol: int, address: Any) -> socket.socket:
+        plain = _Socket(family, kind, protocol)
+        try:
+            plain.settimeout(self._patience())
+            plain.connect(address)
+            if self.scheme == "https":
+                plain.settimeout(self._patience())  # bounds the handshake as a whole
+                secure = _tls().wrap_socket(plain, server_hostname=self.host)
+                secure.deadline = self.deadline  # type: ignore[attr-defined]  # a _TlsSocket
+                secure.settimeout(_left(self.deadline))
+                return secure
+            plain.deadline = self.deadline
+            plain.settimeout(_left(self.deadline))
+        except BaseException:
+            plain.close()
+            raise
+        return plain
+
+    def _patience(self) -> float:
+        return min(self.limits.connect_timeout, _left(self.deadline))
+
+
+class _Socket(socket.socket):
+    """Its time-out does not start anew at every read, or else a server that drips would never meet it."""
+
+    deadline: float
+
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        self.settimeout(_left(self.deadline))
+        return super().recv_into(*args, **kwargs)
+
+
+class _TlsSocket(ssl.SSLSocket):
+    """The same over TLS."""
+
+    deadline: float
+
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        self.settimeout(_left(self.deadline))
+        return super().recv_into(*args, **kwargs)
+
+
+@functools.lru_cache(maxsize=1)
+def _tls() -> ssl.SSLContext:
+    context = ssl.create_default_context()  # verifies the certificate and the host's name
+    context.sslsocket_class = _TlsSocket
+    return context
+
+
+def _left(deadline: float) -> float:
+    """Seconds until the deadline, more than 0 (0 would make a socket non-blocking)."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("the time is up")
+    return left
+
+
+def _resolve(host: str, port: int, seconds: float) -> list[Any]:
+    """`socket.getaddrinfo`, given up after some seconds."""
+    answer: queue.SimpleQueue[list[Any] | Exception] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answer.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except Exception as error:
+            answer.put(error)
+
+    # The system's resolver takes no time-out, so the wait for it is left to a thread, and it ends in its own time.
+    threading.Thread(target=ask, name="resolve", daemon=True).start()
+    try:
+        found = answer.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"looking up {host}") from None
+    if isinstance(found, Exception):
+        raise FetchError(f"the host {host} cannot be looked up: {short_printable_text(str(found), 100)}") from found
+    return found
+
+
+def _data(url: str, limits: Limits) -> bytes:
+    """The payload of a data: URI (RFC 2397), base64 or percent-encoded."""
+    head, comma, payload = url.partition(",")
+    coded = head.lower().endswith(";base64")
+    if not comma:
+        raise FetchError(f"malformed {display_url(url)}: expected data:[type][;base64],payload, got no comma")
+    if not payload.isascii():
+        raise FetchError(f"malformed {display_url(url)}: characters that are not ASCII in the payload")
+    size = len(payload) - 2 * payload.count("%")
+    size = size * 3 // 4 if coded else size
+    if size > limits.max_bytes + 2:  # 2: the padding of base64
+        raise FetchError(f"{display_url(url)}: about {size} bytes are more than {limits.max_bytes} (Limits.max_bytes)")
+    raw = unquote_to_bytes(payload) if "%" in payload else payload.encode("ascii")
+    if coded:
+        raw = raw.translate(None, b" \t\r\n\f").rstrip(b"=")  # often wrapped, and often without its padding
+        try:
+            raw = base64.b64decode(raw + b"=" * (-len(raw) % 4), validate=True)
+        except binascii.Error as error:
+            raise FetchError(f"malformed {display_url(url)}: not base64 ({error})") from error
+    elif re.search(r"%(?![0-9A-Fa-f]{2})", payload):
+        raise FetchError(f"malformed {display_url(url)}: a % without two hexadecimal digits")
+    if len(raw) > limits.max_bytes:
+        raise FetchError(f"{display_url(url)}: {len(raw)} bytes are more than {limits.max_bytes} (Limits.max_bytes)")
+    return raw

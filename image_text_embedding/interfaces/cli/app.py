@@ -1,0 +1,112 @@
+"""The command `image-text-embedding`: the table of its commands, and how errors and warnings are printed.
+
+Exit codes: 0 done; 1 not done, or not all, and a line on stderr says why; 2 wrong usage; 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from importlib import metadata
+from typing import Annotated, Any
+
+import typer
+
+from image_text_embedding.foundation.errors import EmbeddingError
+from image_text_embedding.interfaces.cli.embed_command import EmbedCommand, embed
+from image_text_embedding.interfaces.cli.gallery_commands import evaluate, index, search
+from image_text_embedding.interfaces.cli.model_commands import cache, info, models
+from image_text_embedding.interfaces.cli.picture_commands import explain, similarity
+from image_text_embedding.interfaces.cli.rank_command import rank
+from image_text_embedding.interfaces.cli.task_commands import ask, caption, match
+from image_text_embedding.interfaces.cli.towhee_commands import link, unlink
+from image_text_embedding.interfaces.cli.train_command import train
+
+app = typer.Typer(
+    help="BLIP and ALBEF: vectors for pictures and texts that can be compared.",
+    epilog="Examples: `image-text-embedding rank` and `image-text-embedding models`",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(metadata.version("image-text-embedding"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+# Each command with its examples, in the order in which --help lists them.
+COMMANDS: dict[Callable[..., None], list[str]] = {
+    rank: ["rank", 'rank "a dog on a beach" --images photos --model blip_itm_base_coco'],
+    embed: [
+        "embed photos --model blip_itm_base_coco --out vectors",
+        'embed "shards/*.tar" --model blip_base --out vectors --format npy',
+        "embed captions.csv --modality text --model blip_base --out texts --json",
+    ],
+    link: ["link --towhee-home /srv/towhee"],
+    unlink: ["unlink --towhee-home /srv/towhee"],
+    models: ["models", "models --json"],
+    train: [
+        "train --config my.yaml --pairs pairs.jsonl --vocabulary vocab.txt --out run",
+        "train --model blip_base --pairs photos/ --out run --tasks lm",
+    ],
+    index: ["index photos --uri gallery.db --model blip_itm_base_coco"],
+    search: [
+        'search "a teddy bear on a skateboard" --uri gallery.db -k 10 --rerank 64 --html results.html',
+        "search --image q.jpg",
+        "search --image q.jpg --find text",
+    ],
+    evaluate: [
+        "evaluate --images flickr30k-images --captions dataset_flickr30k.json --model blip_itm_base_flickr --rerank 128"
+    ],
+    match: ['match "a teddy bear on a skateboard" teddy.jpg --model blip_itm_base_coco'],
+    caption: ["caption teddy.jpg --model blip_caption_base"],
+    ask: [
+        'ask "how many bears are there?" teddy.jpg --model blip_vqa_base',
+        'ask "is it a dog?" teddy.jpg --choice yes --choice no',
+    ],
+    explain: [
+        'explain teddy.jpg "a teddy bear on a skateboard"',
+        'explain dog.jpg "a dog on a beach" --model blip_itm_base_coco --json',
+    ],
+    similarity: [
+        'similarity photos/*.jpg --text "a dog" --text "a cat"',
+        "similarity a.jpg b.jpg --texts texts.txt --match --out heat.png",
+    ],
+    info: ["info blip_base"],
+    cache: ["cache", "cache --remove blip_base"],
+}
+for command, lines in COMMANDS.items():
+    shown = [f"`image-text-embedding {line}`" for line in lines]
+    app.command(
+        epilog=f"Example{'s' if lines[1:] else ''}: {' and '.join(shown)}",
+        cls=EmbedCommand if command is embed else None,
+    )(command)
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"image-text-embedding: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def main() -> None:
+    """The entry point. Our errors and warnings become one line each on stderr."""
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            warnings.filterwarnings("always", module=r"image_text_embedding(\.|$)")
+            app()
+    except EmbeddingError as error:
+        print(f"image-text-embedding: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,130 @@
+"""TODO: say what this file is for."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from image_text_embedding.foundation.errors import InputError
+from image_text_embedding.foundation.terminal_text import printable_text
+from image_text_embedding.interfaces.cli.options import AsJson
+from image_text_embedding.interfaces.cli.output import console
+from image_text_embedding.models.config_files import list_models, model_config
+
+
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON list, for machines.")] = False,
+) -> None:
+    """List the models: family, tasks, picture size, length of a vector, licence, where the weights come from, if cached."""
+    from image_text_embedding.models.checkpoints.download import is_cached
+
+    configs = [model_config(name) for name in list_models()]
+    rows = [
+        {
+            "name": config.name,
+            "family": config.family,
+            "tasks": list(config.tasks),
+            "image_size": config.vision.image_size,
+            "dim": config.embed_dim,
+            "license": config.license,
+            "source": config.source.place,
+            "cached": is_cached(config.source),
+        }
+        for config in configs
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table(*(column.replace("_", " ") for column in rows[0]), box=None)
+    for row in rows:
+        table.add_row(*map(format_cell, row.values()))
+    console().print(table)
+
+
+def format_cell(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(value)
+    return {None: "-", True: "yes", False: "no"}.get(value) or str(value)
+
+
+def info(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A name that `models` lists, or a file.", autocompletion=list_models)
+    ] = "blip_demo",
+    as_json: AsJson = False,
+) -> None:
+    """Say what a model is, and, where its weights are on this machine, where its vectors come from. Downloads nothing."""
+    from image_text_embedding.models.checkpoints.download import is_cached
+
+    facts: dict[str, Any] = {}
+    named = model.replace("-", "_") in list_models()
+    if named:
+        config = model_config(model)
+        facts = {
+            "name": config.name,
+            "summary": config.summary,
+            "family": config.family,
+            "tasks": list(config.tasks),
+            "dim": config.embed_dim,
+            "license": config.license,
+            "source": config.source.place,
+            "image_size": config.vision.image_size,
+            "max_words": config.captions.max_words,
+            "max_tokens": config.captions.max_tokens,
+            "cached": is_cached(config.source),
+        }
+    if facts.get("cached") or (not named and os.path.exists(model)):
+        from image_text_embedding.inference.loading import load
+
+        facts |= load(model).info
+    if not facts:
+        raise InputError(
+            f"expected a name that `models` lists or a file, got {model!r}; names: {', '.join(list_models())}"
+        )
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    table = Table(box=None, show_header=False)
+    for key, value in facts.items():
+        shown = ", ".join(value) if isinstance(value, list) else json.dumps(value) if isinstance(value, dict) else value
+        table.add_row(key.replace("_", " "), Text(printable_text("-" if shown is None else str(shown))))
+    console().print(table)
+
+
+def cache(
+    remove: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Remove the weights of this model.", autocompletion=list_models),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the weights that were downloaded: which model, how large, where. Or remove those of a model."""
+    from image_text_embedding.models.checkpoints.download import cached_path, forget
+
+    if remove is not None:
+        gone = forget(model_config(remove).source)
+        if gone is None:
+            raise InputError(f"no downloaded weights of {model_config(remove).name} are in the cache")
+        print(json.dumps({"removed": str(gone)}) if as_json else f"removed {gone}")
+        return
+    rows: list[dict[str, Any]] = []
+    for name in list_models():
+        source = model_config(name).source
+        path = None if source.packaged else cached_path(source)
+        if path is not None:
+            rows.append({"name": name, "bytes": path.stat().st_size, "path": str(path)})
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    if not rows:
+        print("no downloaded weights are in the cache")
+        return
+    table = Table("name", "MB", "path", box=None)
+    for row in rows:
+        table.add_row(row["name"], f"{row['bytes'] / 1e6:,.0f}", Text(row["path"]))
+    console().print(table)

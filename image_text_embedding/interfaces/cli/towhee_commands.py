@@ -1,0 +1,56 @@
+"""TODO: say what this file is for."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from image_text_embedding.interfaces.towhee_operators.operator_folders import (
+    Outcome,
+    default_towhee_home,
+    link_operators,
+    unlink_operators,
+)
+
+HOME_HELP = "Towhee's home; the default is $TOWHEE_HOME, else ~/.towhee, the only place where towhee 0.9.0 looks."
+
+SAID = {
+    "linked": "linked",
+    "unchanged": "linked already",
+    "removed": "removed",
+    "theirs": "left alone, not written by this package:",
+    "changed": "left alone, changed since it was written:",
+}
+
+Home = Annotated[Path | None, typer.Option("--towhee-home", metavar="DIR", help=HOME_HELP, show_default=False)]
+
+
+def link(towhee_home: Home = None) -> None:
+    """Write Towhee's local operator folders, so that pipelines find our operators by name with no import.
+
+    For both generations of Towhee: image_text_embedding.blip and .albef, and image_decode, image_decode.cv2 and
+    .cv2_rgb where there are none. A folder that this command did not write is left alone.
+    """
+    home = (towhee_home or default_towhee_home()).expanduser().absolute()
+    _report(link_operators(home))
+    if home != Path("~/.towhee").expanduser():
+        print(f"towhee 0.9.0 does not look there by itself; tell it: towhee.add_cache_path({str(home)!r})")
+
+
+def unlink(towhee_home: Home = None) -> None:
+    """Remove the folders that `link` wrote; others, and those changed since, are left alone."""
+    home = (towhee_home or default_towhee_home()).expanduser().absolute()
+    outcomes = unlink_operators(home)
+    if not outcomes:
+        print(f"nothing to remove under {home}")
+    _report(outcomes)
+
+
+def _report(outcomes: list[Outcome]) -> None:
+    for outcome in outcomes:
+        print(SAID[outcome.state], outcome.folder, file=sys.stdout if outcome.ok else sys.stderr)
+    if not all(outcome.ok for outcome in outcomes):
+        raise typer.Exit(1)

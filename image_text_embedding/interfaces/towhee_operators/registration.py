@@ -1,0 +1,83 @@
+"""Registers our operators with the Towhee that is installed: 0.9.0 (which has two registries), 1.x, or the unreleased head,
+whose `ops` has fixed names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from image_text_embedding.interfaces.towhee_operators.image_decoding import ImageDecode, ImageDecodeRGB
+from image_text_embedding.interfaces.towhee_operators.operator_folders import operator_folder
+from image_text_embedding.interfaces.towhee_operators.operators import ModelOperator
+from image_text_embedding.interfaces.towhee_operators.towhee_api import (
+    FileManagerConfig,
+    LegacyRegistry,
+    OperatorRegistry,
+)
+
+OTHER_NAMES = {"image-text-embedding/blip": "image-text-embedding/bilp"}  # as the unreleased head of Towhee spells it
+DECODERS: dict[str, type] = {
+    "image-decode": ImageDecode,  # `ops.image_decode()`; the head asks for it by the next name
+    "towhee/image-decode": ImageDecode,
+    "image-decode/cv2": ImageDecode,
+    "image-decode/cv2-rgb": ImageDecodeRGB,
+}
+
+
+def register_operators(operators: Iterable[type[ModelOperator]]) -> None:
+    """Make the families' operators known to the Towhee that is installed. Doing it again changes nothing.
+
+    The decoders are registered only where nothing else provides them: neither a registered operator nor a folder in
+    Towhee's local cache, which a registered one would hide.
+    """
+    named = {f"{operator.namespace.replace('_', '-')}/{operator.family}": operator for operator in operators}
+    named |= {other: named[name] for name, other in OTHER_NAMES.items() if name in named}
+    for registry in (OperatorRegistry, LegacyRegistry):
+        if registry is None:
+            continue
+        for name, operator in named.items():
+            _register(registry, name, operator, operator.output_name)
+        for name, decoder in DECODERS.items():
+            if registry.resolve(name) is None and not _is_in_local_cache(name):
+                _register(registry, name, decoder, "img")
+    _complete_fixed_names()
+
+
+def _register(registry: Any, name: str, operator: type, output: str) -> None:
+    if registry is LegacyRegistry:
+        # It replaces __call__ of the class that it is given, so it gets one of its own.
+        own = type(operator.__name__, (operator,), {"__doc__": operator.__doc__, "__module__": operator.__module__})
+        registry.register(name=name, output_schema=[output])(own)
+    else:
+        registry.register(name=name)(operator)
+
+
+def _is_in_local_cache(name: str) -> bool:
+    name = name if "/" in name else f"towhee/{name}"
+    if LegacyRegistry is not None:
+        return any(operator_folder(Path(home), name, legacy=True).is_dir() for home in FileManagerConfig().cache_paths)
+    from towhee.hub.cache_manager import get_local_dir
+
+    return operator_folder(Path(get_local_dir()), name, legacy=False).is_dir()
+
+
+def _complete_fixed_names() -> None:
+    """On the head `ops.image_text_embedding` and `ops.image_decode` know only the names written into their classes."""
+    try:
+        from towhee.runtime.factory import HubOp
+        from towhee.runtime.hub_ops.image_decode import ImageDecode as FixedDecode
+        from towhee.runtime.hub_ops.image_text_embedding import ImageTextEmbedding as FixedEmbedding
+    except ImportError:
+        return  # a released Towhee, where every name resolves
+    wanted = {
+        (FixedEmbedding, "blip"): "image_text_embedding.blip",
+        (FixedEmbedding, "bilp"): "image_text_embedding.blip",
+        (FixedEmbedding, "albef"): "image_text_embedding.albef",
+        (FixedDecode, "cv2"): "image_decode.cv2",
+        (FixedDecode, "cv2_rgb"): "image_decode.cv2_rgb",
+    }
+    for (fixed, attribute), name in wanted.items():
+        if not hasattr(fixed, attribute):
+            setattr(fixed, attribute, HubOp(name))

@@ -1,0 +1,173 @@
+"""The two pipelines that transformers 5 took from BLIP, in their old shape: the same calls, the same lists of dicts.
+
+vqa = ite.pipeline("visual-question-answering", "blip_vqa_base")
+vqa(question="how many dogs are in the picture?", image="beach.jpg")      # [{"answer": "1"}]
+caption = ite.pipeline("image-to-text", "blip_caption_base")
+caption("beach.jpg")                                                      # [{"generated_text": "a woman ..."}]
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from image_text_embedding.foundation.argument_checks import require_integer
+from image_text_embedding.foundation.errors import InputError
+from image_text_embedding.foundation.messages import did_you_mean
+from image_text_embedding.inference.encoder import Encoder
+from image_text_embedding.inference.loading import load
+from image_text_embedding.inference.tasks.captioning import prompt_length
+from image_text_embedding.inference.tasks.task_settings import SETTINGS
+from image_text_embedding.inputs.item_lists import (
+    is_single_picture,
+    is_single_text,
+    require_iterable,
+    snapshot_pictures,
+)
+from image_text_embedding.models.config import ModelConfig
+
+
+class VisualQuestionAnswering:
+    """transformers 4's `VisualQuestionAnsweringPipeline` (`pipelines/visual_question_answering.py`), over an Encoder."""
+
+    def __init__(self, model: Encoder) -> None:
+        model.runtime.require("answer")
+        self.model = model
+
+    def __call__(
+        self,
+        image: Any = None,
+        question: Any = None,
+        *,
+        choices: Any = None,
+        top_k: int = 5,
+        batch_size: int = 32,
+        **settings: Any,
+    ) -> Any:
+        """Answers to questions about pictures.
+
+        Args:
+            image: one picture or many; or a dict {"image": ..., "question": ...}, or many of these.
+            question: one string, or many. Many of both: every question of every picture, question by question.
+            choices: answers to choose among; then an answer has a "score", its probability.
+            top_k: how many of the choices are returned.
+            settings: of `Encoder.answer`: num_beams, max_length, ..., but on_error, as there is no place for errors.
+
+        Returns:
+            [{"answer": str}], or with choices [{"score": float, "answer": str}, ...], best first; for many a list of
+            these.
+
+        Raises:
+            As `Encoder.answer`.
+        """
+        top_k = require_integer("top_k", top_k)
+        _check(settings, "answer")
+        pictures: Any
+        if question is None:
+            one = isinstance(image, dict)
+            given = [image] if one else list(require_iterable(image, "pictures with questions"))
+            pictures, questions = ([_take(item, key) for item in given] for key in ("image", "question"))
+        else:
+            one = is_single_picture(image) and is_single_text(question)
+            images = [image] if is_single_picture(image) else snapshot_pictures(image, "pictures")
+            asked = [question] if is_single_text(question) else list(require_iterable(question, "questions"))
+            questions = [q for q in asked for _ in images]
+            pictures = images[0] if len(images) == 1 else [i for _ in asked for i in images]
+        found = self.model.answer(pictures, questions, choices, batch_size=batch_size, **settings)
+        results = [
+            [{"answer": answer}]
+            if choices is None
+            else [{"score": score, "answer": text} for text, score in answer[:top_k]]
+            for answer in found
+        ]
+        return results[0] if one else results
+
+
+class ImageToText:
+    """transformers 4's `ImageToTextPipeline` (`pipelines/image_to_text.py`), over an Encoder."""
+
+    def __init__(self, model: Encoder) -> None:
+        model.runtime.require("caption")
+        self.model = model
+
+    def __call__(
+        self,
+        inputs: Any = None,
+        *,
+        images: Any = None,
+        prompt: str | None = None,
+        max_new_tokens: int | None = None,
+        batch_size: int = 32,
+        **settings: Any,
+    ) -> Any:
+        """Captions of pictures.
+
+        Args:
+            inputs: one picture or many (`images` is its older name).
+            prompt: as in `Encoder.caption`; the text then begins with it, as transformers' did.
+            max_new_tokens: instead of max_length, which counts the prompt.
+            settings: of `Encoder.caption`: num_beams, sample, seed, num_return_sequences, ..., but on_error.
+
+        Returns:
+            [{"generated_text": str}, ...], one for each returned sequence; for many pictures a list of these.
+
+        Raises:
+            As `Encoder.caption`.
+        """
+        _check(settings, "caption")
+        pictures = images if inputs is None else inputs
+        if pictures is None:
+            raise InputError("expected a picture, or a list of pictures, got None")
+        if prompt is not None and not isinstance(prompt, str):
+            raise InputError(f"prompt: expected one string, got {type(prompt).__name__}")
+        if max_new_tokens is not None:
+            settings["max_length"] = require_integer("max_new_tokens", max_new_tokens) + prompt_length(
+                self.model.runtime, prompt
+            )
+            settings.setdefault("min_length", 0)
+        found = self.model.caption(pictures, prompt, batch_size=batch_size, **settings)
+        one = is_single_picture(pictures)
+        start = "" if prompt is None else f"{prompt.strip()} "
+        results = [
+            [{"generated_text": start + text} for text in ([item] if isinstance(item, str) else item)]
+            for item in ([found] if one else found)
+        ]
+        return results[0] if one else results
+
+
+PIPELINES: dict[str, tuple[type[Any], str]] = {
+    "visual-question-answering": (VisualQuestionAnswering, "blip_vqa_base"),
+    "vqa": (VisualQuestionAnswering, "blip_vqa_base"),
+    "image-to-text": (ImageToText, "blip_caption_base"),
+}
+
+
+def pipeline(task: str, model: str | os.PathLike[str] | ModelConfig | Encoder | None = None, **options: Any) -> Any:
+    """The callable that transformers' `pipeline(task, model)` was for BLIP.
+
+    Args:
+        task: "visual-question-answering" (or "vqa"), or "image-to-text".
+        model: what `load` takes, or a loaded Encoder; None = `blip_vqa_base` or `blip_caption_base`.
+        options: of `load`: device, dtype, checkpoint, ...
+
+    Raises:
+        InputError: another task, or a model that cannot do it.
+        And as `load`.
+    """
+    if task not in PIPELINES:
+        raise InputError(f"unknown task {task!r}{did_you_mean(str(task), PIPELINES)} Tasks: {', '.join(PIPELINES)}.")
+    kind, default = PIPELINES[task]
+    return kind(model if isinstance(model, Encoder) else load(default if model is None else model, **options))
+
+
+def _check(settings: dict[str, Any], task: str) -> None:
+    known = [*SETTINGS[task], "show_progress_bar"]
+    for name in settings:
+        if name not in known:
+            raise InputError(f"unknown setting {name!r}{did_you_mean(name, known)} Settings: {', '.join(known)}.")
+
+
+def _take(item: Any, key: str) -> Any:
+    if not isinstance(item, dict) or key not in item:
+        raise InputError(f"expected {{'image': ..., 'question': ...}}, or image= and question=, got {str(item)[:100]}")
+    return item[key]

@@ -1,0 +1,126 @@
+"""How foreign checkpoints name their parameters -> our names, as ordered lists of substitutions.
+
+Our own names match no pattern here and pass unchanged. ALBEF has two official layouts: pretrained (`text_encoder.bert.`) and
+fine-tuned (`text_encoder.`). BLIP has the official `.pth` and transformers' `BlipForImageTextRetrieval`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+# The BERT stack's official and Hugging Face names -> ours; each family's table ends with these.
+BERT_NAMES: tuple[tuple[str, str], ...] = (
+    (r"^(text|decoder)\.bert\.", r"\1."),
+    (r"\.embeddings\.(word|position|token_type)_embeddings\.", r".embeddings.\1."),
+    (r"\.embeddings\.LayerNorm\.", ".embeddings.norm."),
+    (r"\.encoder\.layer\.(\d+)\.", r".layers.\1."),
+    (r"\.crossattention\.", ".cross."),
+    (r"\.(attention|cross)\.self\.", r".\1."),
+    (r"\.(attention|cross)\.output\.dense\.", r".\1.out."),
+    (r"\.(attention|cross)\.output\.LayerNorm\.", r".\1.norm."),
+    (r"\.intermediate\.dense\.", ".fc1."),
+    (r"(\.layers\.\d+)\.output\.dense\.", r"\1.fc2."),
+    (r"(\.layers\.\d+)\.output\.LayerNorm\.", r"\1.norm."),
+    (r"^decoder\.cls\.predictions\.transform\.dense\.", "decoder.lm_head.dense."),
+    (r"^decoder\.cls\.predictions\.transform\.LayerNorm\.", "decoder.lm_head.norm."),
+    (r"^decoder\.cls\.predictions\.(decoder\.)?bias$", "decoder.lm_head.bias"),
+    (r"^decoder\.cls\.predictions\.decoder\.weight$", "decoder.lm_head.weight"),
+)
+
+ALBEF_NAMES: tuple[tuple[str, str], ...] = (
+    (r"^visual_encoder\.", "vision."),
+    (r"^text_encoder\.cls\.", "mlm_head."),  # `models/model_pretrain.py`: BertForMaskedLM
+    (r"^text_encoder\.(bert\.)?", "text."),
+    (r"^text_decoder\.", "decoder."),
+    *BERT_NAMES,
+)
+
+
+BLIP_NAMES: tuple[tuple[str, str], ...] = (
+    # Official (`models/blip_retrieval.py`, `models/blip_pretrain.py`): timm's names below visual_encoder.
+    (r"^visual_encoder\.", "vision."),
+    # Hugging Face's vision tower.
+    (r"^vision_model\.embeddings\.class_embedding$", "vision.cls_token"),
+    (r"^vision_model\.embeddings\.position_embedding$", "vision.pos_embed"),
+    (r"^vision_model\.embeddings\.patch_embedding\.", "vision.patch_embed.proj."),
+    (r"^vision_model\.encoder\.layers\.(\d+)\.self_attn\.qkv\.", r"vision.blocks.\1.attn.qkv."),
+    (r"^vision_model\.encoder\.layers\.(\d+)\.self_attn\.projection\.", r"vision.blocks.\1.attn.proj."),
+    (r"^vision_model\.encoder\.layers\.(\d+)\.layer_norm(\d)\.", r"vision.blocks.\1.norm\2."),
+    (r"^vision_model\.encoder\.layers\.(\d+)\.mlp\.", r"vision.blocks.\1.mlp."),
+    (r"^vision_model\.post_layernorm\.", "vision.norm."),
+    # The text stack is named alike in both.
+    (r"^text_encoder\.", "text."),
+    (r"^text_decoder\.", "decoder."),
+    *BERT_NAMES,
+)
+
+
+# The way back: our names -> Hugging Face's.
+BLIP_TO_TRANSFORMERS: tuple[tuple[str, str], ...] = (
+    (r"^vision\.cls_token$", "vision_model.embeddings.class_embedding"),
+    (r"^vision\.pos_embed$", "vision_model.embeddings.position_embedding"),
+    (r"^vision\.patch_embed\.proj\.", "vision_model.embeddings.patch_embedding."),
+    (r"^vision\.norm\.", "vision_model.post_layernorm."),
+    (r"^vision\.blocks\.(\d+)\.", r"vision_model.encoder.layers.\1."),
+    (r"^(vision_model\..*)\.attn\.qkv\.", r"\1.self_attn.qkv."),
+    (r"^(vision_model\..*)\.attn\.proj\.", r"\1.self_attn.projection."),
+    (r"^(vision_model\..*)\.norm(\d)\.", r"\1.layer_norm\2."),
+    (r"^decoder\.lm_head\.dense\.", "text_decoder.cls.predictions.transform.dense."),
+    (r"^decoder\.lm_head\.norm\.", "text_decoder.cls.predictions.transform.LayerNorm."),
+    (r"^decoder\.lm_head\.bias$", "text_decoder.cls.predictions.bias"),
+    (r"^decoder\.lm_head\.weight$", "text_decoder.cls.predictions.decoder.weight"),
+    (r"^decoder\.", "text_decoder.bert."),
+    (r"^text\.", "text_encoder."),
+    (r"\.embeddings\.(word|position)\.", r".embeddings.\1_embeddings."),
+    (r"\.embeddings\.norm\.", ".embeddings.LayerNorm."),
+    (r"^(text_.*)\.layers\.(\d+)\.", r"\1.encoder.layer.\2."),
+    (r"\.cross\.", ".crossattention."),
+    (r"\.(attention|crossattention)\.(query|key|value)\.", r".\1.self.\2."),
+    (r"\.(attention|crossattention)\.out\.", r".\1.output.dense."),
+    (r"\.(attention|crossattention)\.norm\.", r".\1.output.LayerNorm."),
+    (r"^(text_.*\.layer\.\d+)\.fc1\.", r"\1.intermediate.dense."),
+    (r"^(text_.*\.layer\.\d+)\.fc2\.", r"\1.output.dense."),
+    (r"^(text_.*\.layer\.\d+)\.norm\.", r"\1.output.LayerNorm."),
+)
+
+# The official masked-word head -> ours; ALBEF's own table leaves it at `mlm_head.predictions`.
+MLM_HEAD_NAMES = (
+    (r"^mlm_head\.predictions\.transform\.dense\.", "mlm_head.dense."),
+    (r"^mlm_head\.predictions\.transform\.LayerNorm\.", "mlm_head.norm."),
+    (r"^mlm_head\.predictions\.bias$", "mlm_head.bias"),
+)
+
+
+@dataclass(frozen=True)
+class Ignore:
+    """A named rule for keys of a checkpoint that are not read: why, and which (a regular expression on the key)."""
+
+    reason: str
+    pattern: str
+
+
+# Training leftovers of both families, under their official names.
+TRAINING_LEFTOVERS: tuple[Ignore, ...] = (
+    Ignore("momentum copies", r"^(visual_encoder|text_encoder|text_decoder|vision_proj|text_proj)_m\."),
+    Ignore("queues", r"^(image_queue|text_queue|idx_queue|queue_ptr|ptr_queue)$"),
+    Ignore("position ids", r"(^|\.)position_ids$"),
+)
+
+PARAMETER_NAMES = {"blip": BLIP_NAMES, "albef": ALBEF_NAMES}  # by family
+
+
+def rename_parameters(keys: Iterable[str], names: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Foreign key -> our name, each substitution of the table applied in order; training leftovers are left out."""
+    leftovers = [re.compile(rule.pattern) for rule in TRAINING_LEFTOVERS]
+    table = [(re.compile(pattern), replacement) for pattern, replacement in names]
+    ours = {}
+    for key in keys:
+        if any(pattern.search(key) for pattern in leftovers):
+            continue
+        name = key
+        for compiled, replacement in table:
+            name = compiled.sub(replacement, name)
+        ours[key] = name
+    return ours

@@ -1,0 +1,68 @@
+"""TODO: say what this file is for."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from image_text_embedding.foundation.errors import CheckpointError
+from image_text_embedding.models.checkpoints.checkpoint_files import METADATA_KEY, Checkpoint
+from image_text_embedding.models.checkpoints.parameter_names import PARAMETER_NAMES, rename_parameters
+from image_text_embedding.models.config import ModelConfig, WeightsSource, config_from_mapping
+from image_text_embedding.models.config_files import list_models, model_config
+
+# Family, width of the vision tower, and what else a file holds -> a model of ours that has the same parts.
+_MATCHES, _WRITES = frozenset({"text", "itm_head"}), frozenset({"text", "itm_head", "decoder"})
+
+_CAPTIONS, _ANSWERS = frozenset({"decoder"}), frozenset({"text", "decoder"})
+
+_ALIKE = {
+    ("blip", 768, _MATCHES): "blip_itm_base_coco",
+    ("blip", 768, _WRITES): "blip_base",
+    ("blip", 768, _CAPTIONS): "blip_caption_base",
+    ("blip", 768, _ANSWERS): "blip_vqa_base",
+    ("blip", 1024, _MATCHES): "blip_itm_large_coco",
+    ("blip", 1024, _WRITES): "blip_large",
+    ("blip", 1024, _CAPTIONS): "blip_caption_large",
+    ("albef", 768, _MATCHES): "albef_14m",
+    ("albef", 768, _ANSWERS): "albef_vqa",
+}
+
+
+def recognise_checkpoint(checkpoint: Checkpoint) -> ModelConfig:
+    """Which model a lone file holds: from our own metadata, else from its names and shapes.
+
+    Raises:
+        CheckpointError: it cannot be told.
+    """
+    own = checkpoint.metadata.get(METADATA_KEY)
+    if own is not None:
+        try:
+            return config_from_mapping(json.loads(own)["config"], where=str(checkpoint.path))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise CheckpointError(f"{checkpoint.path}: its metadata cannot be read: {error}") from error
+    family = "albef" if any("token_type_embeddings" in key for key in checkpoint.tensors) else "blip"
+    names = PARAMETER_NAMES[family]
+    theirs = {ours: key for key, ours in rename_parameters(checkpoint.tensors, names).items()}
+    parts = frozenset(name.split(".")[0] for name in theirs) & {"text", "decoder", "itm_head"}
+    vectors_only = parts == {"text"} and "text_proj.weight" in theirs
+    try:
+        position = checkpoint.tensors[theirs["vision.pos_embed"]]
+        base = model_config(_ALIKE[family, position.shape[-1], _MATCHES if vectors_only else parts])
+        image_size = round(max(position.shape[1] - 1, 1) ** 0.5) * base.vision.patch_size
+    except (KeyError, IndexError) as error:
+        raise CheckpointError(
+            f"cannot tell from {checkpoint.path} which model it holds (no vision tower of a known width, or heads that no "
+            "known model has together). Name the model and pass the file as its checkpoint: "
+            f"load(NAME, checkpoint={str(checkpoint.path)!r}); "
+            f"names: {', '.join(list_models())}."
+        ) from error
+    return dataclasses.replace(
+        base,
+        name=checkpoint.path.stem,
+        summary=f"{base.family.upper()}, from {checkpoint.path.name}",
+        license="unknown",
+        source=WeightsSource(),
+        tasks=("embed",) if vectors_only else base.tasks,
+        vision=dataclasses.replace(base.vision, image_size=image_size),
+    )

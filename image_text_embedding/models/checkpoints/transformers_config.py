@@ -1,0 +1,111 @@
+"""TODO: say what this file is for."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from image_text_embedding.foundation.errors import ConfigError
+from image_text_embedding.inputs.text_rules import TextRules
+from image_text_embedding.models.config import ModelConfig, config_from_mapping
+from image_text_embedding.models.config_files import model_config
+
+# transformers' classes of BLIP, and which of our models has the same parts.
+TRANSFORMERS_CLASSES = {
+    "BlipForImageTextRetrieval": "blip_itm_base_coco",
+    "BlipForConditionalGeneration": "blip_caption_base",
+    "BlipForQuestionAnswering": "blip_vqa_base",
+}
+
+
+def config_from_transformers(folder: Path) -> ModelConfig:
+    """The configuration of a folder that transformers' `save_pretrained` wrote for BLIP.
+
+    Sizes and epsilons are the folder's own, so vectors equal what transformers computes from it; text rules are BLIP's.
+    What the model can do is told by its class, which `save_pretrained` notes under "architectures".
+
+    Raises:
+        ConfigError: the folder holds another kind of model.
+    """
+    try:
+        raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found = raw["model_type"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ConfigError(f"{folder}: expected a config.json with a model_type, got {error!r}") from error
+    if found != "blip":
+        raise ConfigError(f"{folder}: expected a config.json with model_type 'blip', got {found!r}")
+    try:
+        return _from_transformers(raw, folder)
+    except ConfigError:
+        raise
+    except Exception as error:  # transformers checks some values with errors of its own, and others not at all
+        raise ConfigError(f"{folder}: expected the settings of a BLIP, got {str(error)[:300]}") from error
+
+
+def _from_transformers(raw: dict[str, Any], folder: Path) -> ModelConfig:
+    from transformers import BlipConfig  # late: it takes most of a second to import
+
+    theirs = BlipConfig.from_dict(raw)
+    (kind, *_) = raw.get("architectures") or ["BlipForImageTextRetrieval"]
+    if kind not in TRANSFORMERS_CLASSES:
+        raise ConfigError(
+            f"{folder}: expected a model of the class {', '.join(TRANSFORMERS_CLASSES)}, got {kind!r}; the projections of "
+            "a BlipModel are in no official checkpoint"
+        )
+    base = model_config(TRANSFORMERS_CLASSES[kind])
+    embeds = "embed" in base.tasks
+    vision, text = theirs.vision_config, theirs.text_config
+    if vision.intermediate_size != 4 * vision.hidden_size or {vision.hidden_act, text.hidden_act} != {"gelu"}:
+        raise ConfigError(f"{folder}: expected a ViT with a GELU MLP 4 times its width, as every official BLIP has")
+    mean, std = base.vision.mean, base.vision.std
+    for name in ("processor_config.json", "preprocessor_config.json"):  # of transformers 5, and before
+        processor = folder / name
+        if processor.is_file():
+            try:
+                rules = json.loads(processor.read_text(encoding="utf-8"))
+                rules = rules.get("image_processor", rules)
+            except (ValueError, AttributeError) as error:
+                raise ConfigError(f"{processor}: {error}") from error
+            mean, std = tuple(rules.get("image_mean", mean)), tuple(rules.get("image_std", std))
+
+    def fitting(rules: TextRules | None) -> dict[str, Any] | None:
+        most = text.max_position_embeddings
+        return None if rules is None else {**dataclasses.asdict(rules), "max_tokens": min(rules.max_tokens, most)}
+
+    changes = {
+        "name": folder.name,
+        "summary": f"BLIP, from {folder.name}",
+        "captions": fitting(base.captions),
+        "questions": fitting(base.questions),
+        "license": "unknown",
+        "embed_dim": theirs.image_text_hidden_size if embeds else None,
+        "decoder": base.decoder
+        and {**dataclasses.asdict(base.decoder), "depth": text.num_hidden_layers, "dec_id": text.bos_token_id},
+        "vision": {
+            "image_size": vision.image_size,
+            "patch_size": vision.patch_size,
+            "width": vision.hidden_size,
+            "depth": vision.num_hidden_layers,
+            "num_heads": vision.num_attention_heads,
+            "layer_norm_eps": vision.layer_norm_eps,
+            "mean": mean,
+            "std": std,
+        },
+        "text": {
+            "vocab_size": text.vocab_size,
+            "width": text.hidden_size,
+            "depth": text.num_hidden_layers,
+            "num_heads": text.num_attention_heads,
+            "intermediate_size": text.intermediate_size,
+            "max_positions": text.max_position_embeddings,
+            "layer_norm_eps": text.layer_norm_eps,
+            "token_types": False,
+            "text_depth": text.num_hidden_layers,
+            "fusion_start": 0,
+            "enc_id": text.bos_token_id + 1,  # theirs is [DEC]; the port keeps no note of [ENC], which follows it
+        },
+        "source": {},
+    }
+    return config_from_mapping({**dataclasses.asdict(base), **changes}, where=str(folder / "config.json"))

@@ -1,0 +1,176 @@
+"""What a model is, in numbers: frozen dataclasses read from `configs/<model>.yaml`.
+
+One file is one model. A key that is not a field here is an error that guesses the typo, so a YAML file can never say
+something that nobody reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from image_text_embedding.foundation.errors import ConfigError
+from image_text_embedding.foundation.strict_dataclasses import build_dataclass
+from image_text_embedding.inputs.text_rules import TextRules
+
+MAX_LAYERS, MAX_SIZE = 200, 2**20  # of any depth and of any other size: a file that says more would take hours to build
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """A ViT with a class token (BLIP paper §4.1, ALBEF paper §3.1; official `models/vit.py`)."""
+
+    image_size: int  # pixels, square
+    patch_size: int
+    width: int
+    depth: int
+    num_heads: int
+    mean: tuple[float, float, float]  # of RGB in [0, 1]
+    std: tuple[float, float, float]
+    layer_norm_eps: float = 1e-6
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """A BERT stack (official `models/med.py` for BLIP, `models/xbert.py` for ALBEF).
+
+    A text alone runs through layers [0, text_depth); a text fused with a picture continues, with cross-attention, through
+    layers [fusion_start, depth). BLIP: text_depth = depth, fusion_start = 0, so the fused pass begins anew at the
+    embeddings. ALBEF: text_depth = fusion_start, so it goes on from where the text ended.
+    """
+
+    vocab_size: int
+    width: int
+    depth: int
+    num_heads: int
+    intermediate_size: int
+    max_positions: int
+    token_types: bool
+    text_depth: int
+    fusion_start: int
+    layer_norm_eps: float = 1e-12
+    enc_id: int | None = None  # [ENC], which begins a text that is fused with a picture; None: [CLS] does
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """A causal stack with a language-model head, of the text stack's sizes but for its depth.
+
+    A captioning decoder attends to the picture (official `models/blip.py`), an answering one to the question as it was
+    read while looking at the picture (`models/blip_vqa.py`, ALBEF's `models/model_vqa.py`). A model that does both has one
+    for both, as both have learnt to write of what they attend to.
+    """
+
+    depth: int
+    dec_id: int | None = None  # [DEC], which begins what is written; None: [CLS] does
+    label_smoothing: float = 0.0  # of the loss that ranks given answers
+    first_token_twice: bool = False  # ALBEF adds the first token's log-probability to the whole answer's
+
+
+@dataclass(frozen=True)
+class ExplainConfig:
+    """How it is read off the attention where a word is seen (`explain.py`)."""
+
+    layers: tuple[int, ...] | None = None  # None: the one that the family's official code reads
+    steps: int = 1  # strengths of the picture to average over; 1 is the official code's
+
+
+@dataclass(frozen=True)
+class WeightsSource:
+    """Where a model's weights live: in a hub repository, at a URL, or in a file of this package."""
+
+    packaged: str | None = None  # path within the package
+    hub: str | None = None
+    revision: str | None = None
+    url: str | None = None
+    sha256: str | None = None
+
+    @property
+    def place(self) -> str | None:
+        """The one of them that is set, as one writes it."""
+        return self.packaged or self.hub or self.url
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One model: its towers, its text rules, and where its weights are."""
+
+    name: str
+    family: str  # "blip" | "albef"
+    summary: str
+    license: str
+    tasks: tuple[str, ...]  # of TASKS: what its checkpoint has a head for
+    vision: VisionConfig
+    text: TextConfig
+    captions: TextRules
+    tokenizer: str  # the WordPiece vocabulary: a hub id, or a file's path within the package
+    source: WeightsSource
+    embed_dim: int | None = None  # length of a vector; None: no projections, so no vectors
+    rerank_adds_cosine: bool = False  # BLIP ranks by match logit + cosine, ALBEF by the match logit alone
+    decoder: DecoderConfig | None = None  # what captions or answers
+    questions: TextRules | None = None
+    explain: ExplainConfig = ExplainConfig()
+
+
+FAMILIES = ("blip", "albef")
+
+TASKS = ("embed", "match", "caption", "answer")
+
+
+def config_from_mapping(raw: Mapping[str, Any], where: str) -> ModelConfig:
+    """Build and check a configuration. `where` names its origin in errors."""
+    config: ModelConfig = build_dataclass(ModelConfig, raw, where)
+    vision, text = config.vision, config.text
+    too_large = [name for name, size in _sizes(config) if size > (MAX_LAYERS if name.endswith("depth") else MAX_SIZE)]
+    problems = [
+        (bool(too_large), f"{', '.join(too_large)}: larger than any model has"),
+        (config.family not in FAMILIES, f"family: expected one of {', '.join(FAMILIES)}, got {config.family!r}"),
+        (vision.width % vision.num_heads != 0, "vision: width must be a multiple of num_heads"),
+        (vision.image_size % vision.patch_size != 0, "vision: image_size must be a multiple of patch_size"),
+        (text.width % text.num_heads != 0, "text: width must be a multiple of num_heads"),
+        (not 0 < text.text_depth <= text.depth, "text: text_depth must lie in 1..depth"),
+        (not 0 <= text.fusion_start < text.depth, "text: fusion_start must lie in 0..depth-1"),
+        (text.fusion_start not in (0, text.text_depth), "text: fusion_start must be 0 or text_depth"),
+        (config.captions.max_tokens > text.max_positions, "captions: max_tokens is more than text.max_positions"),
+        (
+            sum(map(bool, (config.source.packaged, config.source.hub, config.source.url))) > 1,
+            "source: expected one of packaged, hub and url",
+        ),
+        (
+            bool(config.source.hub and config.source.sha256 and not config.source.revision),
+            "source: a sha256 of a hub file goes with the revision that has it",
+        ),
+        (
+            (config.questions or config.captions).max_tokens > text.max_positions,
+            "questions: max_tokens is more than text.max_positions",
+        ),
+        (not set(config.tasks) <= set(TASKS), f"tasks: expected some of {', '.join(TASKS)}, got {list(config.tasks)}"),
+        (("embed" in config.tasks) != (config.embed_dim is not None), "embed_dim goes with the task 'embed'"),
+        (
+            bool({"caption", "answer"} & set(config.tasks)) != (config.decoder is not None),
+            "a decoder goes with the tasks 'caption' and 'answer'",
+        ),
+        (
+            {"caption", "answer"} <= set(config.tasks) and vision.width != text.width,
+            "one decoder for the tasks 'caption' and 'answer' needs vision and text of one width",
+        ),
+        (not 0 <= (config.decoder or DecoderConfig(1)).label_smoothing < 1, "label_smoothing must lie in [0, 1)"),
+        (("answer" in config.tasks) != (config.questions is not None), "questions go with the task 'answer'"),
+        (
+            not all(text.fusion_start <= layer < text.depth - 1 for layer in config.explain.layers or ()),
+            "explain: layers must be fusion layers but the last: fusion_start..depth-2",
+        ),
+    ]
+    for wrong, message in problems:
+        if wrong:
+            raise ConfigError(f"{where}: {message}")
+    return config
+
+
+def _sizes(config: ModelConfig) -> Iterator[tuple[str, int]]:
+    """Whole numbers of the stacks, by names such as "vision.depth"."""
+    for name, part in (("vision", config.vision), ("text", config.text), ("decoder", config.decoder)):
+        for key, value in (vars(part) if part else {}).items():
+            if isinstance(value, int):
+                yield f"{name}.{key}", value

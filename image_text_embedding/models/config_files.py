@@ -1,0 +1,73 @@
+"""TODO: say what this file is for."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from image_text_embedding.foundation.errors import ConfigError, UnknownModelError
+from image_text_embedding.foundation.messages import did_you_mean
+from image_text_embedding.models.config import ModelConfig, config_from_mapping
+
+PACKAGE_FOLDER = Path(__file__).resolve().parents[1]  # which holds the packaged weights and, in a wheel, configs/
+
+
+def config_dir() -> Path:
+    """The folder of YAML files: inside the package in a wheel, beside it in a checkout or an editable install."""
+    for folder in (PACKAGE_FOLDER / "configs", PACKAGE_FOLDER.parent / "configs"):
+        if folder.is_dir():
+            return folder
+    raise ConfigError(
+        f"no configs/ in {PACKAGE_FOLDER} or beside it: the installation is incomplete; install the package again"
+    )
+
+
+def list_models() -> list[str]:
+    """The names that `load` and the operators know, sorted."""
+    return sorted(path.stem for path in config_dir().glob("*.yaml"))
+
+
+def model_config(name: str) -> ModelConfig:
+    """The configuration of a named model.
+
+    Args:
+        name: one of `list_models()`; `-` and `_` are equal.
+
+    Raises:
+        UnknownModelError: no such name.
+        ConfigError: its YAML file is malformed.
+    """
+    names = list_models()
+    wanted = str(name).replace("-", "_")
+    if wanted not in names:
+        raise UnknownModelError(
+            f"unknown model {name!r}{did_you_mean(wanted, names)} Known models: {', '.join(names)}."
+        )
+    return read_config(config_dir() / f"{wanted}.yaml")
+
+
+@functools.lru_cache(maxsize=64)
+def read_config(path: Path) -> ModelConfig:
+    """Read one YAML file. Its stem is the model's name."""
+    raw = {
+        key: value for key, value in read_yaml(path).items() if key != "training"
+    }  # `training.read_recipe` reads that
+    return config_from_mapping({"name": path.stem, **raw}, where=str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file's keys and values.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: also dates that there are not
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys to values, got {type(raw).__name__}")
+    return raw

@@ -1,0 +1,101 @@
+"""The process's one copy of every part of a model: towers and heads, loaded when first asked for, sharing what they have
+in common.
+
+However many nodes, threads or encoders ask for a part of the same weights on the same device, it is loaded once and lives
+as long as one of them. A head that reads a text with the layers of the text tower takes the tower's tensors, and the other
+way round, so nothing is in memory twice.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from image_text_embedding.models.checkpoints.checkpoint_files import Checkpoint, read_checkpoint
+from image_text_embedding.models.checkpoints.parameter_names import PARAMETER_NAMES
+from image_text_embedding.models.checkpoints.weight_loading import Ignore, is_untied, load_weights
+from image_text_embedding.models.config import ModelConfig
+from image_text_embedding.models.model_lookup import ResolvedModel
+from image_text_embedding.models.networks.heads import HEADS
+from image_text_embedding.models.networks.towers import TOWERS
+
+PARTS: dict[str, type[nn.Module]] = {**TOWERS, **HEADS}
+
+
+# What a checkpoint holds, on our names, and which parts read it; the others have a named rule to leave it.
+_CHECKPOINT_CONTENTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("image tower", r"^vision(_proj)?\.", ("image",)),
+    ("text tower", r"^text\.", ("text", "match", "answer")),
+    ("text projection", r"^text_proj\.", ("text",)),
+    ("cross-attention", r"^text\.layers\.\d+\.cross\.", ("match", "answer")),
+    ("matching head", r"^itm_head\.", ("match",)),
+    ("decoder", r"^decoder\.", ("caption", "answer")),
+    ("temperature", r"^temp$", ()),
+    ("masked-word head", r"^mlm_head\.", ()),
+)
+
+
+_parts: weakref.WeakValueDictionary[tuple[Hashable, str], nn.Module] = weakref.WeakValueDictionary()
+
+_locks: dict[Hashable, threading.Lock] = {}
+
+_guard = threading.Lock()
+
+
+def load_part(
+    name: str,
+    resolved: ResolvedModel,
+    device: torch.device,
+    dtype: torch.dtype,
+    read: Callable[[Path], Checkpoint] = read_checkpoint,
+) -> nn.Module:
+    """One of PARTS, loaded by the first who asks while the others wait; in evaluation mode, without gradients.
+
+    Args:
+        read: opens the weights; who loads several parts at once may remember what it gave.
+
+    Raises:
+        CheckpointError: the weights cannot be read safely or do not fit.
+        SetupError: the installation is broken.
+    """
+    config = resolved.config
+    weights = (resolved.sha256, config.family, config.vision, config.text, config.decoder, config.embed_dim)
+    key = (*weights, device, dtype)
+    with _guard:
+        lock = _locks.setdefault(key, threading.Lock())
+    with lock, torch.inference_mode(False):  # a tensor made in inference mode could never be trained or changed
+        part = _parts.get((key, name))
+        if part is None:
+            with torch.device("meta"):
+                part = PARTS[name](config)
+            names = PARAMETER_NAMES[config.family]
+            checkpoint = read(resolved.weights)
+            if name in ("caption", "answer") and is_untied(checkpoint, names):
+                warnings.warn(
+                    f"{checkpoint.path}: the decoder's output matrix is not that of its words, as in every official "
+                    "checkpoint (transformers 4 trains them apart). It is used as it is.",
+                    stacklevel=2,
+                )
+                cast(Any, part).decoder.untie()
+            alive = (other for kind in PARTS if (other := _parts.get((key, kind))) is not None)
+            given = {name: tensor for other in alive for name, tensor in other.state_dict().items()}
+            load_weights(part, checkpoint, names, ignored_parameters(name, config), device, dtype, given)
+            _parts[key, name] = part.eval().requires_grad_(False)
+    return part
+
+
+def ignored_parameters(name: str, config: ModelConfig) -> list[Ignore]:
+    """Rules for what a part does not read of its checkpoint."""
+    text = config.text
+    above = "|".join(str(i) for i in range(text.text_depth, text.depth))
+    fusion = [("fusion layers", rf"^text\.layers\.({above})\.", ("match", "answer"))] if above else []
+    return [
+        Ignore(reason, pattern) for reason, pattern, readers in (*_CHECKPOINT_CONTENTS, *fusion) if name not in readers
+    ]

@@ -1,0 +1,87 @@
+"""TODO: say what this file is for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from image_text_embedding.foundation.errors import InputError
+from image_text_embedding.inference.encoder import Encoder
+from image_text_embedding.inference.tasks.image_text_batches import require_finite
+from image_text_embedding.inference.tasks.reranking import text_vectors
+from image_text_embedding.inputs.item_lists import ItemErrors, batches
+from image_text_embedding.inputs.url_fetch import is_url
+from image_text_embedding.retrieval.gallery_entries import GalleryEntry
+from image_text_embedding.retrieval.milvus_collection import MilvusCollection
+
+
+class GalleryWriter:
+    """One call of `Gallery.add`: batches in; what is new among them goes to the collection."""
+
+    def __init__(
+        self,
+        store: MilvusCollection,
+        model: Encoder,
+        failures: ItemErrors,
+        given: np.ndarray | None,
+        size: int,
+        bar: Any,
+    ) -> None:
+        self.store, self.model = store, model
+        self.failures, self.given, self.size, self.bar = failures, given, size, bar
+
+    def run(self, kind: str, items: Iterable[tuple[int, Any]], take: Callable[[Any], GalleryEntry]) -> int:
+        count = 0
+        for batch in batches(items, self.size):
+            entries = {entry.id: (index, entry) for index, entry in self.failures.each(batch, take)}
+            there = self.store.rows(list(entries))
+            self._move([entry for _, entry in entries.values()], there)
+            fresh = [pair for name, pair in entries.items() if name not in there]
+            done = self._vectors(kind, fresh) if fresh else []
+            self.store.put(
+                [
+                    {"id": entry.id, "kind": kind, "path": entry.path, "text": entry.text, "vector": vector}
+                    for entry, vector in done
+                ]
+            )
+            count += len(done)
+            self.bar.update(len(batch))
+        return count
+
+    def _vectors(self, kind: str, fresh: list[tuple[int, GalleryEntry]]) -> list[tuple[GalleryEntry, np.ndarray]]:
+        model, indices, entries = self.model, [i for i, _ in fresh], [entry for _, entry in fresh]
+        if self.given is not None:
+            return list(zip(entries, self.given[indices]))
+        if kind == "text":
+            with torch.inference_mode():
+                found = text_vectors(model.runtime, [entry.item for entry in entries])
+                return list(zip(entries, require_finite(found, model.runtime).cpu().numpy()))
+        pictures = [entry.item for entry in entries]
+        vectors, errors = model.encode_image(pictures, self.size, show_progress_bar=False, on_error="skip")
+        for at, error in errors:
+            # It names the place in the batch, if any: its place in the caller's list is another.
+            if isinstance(error, InputError):
+                alone = type(error)(str(error).removeprefix(f"item {at}: "))
+                error = alone if self.failures.one else alone.at(indices[at])
+            if not self.failures.skip:
+                raise error
+            self.failures.errors.append((indices[at], error))
+        bad = {at for at, _ in errors}
+        return [(entry, vectors[i]) for i, entry in enumerate(entries) if i not in bad]
+
+    def _move(self, entries: list[GalleryEntry], there: Mapping[str, Mapping[str, Any]]) -> None:
+        """Those whose file is not where it was get the path at which they were now found."""
+        moved = {
+            entry.id: entry.path
+            for entry in entries
+            if entry.path
+            and entry.id in there
+            and not is_url(there[entry.id]["path"])
+            and not os.path.exists(there[entry.id]["path"])
+        }
+        rows = self.store.rows(list(moved), ["kind", "text", "vector"])
+        self.store.put([{**row, "path": moved[name]} for name, row in rows.items()])

@@ -1,0 +1,117 @@
+"""What a search found, as one HTML file that needs no other: thumbnails inside, nothing fetched, nothing run."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from image_text_embedding.foundation.atomic_files import atomic_write
+
+if TYPE_CHECKING:
+    from image_text_embedding.retrieval.gallery import SearchResult
+
+
+PAGE_THUMBNAIL_SIDE = 256  # pixels of a thumbnail's longer side
+
+STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #1c1c1e; }
+h1 { font-size: 1.35rem; margin: 0 0 .2rem; overflow-wrap: anywhere; }
+p.about { color: #666; margin: 0 0 1.4rem; }
+ol { list-style: none; padding: 0; margin: 0; display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); }
+li { border: 1px solid #ddd; border-radius: 8px; overflow: hidden; background: #fff; }
+.picture { height: 12rem; display: flex; align-items: center; justify-content: center; background: #f4f4f6; color: #666;
+  padding: .5rem; text-align: center; overflow: hidden; }
+img { max-width: 100%; max-height: 100%; display: block; }
+.query { max-height: 12rem; margin: 0 0 1rem; border-radius: 8px; }
+.said { padding: .55rem .7rem .7rem; }
+.score { font-weight: 600; font-variant-numeric: tabular-nums; }
+.parts, .path { color: #666; font-size: .85rem; font-variant-numeric: tabular-nums; }
+.path { overflow-wrap: anywhere; }
+@media (prefers-color-scheme: dark) { body { background: #1c1c1e; color: #eee; }
+  li { background: #2a2a2d; border-color: #444; } .picture { background: #222225; }
+  .parts, .path, p.about, .picture { color: #aaa; } }
+"""
+
+
+def results_page(
+    query: str | Image.Image,
+    results: Sequence[SearchResult],
+    pictures: Sequence[Image.Image | None],
+    about: str,
+    path: str | os.PathLike[str],
+) -> Path:
+    """Write a page of results, whole or not at all. Every word on it is escaped.
+
+    Args:
+        query: the text, or the picture.
+        results: best first.
+        pictures: one for each result, None for a text, or for a picture that cannot be shown.
+        about: a line below the query.
+
+    Returns:
+        `path`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    title = query if isinstance(query, str) else "Pictures like this one"
+    shown = "" if isinstance(query, str) else f'<img class="query" alt="the query" src="{_thumbnail(query)}">\n'
+    items = "\n".join(_item(place, found, picture) for place, (found, picture) in enumerate(zip(results, pictures), 1))
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    page = f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{_safe(title)}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+{shown}<h1>{_safe(title)}</h1>
+<p class="about">{_safe(about)}</p>
+<ol>
+{items}
+</ol>
+</body>
+</html>
+"""
+    return atomic_write(path, page.encode("utf-8", "replace"))
+
+
+def _item(place: int, found: SearchResult, picture: Image.Image | None) -> str:
+    name = os.path.basename(found.path) if found.path else "no file"
+    if picture is not None:
+        inside = f'<img alt="{_safe(found.text or name)}" src="{_thumbnail(picture)}">'
+    else:
+        inside = _safe(found.text or "" if found.kind == "text" else f"{name}: cannot be shown")
+    itm = "" if found.itm is None else f", ITM {found.itm:.3f}"
+    lines = [
+        f'<div class="score">{place} · score {found.score:.3f}</div>',
+        f'<div class="parts">ITC {found.itc:.3f}{itm}</div>',
+    ]
+    if found.path:
+        lines.append(f'<div class="path" title="{_safe(found.path)}">{_safe(name)}</div>')
+    if found.text and found.kind == "image":
+        lines.append(f"<div>{_safe(found.text)}</div>")
+    return f'<li><div class="picture">{inside}</div><div class="said">{"".join(lines)}</div></li>'
+
+
+def _thumbnail(picture: Image.Image) -> str:
+    encoded = io.BytesIO()
+    small = picture.convert("RGB")
+    small.thumbnail((PAGE_THUMBNAIL_SIDE, PAGE_THUMBNAIL_SIDE))
+    small.save(encoded, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode('ascii')}"
+
+
+def _safe(text: str) -> str:
+    return html.escape("".join(char if char.isprintable() or char in "\n\t" else "�" for char in text))

@@ -1,0 +1,172 @@
+"""What is minimised: ITC, ITM with hard negatives, LM, answers, MLM. Functions of tensors, and nothing else.
+
+Papers: ALBEF §3.2 and §3.3 (momentum distillation), BLIP §3.2. Official code: `models/model_pretrain.py` of ALBEF,
+`models/blip_pretrain.py`, `models/blip_retrieval.py` and `models/blip_vqa.py` of BLIP.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+IGNORED_LABEL = -100  # a target that does not count
+
+
+def itc_logits(
+    image: torch.Tensor, text: torch.Tensor, image_keys: torch.Tensor, text_keys: torch.Tensor, temp: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Similarities over temperature.
+
+    Args:
+        image, text: unit vectors of the batch (N, D).
+        image_keys, text_keys: unit vectors that they are compared with (K, D): the batch's own first, then a queue's.
+        temp: scalar.
+
+    Returns:
+        image to text (N, K) and text to image (N, K).
+    """
+    return image @ text_keys.T / temp, text @ image_keys.T / temp
+
+
+def itc_targets(same: torch.Tensor, soft_logits: torch.Tensor | None = None, alpha: float = 0.0) -> torch.Tensor:
+    """What ITC's softmax should be: even over all that match, and with a share alpha of the momentum model's opinion.
+
+    Args:
+        same: (N, K), True = they match. A picture with several captions, or a caption of several pictures, matches all
+            (`idx` of `models/blip_retrieval.py`).
+        soft_logits: the momentum model's own logits (N, K).
+
+    Returns:
+        (N, K), rows of sum 1
+    """
+    hard = same.float() / same.sum(1, keepdim=True)
+    if soft_logits is None:
+        return hard
+    return alpha * soft_logits.softmax(1) + (1 - alpha) * hard.to(soft_logits.dtype)
+
+
+def itc(i2t: torch.Tensor, t2i: torch.Tensor, i2t_targets: torch.Tensor, t2i_targets: torch.Tensor) -> torch.Tensor:
+    """Image-text contrastive loss: cross-entropy with targets that are distributions, both ways, their mean."""
+    return (F.cross_entropy(i2t, i2t_targets) + F.cross_entropy(t2i, t2i_targets)) / 2
+
+
+@torch.no_grad()
+def itm_pairs(
+    i2t: torch.Tensor, t2i: torch.Tensor, same: torch.Tensor, generator: torch.Generator | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """N matching pairs and 2N hard negatives: for every text a picture, for every picture a text, which do not match.
+
+    They are drawn by ITC's softmax, so that the likeliest mistakes come most often; the official code's floor of 1e-4
+    keeps every negative possible. A row that matches everything has no negative: it draws any, and is told that they match.
+
+    Args:
+        i2t, t2i: logits within the batch (N, N).
+        same: (N, N), True = they match, symmetric.
+        generator: draws on its device; None = torch's own.
+
+    Returns:
+        pictures, texts, labels: (3N,) each: rows of the batch, and 1 = match.
+    """
+    everyone = torch.arange(len(same), device=same.device)
+
+    def negatives(logits: torch.Tensor) -> torch.Tensor:
+        weights = (logits.float().softmax(1) + 1e-4).masked_fill(same, 0)
+        weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, torch.ones_like(weights))
+        return torch.multinomial(weights, 1, generator=generator)[:, 0]
+
+    pictures = torch.cat([everyone, negatives(t2i), everyone])
+    texts = torch.cat([everyone, everyone, negatives(i2t)])
+    return pictures, texts, same[pictures, texts].long()
+
+
+def itm(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Image-text matching loss: logits (R, 2), labels (R,) with 1 = match."""
+    return F.cross_entropy(logits, labels)
+
+
+def lm(
+    logits: torch.Tensor, input_ids: torch.Tensor, counted: torch.Tensor, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """Language-model loss: every counted token is predicted from those before it; the mean over them.
+
+    Args:
+        logits: (R, L, vocabulary); position i predicts the token after it.
+        input_ids: (R, L)
+        counted: (R, L), True = a token to be learnt: neither padding nor prompt.
+    """
+    losses = _token_losses(logits, input_ids, counted, label_smoothing)
+    return losses.sum() / counted[:, 1:].sum().clamp(min=1)
+
+
+def answers(
+    logits: torch.Tensor,
+    input_ids: torch.Tensor,
+    counted: torch.Tensor,
+    weights: torch.Tensor,
+    questions: int,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """Loss of answering: the sum over an answer's tokens, times its weight, per question (official `models/blip_vqa.py`).
+
+    Args:
+        logits, input_ids, counted: as in `lm`, of A answers.
+        weights: (A,): how many of a question's annotators gave that answer.
+        questions: how many questions they answer.
+    """
+    losses = _token_losses(logits, input_ids, counted, label_smoothing)
+    return (losses.sum(1) * weights).sum() / questions
+
+
+def mask_words(
+    input_ids: torch.Tensor,
+    maskable: torch.Tensor,
+    mask_id: int,
+    vocab_size: int,
+    probability: float = 0.15,
+    generator: torch.Generator | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Choose words to ask for: 80% become [MASK], 10% any word, 10% stay (BERT; ALBEF's `mask`).
+
+    Args:
+        input_ids: (N, L)
+        maskable: (N, L), True = a word, neither special nor padding.
+
+    Returns:
+        the changed ids and the targets, (N, L) each; IGNORED where nothing is asked.
+    """
+
+    def chance(p: float) -> torch.Tensor:
+        return torch.rand(input_ids.shape, generator=generator, device=input_ids.device) < p
+
+    asked = chance(probability) & maskable
+    hidden = asked & chance(0.8)
+    swapped = asked & ~hidden & chance(0.5)
+    others = torch.randint(vocab_size, input_ids.shape, generator=generator, device=input_ids.device)
+    changed = torch.where(swapped, others, input_ids.masked_fill(hidden, mask_id))
+    return changed, input_ids.masked_fill(~asked, IGNORED_LABEL)
+
+
+def mlm(
+    logits: torch.Tensor, targets: torch.Tensor, soft_logits: torch.Tensor | None = None, alpha: float = 0.0
+) -> torch.Tensor:
+    """Masked-word loss, its targets mixed with a share alpha of the momentum model's opinion.
+
+    Args:
+        logits, soft_logits: (M, vocabulary), of the words that are asked for; M may be 0.
+        targets: (M,)
+    """
+    loss = F.cross_entropy(logits, targets, reduction="sum")
+    if soft_logits is not None:
+        loss = (1 - alpha) * loss + alpha * F.cross_entropy(logits, soft_logits.softmax(-1), reduction="sum")
+    return loss / max(len(targets), 1)
+
+
+def _token_losses(
+    logits: torch.Tensor, input_ids: torch.Tensor, counted: torch.Tensor, label_smoothing: float
+) -> torch.Tensor:
+    """(R, L - 1), 0 where a token does not count."""
+    targets = input_ids.masked_fill(~counted, IGNORED_LABEL)[:, 1:]
+    predictions = logits[:, :-1].transpose(1, 2)
+    return F.cross_entropy(
+        predictions, targets, reduction="none", ignore_index=IGNORED_LABEL, label_smoothing=label_smoothing
+    )

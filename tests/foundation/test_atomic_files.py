@@ -1,0 +1,44 @@
+"""Files written whole or not at all, wherever their names lead."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from image_text_embedding.foundation.atomic_files import atomic_replace, atomic_write
+
+
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for content in (b"one", b"two"):  # at first what it leads to is not there
+        atomic_write(tmp_path / "link", content)
+        assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_bytes() == content
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
+def test_a_pipe_is_written_into_and_stays_one(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_bytes()), daemon=True)
+    reader.start()
+    atomic_write(tmp_path / "pipe", b"all of it")
+    reader.join(20)
+    assert read == [b"all of it"] and stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    with pytest.raises(OSError, match="a device or a pipe"), atomic_replace(tmp_path / "pipe"):
+        pass
+    assert atomic_write("/dev/null", b"gone") == Path("/dev/null")
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+def test_a_folder_and_an_error_leave_what_was_there(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        atomic_write(tmp_path, b"x")
+    (tmp_path / "file").write_bytes(b"before")
+    with pytest.raises(ValueError), atomic_replace(tmp_path / "file") as part:
+        part.write_bytes(b"half")
+        raise ValueError
+    assert (tmp_path / "file").read_bytes() == b"before" and [p.name for p in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,311 @@
+"""Towers by OpenVINO and ONNX Runtime: the same vectors as torch's, exports that are kept, and what cannot be had."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import image_text_embedding as ite
+from image_text_embedding.bulk.vector_manifest import manifest_of
+from image_text_embedding.demo.packaged_gallery import gallery
+from image_text_embedding.inference.backends import backend, compiled_tower, export_cache
+from image_text_embedding.inference.backends.backend import BACKENDS, choose_backend
+
+NEEDED = {"openvino": ("openvino",), "onnx": ("onnxruntime", "onnx", "onnxscript")}
+CPU = torch.device("cpu")
+WAIT = 20  # seconds; none of the waits below should take one
+PICTURES = [entry["path"] for entry in gallery()[:6]]
+# Of unequal lengths, and so many that a batch is not of the size that was exported.
+TEXTS = ["a dog", "a woman sitting on the beach with her dog", "two cups of coffee", "a rocket", "a cat in the snow"]
+
+
+def need(backend: str) -> None:
+    for module in NEEDED[backend]:
+        with backends_quiet():
+            pytest.importorskip(module, reason=f"the extra [{backend}] is not installed")
+
+
+def backends_quiet() -> Any:
+    from image_text_embedding.foundation.optional_imports import no_telemetry
+
+    return no_telemetry()
+
+
+@pytest.fixture(scope="module")
+def weights(home: Path, small_weights: dict[str, Path]) -> dict[str, Any]:
+    """What `load` is given for small BLIP and ALBEF models."""
+    return small_weights
+
+
+@pytest.fixture(scope="module")
+def exact(weights: dict[str, Path], vocabulary: Path) -> Any:
+    return ite.load(weights["blip_itm_base_coco"], tokenizer=vocabulary, device="cpu")
+
+
+@pytest.fixture(scope="module", params=["openvino", "onnx"])
+def model(request: pytest.FixtureRequest, weights: dict[str, Path], vocabulary: Path) -> Iterator[Any]:
+    """The small BLIP on each backend, in fp32; kept for the module, so that it is exported once."""
+    need(request.param)
+    yield ite.load(weights["blip_itm_base_coco"], tokenizer=vocabulary, device="cpu", backend=request.param)
+
+
+class TestVectors:
+    def test_they_are_those_of_torch(self, model: Any, exact: Any) -> None:
+        np.testing.assert_allclose(model.encode_image(PICTURES), exact.encode_image(PICTURES), atol=1e-5)
+        np.testing.assert_allclose(model.encode_image(PICTURES[1]), exact.encode_image(PICTURES[1]), atol=1e-5)
+        np.testing.assert_allclose(model.encode_text(TEXTS), exact.encode_text(TEXTS), atol=1e-5)
+        np.testing.assert_allclose(model.encode_text(TEXTS[0]), exact.encode_text(TEXTS[0]), atol=1e-5)
+        bare = {"normalize_embeddings": False, "convert_to_tensor": True}
+        torch.testing.assert_close(
+            model.encode_text(TEXTS, **bare), exact.encode_text(TEXTS, **bare), atol=1e-4, rtol=1e-4
+        )
+
+    def test_threads(self, model: Any) -> None:
+        one_by_one = [model.encode_image(picture) for picture in PICTURES]
+        with ThreadPoolExecutor(4) as pool:
+            at_once = list(pool.map(model.encode_image, PICTURES * 3))
+        np.testing.assert_allclose(at_once, one_by_one * 3, atol=1e-6)
+
+    def test_what_is_said_of_them(self, model: Any, exact: Any) -> None:
+        info = model.info
+        assert info["backend"] == model.backend in BACKENDS and info["precision"] == model.precision == "fp32"
+        for quality in info["quality"].values():
+            assert 0.99999 < quality["cosine_min"] <= quality["cosine_mean"] < 1.00001 and quality["items"] == 12
+        assert set(info["quality"]) == {"image", "text"} and json.dumps(info)
+        assert f"by {model.backend} in fp32" in repr(model) and "image and text" in repr(model)
+        manifest = manifest_of(info)
+        assert manifest["backend"] == model.backend and manifest["precision"] == "fp32"
+        assert exact.info["backend"] == "torch" and exact.info["quality"] == {}
+
+    def test_an_index_needs_no_second_copy(self, model: Any, tmp_path: Path) -> None:
+        pytest.importorskip("milvus_lite")
+        with ite.Gallery.open(tmp_path / "g.db", model) as gallery:
+            gallery.add(PICTURES, TEXTS)
+            assert gallery.search(PICTURES[0], 1)[0].path == str(PICTURES[0])
+            assert gallery.search(TEXTS[1], 1, find="text")[0].text == TEXTS[1]
+        assert model._parts == {}
+
+    def test_heads_stay_on_torch(self, model: Any, exact: Any, tmp_path: Path) -> None:
+        assert not set(model._parts) & {"match"}
+        assert model.match(PICTURES[0], TEXTS[1]) == pytest.approx(exact.match(PICTURES[0], TEXTS[1]), abs=1e-6)
+        model.save(tmp_path / "saved.safetensors")
+        assert ite.load(tmp_path / "saved.safetensors", modality="image").dim == exact.dim
+
+
+class TestExports:
+    def test_one_copy_that_is_kept(
+        self, model: Any, weights: dict[str, Path], vocabulary: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(backend.Backend, "_make", lambda *_: pytest.fail("it is exported already"))
+        settings: dict[str, Any] = {"tokenizer": vocabulary, "device": "cpu", "backend": model.backend}
+        again = ite.load(weights["blip_itm_base_coco"], modality="text", **settings)
+        assert again.runtime.compiled["text"] is model.runtime.compiled["text"]
+        monkeypatch.setattr(backend, "_towers", {})  # as in another process
+        fresh = ite.load(weights["blip_itm_base_coco"], modality="text", **settings)
+        assert fresh.runtime.compiled["text"] is not model.runtime.compiled["text"]
+        np.testing.assert_array_equal(fresh.encode_text(TEXTS), model.encode_text(TEXTS))
+        assert fresh.info["quality"] == {"text": model.info["quality"]["text"]}
+        assert fresh._parts == {}, "no second copy of the weights"
+
+    def test_what_they_depend_on(self, model: Any) -> None:
+        folder = model.runtime.compiled["image"].folder
+        key = json.loads((folder / export_cache.MANIFEST).read_text())["key"]
+        assert key["sha256"] == model.info["sha256"] and key["precision"] == "fp32" and key["tower"] == "image"
+        assert "image_size=64" in key["sizes"] and set(key["versions"]) >= {"torch"} and len(key["versions"]) > 1
+
+    def test_damage_and_a_cache_that_cannot_be_written(
+        self,
+        exact: Any,
+        weights: dict[str, Path],
+        vocabulary: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        need("openvino")
+        monkeypatch.setenv("IMAGE_TEXT_EMBEDDING_HOME", str(tmp_path))
+        expected = exact.encode_text(TEXTS)
+
+        def vectors() -> tuple[Path, np.ndarray]:
+            monkeypatch.setattr(backend, "_towers", {})
+            model = ite.load(weights["blip_itm_base_coco"], tokenizer=vocabulary, backend="openvino", modality="text")
+            return model.runtime.compiled["text"].folder, model.encode_text(TEXTS)
+
+        folder, got = vectors()
+        np.testing.assert_allclose(came, expected, atol=1e-5)
+        weights_file = folder / "model.bin"
+        content = weights_file.read_bytes()
+        weights_file.unlink()  # it may still be mapped: the damaged one is another file
+        weights_file.write_bytes(content[:5000])
+        again, got = vectors()
+        np.testing.assert_allclose(came, expected, atol=1e-5)
+        assert again == folder and weights_file.stat().st_size > 5000
+
+        (tmp_path / "home").mkdir()
+        (tmp_path / "home" / "exports").write_text("in the way")
+        monkeypatch.setenv("IMAGE_TEXT_EMBEDDING_HOME", str(tmp_path / "home"))
+        with pytest.warns(UserWarning, match="cannot be written"):
+            folder, got = vectors()
+        np.testing.assert_allclose(came, expected, atol=1e-5)
+
+    def test_an_export_that_computes_something_else(
+        self, weights: dict[str, Path], vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        need("openvino")
+        monkeypatch.setenv("IMAGE_TEXT_EMBEDDING_HOME", str(tmp_path))
+        real = compiled_tower.OpenVINOGraph.__call__
+        monkeypatch.setattr(compiled_tower.OpenVINOGraph, "__call__", lambda self, *inputs: -real(self, *inputs))
+        with pytest.raises(ite.ComputeError, match="expected vectors as torch gives them"):
+            ite.load(weights["albef_14m"], tokenizer=vocabulary, backend="openvino", modality="text")
+        assert not list((tmp_path / "exports").glob("*/export.json"))
+
+
+class TestInt8:
+    def test_openvino_by_nncf(self) -> None:
+        need("openvino")
+        with backends_quiet():
+            pytest.importorskip("nncf")
+        exact = ite.load("blip_demo", device="cpu")
+        model = ite.load("blip_demo", backend="openvino", precision="int8")
+        for modality, items in (("image", PICTURES), ("text", [entry["caption"] for entry in gallery()[:6]])):
+            encode = f"encode_{modality}"
+            cosines = (getattr(model, encode)(items) * getattr(exact, encode)(items)).sum(axis=1)
+            assert cosines.min() > 0.9 and abs(cosines - 1).max() > 1e-6, "as good as fp32, and yet not the same"
+            quality = model.info["quality"][modality]
+            assert quality["items"] == 12 and quality["calibrated_on"] == "the packaged gallery"
+            assert quality["cosine_mean"] == pytest.approx(cosines.mean(), abs=0.05)
+
+    def test_onnx_on_texts_of_the_users(self, weights: dict[str, Path], vocabulary: Path) -> None:
+        need("onnx")
+        texts = [f"{text} {more}" for text in TEXTS for more in ("by day", "at night")]
+        exact = ite.load(weights["albef_14m"], tokenizer=vocabulary, device="cpu", modality="text")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # made-up weights may be worse than DOUBTFUL
+            model = ite.load(
+                weights["albef_14m"],
+                tokenizer=vocabulary,
+                device="cpu",
+                modality="text",
+                backend="onnx",
+                precision="int8",
+                calibration={"text": texts},
+            )
+        cosines = (model.encode_text(TEXTS) * exact.encode_text(TEXTS)).sum(axis=1)
+        assert cosines.min() > 0.9 and abs(cosines - 1).max() > 1e-6
+        quality = model.info["quality"]["text"]
+        assert quality["items"] == 3 and quality["calibrated_on"] == "10 texts of the user's"
+
+    def test_doubtful_vectors_are_said_to_be(self, exact: Any) -> None:
+        notes = {"quality": {"cosine_mean": 0.9, "cosine_min": 0.8, "items": 3}}
+        tower = compiled_tower.CompiledTower(lambda *_: np.zeros(1), export_cache.CachedExport(Path(), notes))
+        with pytest.warns(UserWarning, match=r"mean cosine of 0\.900 .* calibration="):
+            backend.Backend("onnx", "int8")._doubt(tower, "text")
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("settings", "says"),
+        [
+            ({"backend": "openvin"}, "backend: expected one of torch, openvino, onnx, .* did you mean 'openvino'"),
+            ({"precision": "int4"}, "precision: expected one of fp32, bf16, fp16, int8, got 'int4'"),
+            ({"precision": torch.float16}, "precision: expected one of"),
+            ({"precision": "int8"}, r"expected one of fp32, bf16, fp16, .*backend='torch'.* int8 is computed by"),
+            ({"precision": "fp16", "dtype": "bf16"}, "expected precision or dtype, got"),
+            ({"calibration": {"text": TEXTS * 2}}, "for precision='int8'; got 'text' for precision='fp32'"),
+        ],
+    )
+    def test_before_anything_is_read(self, settings: dict[str, Any], says: str) -> None:
+        with pytest.raises(ite.InputError, match=says):
+            ite.load("no such model", device="cpu", **settings)
+
+    def test_dtype_is_the_same_as_precision(self, weights: dict[str, Path]) -> None:
+        for settings in ({"precision": "bf16"}, {"dtype": "bf16"}, {"dtype": torch.bfloat16, "precision": "bf16"}):
+            model = ite.load(weights["blip_base"], modality="image", device="cpu", **settings)
+            assert model.dtype is torch.bfloat16 and model.info["precision"] == "bf16"
+
+    def test_what_the_device_lacks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        need("openvino")
+        monkeypatch.setattr(backend, "_openvino_capabilities", lambda: ["FP32", "INT8", "BIN"])
+        with pytest.raises(ite.InputError, match="expected one of fp32, int8, which backend='openvino' can"):
+            choose_backend("openvino", "bf16", CPU, None)
+        with pytest.raises(ite.InputError, match="computes on the CPU, got device 'cuda'"):
+            choose_backend("openvino", "fp32", torch.device("cuda"), None)
+
+    def test_what_onnx_runtime_lacks(self) -> None:
+        need("onnx")
+        import onnxruntime
+
+        with pytest.raises(ite.InputError, match="expected one of fp32, int8, which backend='onnx' can"):
+            choose_backend("onnx", "fp16", CPU, None)
+        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            with pytest.raises(ite.SetupError, match="pip install onnxruntime-gpu"):
+                choose_backend("onnx", "fp16", torch.device("cuda"), None)
+
+    @pytest.mark.parametrize(("backend", "module"), [("openvino", "openvino"), ("onnx", "onnxruntime")])
+    def test_a_backend_that_is_not_installed(self, backend: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(ite.SetupError, match=rf"pip install 'image-text-embedding\[{backend}\]'"):
+            ite.load("blip_demo", device="cpu", backend=backend)
+
+    def test_a_model_that_makes_no_vectors(self, weights: dict[str, Path], vocabulary: Path) -> None:
+        need("openvino")
+        with pytest.raises(ite.InputError, match=r"makes none \(it can caption\): load it with backend='torch'"):
+            ite.load(weights["blip_caption_base"], tokenizer=vocabulary, backend="openvino")
+
+    def test_what_to_calibrate_on(self, weights: dict[str, Path], vocabulary: Path) -> None:
+        need("openvino")
+        settings: dict[str, Any] = {"tokenizer": vocabulary, "backend": "openvino", "precision": "int8"}
+        with pytest.raises(ite.InputError, match="at least 8 pictures, got 3"):
+            ite.load(weights["blip_base"], modality="image", calibration={"image": PICTURES[:3]}, **settings)
+        with pytest.raises(ite.ImageError, match=r"item 6: no such file") as error:
+            ite.load(
+                weights["blip_base"],
+                modality="image",
+                calibration={"image": [*PICTURES, "no.jpg", "no.png"]},
+                **settings,
+            )
+        assert error.value.index == 6
+        for wrong, got in (({"pictures": PICTURES}, "'pictures'"), (PICTURES, "list")):
+            with pytest.raises(ite.InputError, match=f"got {came} for precision='int8'"):
+                ite.load(weights["blip_base"], calibration=wrong, **settings)
+
+
+def test_exports_in_two_threads_leave_the_process_as_it_was() -> None:
+    from image_text_embedding.foundation.optional_imports import quietly
+
+    before = sys.stdout, logging.getLogger().level, list(warnings.filters)
+    first_in, first_out = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with quietly():
+            first_in.set()
+            first_out.wait(0.2)  # the other has time to come in, if it can
+        first_out.set()
+
+    def second() -> None:
+        assert first_in.wait(WAIT)
+        with quietly():
+            assert first_out.wait(WAIT)
+
+    threads = [threading.Thread(target=work) for work in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT)
+    assert (sys.stdout, logging.getLogger().level, list(warnings.filters)) == before
+
+
+def test_an_import_reports_to_nobody() -> None:
+    need("openvino")
+    with backends_quiet():
+        assert sys.modules.get("openvino_telemetry", None) is None

