@@ -316,7 +316,7 @@ class Gallery:
             )
         if find not in KINDS or modality not in (None, *KINDS):
             name, got = ("find", find) if find not in KINDS else ("modality", modality)
-            raise InputError(f"{name}: expected 'image' or 'text', got {came!r}")
+            raise InputError(f"{name}: expected 'image' or 'text', got {got!r}")
         if self.manifest is None:
             raise StoreError(
                 f"{self._store.place} holds nothing yet: add pictures first (`image-text-embedding index`)"

@@ -84,7 +84,7 @@ def measure_quality(exact: Callable[..., torch.Tensor], run: CompiledGraph, item
         with torch.inference_mode():
             right = torch.cat([exact(*map(torch.from_numpy, inputs)) for inputs in batch])
         came = torch.from_numpy(run(*(stack_inputs(each) for each in zip(*batch))))
-        cosines += F.cosine_similarity(right, got.float(), dim=-1).tolist()
+        cosines += F.cosine_similarity(right, came.float(), dim=-1).tolist()
     return {"cosine_mean": float(np.mean(cosines)), "cosine_min": min(cosines), "items": len(cosines)}
 
 

@@ -128,7 +128,7 @@ def _download(url: str, target: Path, sha256: str | None) -> None:
                 if not promised:
                     logger.warning("%s: the server gives no digest; only the size was checked", url)
                 os.replace(part, target)
-                remember_digest(target.resolve(), file_stamp(target), got["sha256"], answer.revision)
+                remember_digest(target.resolve(), file_stamp(target), came["sha256"], answer.revision)
             finally:
                 part.unlink(missing_ok=True)
     except (OSError, NotImplementedError) as error:  # the latter from a file system without locks

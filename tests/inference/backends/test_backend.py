@@ -142,13 +142,13 @@ class TestExports:
             return model.runtime.compiled["text"].folder, model.encode_text(TEXTS)
 
         folder, got = vectors()
-        np.testing.assert_allclose(came, expected, atol=1e-5)
+        np.testing.assert_allclose(got, expected, atol=1e-5)
         weights_file = folder / "model.bin"
         content = weights_file.read_bytes()
         weights_file.unlink()  # it may still be mapped: the damaged one is another file
         weights_file.write_bytes(content[:5000])
         again, got = vectors()
-        np.testing.assert_allclose(came, expected, atol=1e-5)
+        np.testing.assert_allclose(got, expected, atol=1e-5)
         assert again == folder and weights_file.stat().st_size > 5000
 
         (tmp_path / "home").mkdir()
@@ -156,7 +156,7 @@ class TestExports:
         monkeypatch.setenv("IMAGE_TEXT_EMBEDDING_HOME", str(tmp_path / "home"))
         with pytest.warns(UserWarning, match="cannot be written"):
             folder, got = vectors()
-        np.testing.assert_allclose(came, expected, atol=1e-5)
+        np.testing.assert_allclose(got, expected, atol=1e-5)
 
     def test_an_export_that_computes_something_else(
         self, weights: dict[str, Path], vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -276,7 +276,7 @@ class TestRefusals:
             )
         assert error.value.index == 6
         for wrong, got in (({"pictures": PICTURES}, "'pictures'"), (PICTURES, "list")):
-            with pytest.raises(ite.InputError, match=f"got {came} for precision='int8'"):
+            with pytest.raises(ite.InputError, match=f"got {got} for precision='int8'"):
                 ite.load(weights["blip_base"], calibration=wrong, **settings)
 
 

@@ -449,7 +449,7 @@ class TestWriting:
         )
         came = torch.bincount(rows[:, 1], minlength=600) / count
         assert difference(came, expected / expected.sum()) < 0.02
-        assert bool((expected[got > 0] > 0).all())
+        assert bool((expected[came > 0] > 0).all())
 
     def test_lengths_and_penalty(self, caption: SimpleNamespace) -> None:
         for beams in (1, 2):
