@@ -40,7 +40,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture(scope="session")
 def golden() -> Callable[[str], dict[str, Any]]:
-    """golden("blip_retrieval") -> the numbers of the original code, as tensors."""
+    """golden("blip_retrieval") -> the numbers that the official code computed, as tensors."""
     import torch
 
     def read(name: str) -> dict[str, Any]:
@@ -52,9 +52,9 @@ def golden() -> Callable[[str], dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def home() -> Iterator[Path]:
-    """A cache as after the downloads: made-up `blip_base` and `albef_4m` weights, and bert-base-uncased's vocabulary.
+    """The session's cache with made-up weights of `blip_base` and `albef_4m` and the vocabulary of bert-base-uncased.
 
-    The environment variables above point here, for subprocesses, too.
+    The environment variables of `support.environment` point to it, so subprocesses use it, too.
     """
     import torch
 
@@ -74,7 +74,7 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def small_weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Made-up weights of every part of these models, at the sizes of `small`."""
+    """Files with made-up weights of the models in SMALL, with every part, at the sizes of `small`."""
     import torch
 
     from image_text_embedding.models.checkpoints.checkpoint_files import save_weights
@@ -98,9 +98,9 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def small_models(home: Path, small_weights: dict[str, Path]) -> Path:
-    """A folder in the place of configs/, in which the models of SMALL are small, their weights in the cache.
+    """A folder that replaces configs/: the models of SMALL at small sizes, with their weights in the cache.
 
-    Use it by `monkeypatch.setattr("image_text_embedding.models.config_files.config_dir", lambda: small_models)`.
+    Use it with `monkeypatch.setattr("image_text_embedding.models.config_files.config_dir", lambda: small_models)`.
     """
     import yaml
 
@@ -120,7 +120,7 @@ def small_models(home: Path, small_weights: dict[str, Path]) -> Path:
 
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many items each call of a tower got."""
+    """The number of items in each call of a tower."""
     from image_text_embedding.inference.model_runtime import ModelRuntime
 
     counts: list[int] = []
@@ -129,4 +129,41 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         monkeypatch.setattr(
             ModelRuntime, name, lambda self, items, real=real: (counts.append(len(items)), real(self, items))[1]
         )
+    return counts
+
+
+@pytest.fixture(scope="session")
+def small_encoder(small_weights: dict[str, Path]) -> Callable[..., Any]:
+    """small_encoder("blip_base", dtype="bf16") -> an encoder with the made-up weights of that model, built once."""
+    import image_text_embedding as ite
+
+    built: dict[Any, Any] = {}
+
+    def load(name: str, **options: Any) -> Any:
+        key = (name, *options.items())
+        if key not in built:
+            built[key] = ite.load(small_weights[name], tokenizer=VOCABULARY, device="cpu", **options)
+        return built[key]
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def task_photos() -> list[np.ndarray]:
+    """Four photos: uint8 (height, width, 3)."""
+    from skimage import data
+
+    return [data.astronaut(), data.coffee(), data.chelsea(), data.rocket()]
+
+
+@pytest.fixture
+def vit_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many pictures each pass through the vision transformer has."""
+    from image_text_embedding.inference.model_runtime import ModelRuntime
+
+    counts: list[int] = []
+    states = ModelRuntime.states
+    monkeypatch.setattr(
+        ModelRuntime, "states", lambda self, pixels: (counts.append(len(pixels)), states(self, pixels))[1]
+    )
     return counts

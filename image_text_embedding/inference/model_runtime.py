@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from image_text_embedding.foundation.argument_checks import MODALITIES
 from image_text_embedding.foundation.errors import InputError
@@ -24,6 +25,7 @@ from image_text_embedding.inputs.tokenizer import Tokenizer
 from image_text_embedding.models.checkpoints.checkpoint_files import Checkpoint, read_checkpoint, save_weights
 from image_text_embedding.models.config_files import list_models, model_config
 from image_text_embedding.models.model_lookup import ResolvedModel
+from image_text_embedding.models.networks.finite_values import require_finite
 from image_text_embedding.models.part_cache import load_part
 
 MAX_RESIZE_VALUES = 2**27  # of enlarged batches that a device resizes at once: half a gigabyte in float32
@@ -142,6 +144,30 @@ class ModelRuntime:
         """Token ids of each text -> (B, D), not yet of unit length."""
         tower = self.compiled.get("text") or self.part("text")
         return tower(*self.padded(rows)).to(self.device)
+
+    def require_finite(self, values: torch.Tensor) -> torch.Tensor:
+        """The values, unchanged.
+
+        Raises:
+            ComputeError: a value is NaN or infinite.
+        """
+        return require_finite(values, self.dtype)
+
+    def unit_vectors_of_states(self, states: torch.Tensor) -> torch.Tensor:
+        """Picture states (B, 1 + patches, width) -> unit vectors (B, D) float32, for tasks that need both.
+
+        Raises:
+            ComputeError: a vector is not finite.
+        """
+        return self.require_finite(F.normalize(self.part("image").project(states).float(), dim=-1))
+
+    def unit_text_vectors(self, rows: list[list[int]]) -> torch.Tensor:
+        """Token ids of each text -> unit vectors (B, D) float32, from the backend that computes texts.
+
+        Raises:
+            ComputeError: a vector is not finite.
+        """
+        return self.require_finite(F.normalize(self.text_vectors(rows).float(), dim=-1))
 
     def values(self, pixels: list[np.ndarray]) -> torch.Tensor:
         """uint8 (S, S, 3), or of any size, each -> what the image tower takes, (B, 3, S, S) on the device."""

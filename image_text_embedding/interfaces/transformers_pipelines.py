@@ -17,7 +17,7 @@ from image_text_embedding.foundation.messages import did_you_mean
 from image_text_embedding.inference.encoder import Encoder
 from image_text_embedding.inference.loading import load
 from image_text_embedding.inference.tasks.captioning import prompt_length
-from image_text_embedding.inference.tasks.task_settings import SETTINGS
+from image_text_embedding.inference.tasks.task_settings import check_setting_names, setting_names
 from image_text_embedding.inputs.item_lists import (
     is_single_picture,
     is_single_text,
@@ -61,7 +61,7 @@ class VisualQuestionAnswering:
             As `Encoder.answer`.
         """
         top_k = require_integer("top_k", top_k)
-        _check(settings, "answer")
+        check_setting_names(settings, [*setting_names("answer"), "show_progress_bar"])
         pictures: Any
         if question is None:
             one = isinstance(image, dict)
@@ -114,7 +114,7 @@ class ImageToText:
         Raises:
             As `Encoder.caption`.
         """
-        _check(settings, "caption")
+        check_setting_names(settings, [*setting_names("caption"), "show_progress_bar"])
         pictures = images if inputs is None else inputs
         if pictures is None:
             raise InputError("expected a picture, or a list of pictures, got None")
@@ -158,13 +158,6 @@ def pipeline(task: str, model: str | os.PathLike[str] | ModelConfig | Encoder | 
         raise InputError(f"unknown task {task!r}{did_you_mean(str(task), PIPELINES)} Tasks: {', '.join(PIPELINES)}.")
     kind, default = PIPELINES[task]
     return kind(model if isinstance(model, Encoder) else load(default if model is None else model, **options))
-
-
-def _check(settings: dict[str, Any], task: str) -> None:
-    known = [*SETTINGS[task], "show_progress_bar"]
-    for name in settings:
-        if name not in known:
-            raise InputError(f"unknown setting {name!r}{did_you_mean(name, known)} Settings: {', '.join(known)}.")
 
 
 def _take(item: Any, key: str) -> Any:

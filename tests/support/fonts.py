@@ -1,4 +1,4 @@
-"""Whether the font is there with which scenes are drawn."""
+"""A mark for tests that need the font of the demonstration scenes."""
 
 from __future__ import annotations
 

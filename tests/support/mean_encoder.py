@@ -10,7 +10,10 @@ from image_text_embedding.models.config_files import model_config
 
 
 class Mean:
-    """In a model's place: a picture's vector is made of its mean colour, a text's of its length."""
+    """A picture's vector is its mean colour and 1, normalised; a text's is (its length, 0, 0, 1).
+
+    `count` is the number of items that it encoded.
+    """
 
     config = model_config("blip_demo")
     dim = 4

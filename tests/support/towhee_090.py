@@ -114,8 +114,9 @@ def run() -> dict[str, Any]:
 
 def concurrent_builds() -> int:
     """How many operators a dc2 node builds for calls that run at the same time."""
-    from image_text_embedding.interfaces.towhee_operators.families import Blip
     from towhee.dc2 import ops, pipe
+
+    from image_text_embedding.blip import Blip
 
     built: list[int] = []
     together = threading.Barrier(2)  # its thread pool has room for two pipelines on the smallest machine

@@ -1,13 +1,11 @@
-"""TODO: say what this file is for."""
+"""Visual question answering: an answer is written by the decoder, or chosen from a list."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from image_text_embedding.foundation.argument_checks import require_integer
 from image_text_embedding.foundation.errors import InputError, TextError
 from image_text_embedding.inference.model_runtime import ModelRuntime
 from image_text_embedding.inference.tasks.decoding import first_decoder_token, generation_settings, write_texts
@@ -16,69 +14,70 @@ from image_text_embedding.inference.tasks.image_text_batches import (
     PictureTextBatches,
     TokenIds,
     first_token,
-    require_finite,
     require_texts,
     text_encoder_for,
 )
+from image_text_embedding.inference.tasks.task_settings import AnswerSettings
 from image_text_embedding.inputs.item_lists import ItemErrors, is_single_text, require_iterable
 from image_text_embedding.inputs.text_rules import TextRules
 from image_text_embedding.models.networks.heads import rank_answers
 
 
-def make_answerer(
-    runtime: ModelRuntime,
-    *,
-    choices: Sequence[str] | None,
-    k: int,
-    question_token: str,
-    num_beams: int,
-    max_length: int,
-    min_length: int,
-) -> Compute:
-    """Rows are questions; an answer each, or the choices ranked: (answer, probability), best first."""
+def make_answerer(runtime: ModelRuntime, settings: AnswerSettings) -> Compute:
+    """What answers. Rows are questions; an answer each, or the choices ranked: (answer, probability), best first."""
     runtime.require("answer")
-    first = first_token(runtime, "question_token", question_token)
-    manner = generation_settings(runtime, num_beams, max_length, min_length, 1.0)
-    k = require_integer("k", k)
-    listed = (
-        None
-        if choices is None
-        else list(require_iterable(choices, "answers") if not is_single_text(choices) else [choices])
-    )
-    options = None if listed is None else encode_choices(runtime, listed)
+    first = first_token(runtime, settings.question_token)
+    generation = generation_settings(runtime, settings, 1.0)
+    choices: list[Any] | None = None
+    if settings.choices is not None:
+        one = is_single_text(settings.choices)
+        choices = [settings.choices] if one else list(require_iterable(settings.choices, "answers"))
+    choice_rows = None if choices is None else encode_choices(runtime, choices)
 
     def compute(states: torch.Tensor, rows: list[TokenIds]) -> list[Any]:
         head = runtime.part("answer")
         ids, mask = runtime.padded([[first, *row[1:]] for row in rows])
-        read = require_finite(head.text.fuse(ids, mask, states), runtime)
-        if options is None or listed is None:
-            # The original attends to padded question positions here, as though they were words (all-ones
+        question_states = runtime.require_finite(head.text.fuse(ids, mask, states))
+        if choice_rows is None or choices is None:
+            # The original attends to padded question positions here, as if they were words (all-ones
             # `question_atts` of `models/blip_vqa.py`), so that its answers depend on the batch. We use the real mask.
-            return write_texts(
-                runtime, head.decoder, [[first_decoder_token(runtime)]] * len(rows), read, mask, manner, None
-            )
-        answers = runtime.padded(options)
-        found, probabilities = rank_answers(head, runtime.config, read, mask, *answers, min(k, len(listed)))
+            prompts = [[first_decoder_token(runtime)]] * len(rows)
+            return write_texts(runtime, head.decoder, prompts, question_states, mask, generation, None)
+        answer_ids, answer_mask = runtime.padded(choice_rows)
+        k = min(settings.k, len(choices))
+        best, probabilities = rank_answers(head, runtime.config, question_states, mask, answer_ids, answer_mask, k)
         return [
-            [(listed[i], p) for i, p in zip(best, chances)]
-            for best, chances in zip(found.tolist(), probabilities.tolist())
+            [(choices[i], p) for i, p in zip(indices, chances)]
+            for indices, chances in zip(best.tolist(), probabilities.tolist())
         ]
 
     return compute
 
 
 def answer(
-    runtime: ModelRuntime, images: Any, questions: Any, batch_size: int, show: bool | None, on_error: str, **manner: Any
+    runtime: ModelRuntime,
+    images: Any,
+    questions: Any,
+    settings: AnswerSettings,
+    batch_size: int,
+    show: bool | None,
+    on_error: str,
 ) -> Any:
-    compute = make_answerer(runtime, **manner)
+    """See `Encoder.answer`."""
+    compute = make_answerer(runtime, settings)
     pairs = PictureTextBatches(runtime, images, on_error, questions=require_texts("questions", questions))
-    rows = pairs.rows("questions", reader := text_encoder_for(runtime, questions=True))
-    reader.warn(2)
+    rows = pairs.rows("questions", encoder := text_encoder_for(runtime, questions=True))
+    encoder.warn(2)
     return pairs.failures.result(pairs.run(rows, compute, None, batch_size, show))
 
 
 def encode_choices(runtime: ModelRuntime, choices: list[Any]) -> list[TokenIds]:
-    """Token ids of given answers."""
+    """Token ids of the answers to choose from.
+
+    Raises:
+        InputError: there are none.
+        TextError: one is too long, or two have the same tokens; `.index` is its index.
+    """
     if not choices:
         raise InputError("choices: expected at least one answer, got an empty list")
     rules = TextRules.as_it_is(runtime.config.text.max_positions, sep=True)

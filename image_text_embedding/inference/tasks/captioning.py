@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""Captioning: a sentence about a picture, searched or sampled, freely or as the continuation of a prompt."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from image_text_embedding.foundation.argument_checks import is_number, require_integer
-from image_text_embedding.foundation.errors import InputError, TextError
+from image_text_embedding.foundation.errors import TextError
 from image_text_embedding.inference.model_runtime import ModelRuntime
 from image_text_embedding.inference.tasks.decoding import (
     first_decoder_token,
@@ -17,59 +16,52 @@ from image_text_embedding.inference.tasks.decoding import (
     write_texts,
 )
 from image_text_embedding.inference.tasks.image_text_batches import Compute, PictureTextBatches, TokenIds
+from image_text_embedding.inference.tasks.task_settings import CaptionSettings
 from image_text_embedding.inputs.text_rules import TextRules
 
+SAMPLING_PENALTY = 1.1  # the official repetition penalty in nucleus sampling; in search it is 1.0
 
-def make_captioner(
-    runtime: ModelRuntime,
-    *,
-    num_beams: int,
-    max_length: int,
-    min_length: int,
-    repetition_penalty: float | None,
-    sample: bool,
-    top_p: float,
-    seed: int | None,
-    num_return_sequences: int,
-) -> Compute:
-    """Rows are prompts; a caption each, or a list of num_return_sequences."""
+
+def make_captioner(runtime: ModelRuntime, settings: CaptionSettings) -> Compute:
+    """What writes captions. Rows are prompts; the result is a caption each, or a list of num_return_sequences."""
     runtime.require("caption")
-    manner = generation_settings(
-        runtime, num_beams, max_length, min_length, 1.1 if sample and repetition_penalty is None else repetition_penalty
+    penalty = settings.repetition_penalty
+    if penalty is None:
+        penalty = SAMPLING_PENALTY if settings.sample else 1.0
+    count = settings.num_return_sequences
+    generation = dataclasses.replace(
+        generation_settings(runtime, settings, float(penalty)),
+        num_return_sequences=count,
+        **({"num_beams": 1, "top_p": float(settings.top_p)} if settings.sample else {}),
     )
-    count = require_integer("num_return_sequences", num_return_sequences)
-    if sample:
-        if not is_number(top_p) or not 0 < top_p <= 1:
-            raise InputError(f"top_p: expected a number in (0, 1], got {top_p!r}")
-        manner = dataclasses.replace(manner, num_beams=1, top_p=float(top_p))
-    elif count > num_beams:
-        raise InputError(
-            f"num_return_sequences={count} needs as many beams, got num_beams={num_beams}; or sample=True draws any number"
-        )
-    if seed is not None:
-        seed = require_integer("seed", seed, least=0)
-    manner = dataclasses.replace(manner, num_return_sequences=count)
 
     def compute(states: torch.Tensor, rows: list[TokenIds]) -> list[Any]:
-        # One seed gives every picture the same draws, so that a picture gets alone what it gets in a batch.
-        seeds = [item_seed(seed, j) for _ in rows for j in range(count)] if sample else None
-        texts = write_texts(runtime, runtime.part("caption").decoder, rows, states, None, manner, seeds)
+        # One seed gives every picture the same draws, so that its caption does not depend on the batch.
+        seeds = [item_seed(settings.seed, j) for _ in rows for j in range(count)] if settings.sample else None
+        texts = write_texts(runtime, runtime.part("caption").decoder, rows, states, None, generation, seeds)
         return texts if count == 1 else [texts[i : i + count] for i in range(0, len(texts), count)]
 
     return compute
 
 
 def caption(
-    runtime: ModelRuntime, images: Any, prompt: Any, batch_size: int, show: bool | None, on_error: str, **manner: Any
+    runtime: ModelRuntime,
+    images: Any,
+    prompt: Any,
+    settings: CaptionSettings,
+    batch_size: int,
+    show: bool | None,
+    on_error: str,
 ) -> Any:
-    compute = make_captioner(runtime, **manner)
+    """See `Encoder.caption`."""
+    compute = make_captioner(runtime, settings)
     pairs = PictureTextBatches(runtime, images, on_error, prompts=prompt)
-    found = pairs.run(encode_prompts(pairs, prompt, manner["max_length"]), compute, None, batch_size, show)
+    found = pairs.run(encode_prompts(pairs, prompt, settings.max_length), compute, None, batch_size, show)
     return pairs.failures.result(found)
 
 
 def encode_prompts(pairs: PictureTextBatches, prompt: Any, max_length: int) -> dict[int, TokenIds]:
-    """Index -> the first token and the prompt's."""
+    """Index -> the decoder's first token and those of the prompt."""
     start = first_decoder_token(pairs.runtime)
     if prompt is None:
         return {index: [start] for index in range(pairs.count)}
@@ -89,6 +81,6 @@ def encode_prompts(pairs: PictureTextBatches, prompt: Any, max_length: int) -> d
 
 
 def prompt_length(runtime: ModelRuntime, prompt: str | None) -> int:
-    """How many tokens a caption begins with, its first included."""
+    """How many tokens a caption starts with, the decoder's first token included."""
     rules = TextRules.as_it_is(runtime.config.text.max_positions, sep=False)
     return 1 if prompt is None else len(runtime.tokenizer.encode(prompt, rules)[0])

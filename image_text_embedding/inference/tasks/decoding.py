@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""Writing texts with a decoder: what captioning and answering share."""
 
 from __future__ import annotations
 
@@ -7,39 +7,32 @@ from typing import Any
 
 import torch
 
-from image_text_embedding.foundation.argument_checks import is_number, require_integer
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.inference.model_runtime import ModelRuntime
 from image_text_embedding.inference.tasks.image_text_batches import TokenIds
+from image_text_embedding.inference.tasks.task_settings import AnswerSettings, CaptionSettings
 
 
 def first_decoder_token(runtime: ModelRuntime) -> int:
-    """The id that begins what a decoder writes."""
+    """The id that starts every text of the decoder."""
     assert runtime.config.decoder is not None
     dec_id = runtime.config.decoder.dec_id
     return runtime.tokenizer.cls_id if dec_id is None else dec_id
 
 
-def generation_settings(
-    runtime: ModelRuntime, num_beams: int, max_length: int, min_length: int, penalty: float | None
-) -> Any:
-    from image_text_embedding.models.networks.generation import (
-        GenerationSettings,  # late: transformers' generation takes seconds to import
-    )
+def generation_settings(runtime: ModelRuntime, settings: CaptionSettings | AnswerSettings, penalty: float) -> Any:
+    """`GenerationSettings` of a task's settings.
 
-    num_beams = require_integer("num_beams", num_beams)
-    max_length = require_integer("max_length", max_length, least=2)
-    min_length = require_integer("min_length", min_length, least=0)
-    penalty = 1.0 if penalty is None else penalty
-    if not is_number(penalty) or not penalty > 0:
-        raise InputError(f"repetition_penalty: expected a number above 0 (1.0 = none), got {penalty!r}")
-    if max_length > runtime.config.text.max_positions:
-        raise InputError(
-            f"max_length: expected at most {runtime.config.text.max_positions} positions, got {max_length}"
-        )
-    if min_length > max_length:
-        raise InputError(f"min_length: expected at most max_length={max_length}, got {min_length}")
-    return GenerationSettings(max_length, min_length, num_beams, float(penalty))
+    Raises:
+        InputError: the text would be longer than the model's positions.
+    """
+    # Imported here: transformers' generation takes seconds to import.
+    from image_text_embedding.models.networks.generation import GenerationSettings
+
+    positions = runtime.config.text.max_positions
+    if settings.max_length > positions:
+        raise InputError(f"max_length: expected at most {positions} positions, got {settings.max_length}")
+    return GenerationSettings(settings.max_length, settings.min_length, settings.num_beams, penalty)
 
 
 def write_texts(
@@ -48,35 +41,36 @@ def write_texts(
     prompts: list[TokenIds],
     states: torch.Tensor,
     mask: torch.Tensor | None,
-    manner: Any,
+    settings: Any,
     seeds: list[int] | None,
 ) -> list[str]:
-    """What the decoder writes after each prompt: prompts of one length at a time, as none may be padded."""
+    """What the decoder writes after each prompt. Prompts of one length go together, so that none is padded."""
     from image_text_embedding.models.networks.generation import generate
 
-    tokenizer, count = runtime.tokenizer, manner.num_return_sequences
+    tokenizer, count = runtime.tokenizer, settings.num_return_sequences
     states = states.expand(len(prompts), -1, -1) if len(states) != len(prompts) else states
     texts = [""] * (len(prompts) * count)
     for length in sorted({len(prompt) for prompt in prompts}):
-        places = [i for i, prompt in enumerate(prompts) if len(prompt) == length]
-        ids = torch.tensor([prompts[i] for i in places], device=runtime.device)
-        chosen = torch.tensor(places, device=runtime.device)
-        outputs = [i * count + j for i in places for j in range(count)]
+        indices = [i for i, prompt in enumerate(prompts) if len(prompt) == length]
+        ids = torch.tensor([prompts[i] for i in indices], device=runtime.device)
+        chosen = torch.tensor(indices, device=runtime.device)
+        outputs = [i * count + j for i in indices for j in range(count)]
         rows = generate(
             decoder,
             ids,
             states[chosen],
             None if mask is None else mask[chosen],
-            manner,
+            settings,
             tokenizer.sep_id,
             tokenizer.pad_id,
             None if seeds is None else [seeds[i] for i in outputs],
         )
-        for place, row in zip(outputs, rows[:, length:].tolist()):
-            # After the end generate pads, in beam search with the end token itself.
-            texts[place] = tokenizer.decode(row[: row.index(tokenizer.sep_id)] if tokenizer.sep_id in row else row)
+        for output, row in zip(outputs, rows[:, length:].tolist()):
+            # After the end token `generate` pads; in beam search with the end token itself.
+            texts[output] = tokenizer.decode(row[: row.index(tokenizer.sep_id)] if tokenizer.sep_id in row else row)
     return texts
 
 
 def item_seed(seed: int | None, number: int) -> int:
+    """The seed of the text number `number` of an item; a new one at every call where there is no seed."""
     return secrets.randbits(63) if seed is None else (seed * 1_000_003 + number) % 2**63

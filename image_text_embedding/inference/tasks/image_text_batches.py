@@ -22,6 +22,7 @@ from image_text_embedding.inputs.item_lists import (
 )
 from image_text_embedding.inputs.prefetch import prefetch_batches
 from image_text_embedding.inputs.text_encoder import TextEncoder
+from image_text_embedding.models.networks.finite_values import not_finite
 
 TokenIds = list[int]  # token ids
 
@@ -89,7 +90,7 @@ class PictureTextBatches:
             require_integer("batch_size", size)
             pixels = self._shared(rows, lambda: runtime.pixels(self.pictures[0])) if rows else {}
             if pixels:
-                states = require_finite(runtime.states([next(iter(pixels.values()))]), runtime)
+                states = runtime.require_finite(runtime.states([next(iter(pixels.values()))]))
                 for batch in batches(rows.items(), size):
                     yield [index for index, _ in batch], states, [row for _, row in batch]
             return
@@ -106,44 +107,31 @@ class PictureTextBatches:
         good: list[bool] = states.isfinite().flatten(1).all(1).tolist()
         for index, fine in zip(indices, good):
             if not fine:
-                error = ComputeError(f"item {index}: {overflow_message(self.runtime)}")
+                error = ComputeError(f"item {index}: the model {not_finite(self.runtime.dtype)}")
                 if not self.failures.skip:
                     raise error
                 self.failures.errors.append((index, error))
         return good
 
 
-def require_finite(values: torch.Tensor, runtime: ModelRuntime) -> torch.Tensor:
-    if not bool(values.isfinite().all()):
-        raise ComputeError(overflow_message(runtime))
-    return values
-
-
-def overflow_message(runtime: ModelRuntime) -> str:
-    return (
-        f"the model gave no finite numbers in {runtime.dtype}: the weights are damaged, or half precision overflows: try "
-        "dtype='fp32'"
-    )
-
-
-# --- Small print --------------------------------------------------------------------------------------------------------
-
-
-def first_token(runtime: ModelRuntime, name: str, token: str) -> int:
-    """The id that begins a fused text: [ENC] as trained where the family has it, or [CLS]."""
-    if token not in ("enc", "cls"):
-        raise InputError(f"{name}: expected 'enc' or 'cls', got {token!r}")
+def first_token(runtime: ModelRuntime, token: str) -> int:
+    """The id that starts a fused text: [ENC] ("enc"), as in training, where the family has it; else [CLS]."""
     enc_id = runtime.config.text.enc_id
     return enc_id if token == "enc" and enc_id is not None else runtime.tokenizer.cls_id
 
 
 def text_encoder_for(runtime: ModelRuntime, questions: bool = False) -> TextEncoder:
+    """Encodes captions, or questions, by the rules of the model."""
     rules = runtime.config.questions if questions else runtime.config.captions
     assert rules is not None
     return TextEncoder(runtime.tokenizer, rules, runtime.config.name)
 
 
 def require_texts(name: str, value: Any) -> Any:
+    """
+    Raises:
+        InputError: the texts that a task needs were not given.
+    """
     if value is None:
         raise InputError(f"{name}: expected one string, or one for each picture, got None")
     return value

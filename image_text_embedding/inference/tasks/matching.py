@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""Matching (ITM): the probability that a text describes a picture, for pairs or for a whole matrix."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from image_text_embedding.inference.tasks.image_text_batches import (
     PictureTextBatches,
     TokenIds,
     first_token,
-    require_finite,
     require_texts,
     text_encoder_for,
 )
+from image_text_embedding.inference.tasks.task_settings import MatchSettings
 from image_text_embedding.inputs.item_lists import (
     ItemErrors,
     batches,
@@ -31,51 +31,65 @@ from image_text_embedding.inputs.item_lists import (
 )
 from image_text_embedding.inputs.prefetch import prefetch_batches
 
+MatchLogits = Callable[[torch.Tensor, list[TokenIds]], torch.Tensor]  # states of B pictures, n * B texts -> (n * B, 2)
 
-def make_matcher(runtime: ModelRuntime, itm_token: str) -> Callable[[torch.Tensor, list[TokenIds]], torch.Tensor]:
-    """Logits (R, 2) float32; 1 = match."""
+
+def make_matcher(runtime: ModelRuntime, settings: MatchSettings) -> MatchLogits:
+    """What computes the head's two logits, float32 (R, 2); index 1 = match."""
     runtime.require("match")
-    first = first_token(runtime, "itm_token", itm_token)
+    first = first_token(runtime, settings.itm_token)
 
     def compute(states: torch.Tensor, rows: list[TokenIds]) -> torch.Tensor:
         ids, mask = runtime.padded([[first, *row[1:]] for row in rows])
-        return require_finite(runtime.part("match")(ids, mask, states).float(), runtime)
+        return runtime.require_finite(runtime.part("match")(ids, mask, states).float())
 
     return compute
 
 
-def make_match_scorer(runtime: ModelRuntime, itm_token: str) -> Compute:
-    logits = make_matcher(runtime, itm_token)
+def make_match_scorer(runtime: ModelRuntime, settings: MatchSettings) -> Compute:
+    """What computes probabilities, one per text."""
+    logits = make_matcher(runtime, settings)
     return lambda states, rows: logits(states, rows).softmax(-1)[:, 1].tolist()
 
 
-# --- The tasks ----------------------------------------------------------------------------------------------------------
-
-
 def match(
-    runtime: ModelRuntime, images: Any, texts: Any, itm_token: str, batch_size: int, show: bool | None, on_error: str
+    runtime: ModelRuntime,
+    images: Any,
+    texts: Any,
+    settings: MatchSettings,
+    batch_size: int,
+    show: bool | None,
+    on_error: str,
 ) -> Any:
-    compute = make_match_scorer(runtime, itm_token)
+    """See `Encoder.match`."""
+    compute = make_match_scorer(runtime, settings)
     pairs = PictureTextBatches(runtime, images, on_error, texts=require_texts("texts", texts))
-    rows = pairs.rows("texts", reader := text_encoder_for(runtime))
-    reader.warn(2)
+    rows = pairs.rows("texts", encoder := text_encoder_for(runtime))
+    encoder.warn(2)
     found = pairs.run(rows, compute, float("nan"), batch_size, show)
     return pairs.failures.result(found if pairs.one else np.array(found, dtype=np.float32))
 
 
 @torch.inference_mode()
 def match_matrix(
-    runtime: ModelRuntime, images: Any, texts: Any, itm_token: str, batch_size: int, show: bool | None, on_error: str
+    runtime: ModelRuntime,
+    images: Any,
+    texts: Any,
+    settings: MatchSettings,
+    batch_size: int,
+    show: bool | None,
+    on_error: str,
 ) -> Any:
-    logits = make_matcher(runtime, itm_token)
+    """See `Encoder.match_matrix`."""
+    logits = make_matcher(runtime, settings)
     batch_size = require_integer("batch_size", batch_size)
     pictures = [images] if is_single_picture(images) else snapshot_pictures(images, "pictures")
     sentences = [texts] if is_single_text(texts) else list(require_iterable(texts, "texts"))
     rows = ItemErrors(on_error, one=False)
     columns = ItemErrors(on_error, one=False)
-    tokens = list(columns.each(enumerate(sentences), reader := text_encoder_for(runtime)))
-    reader.warn(3)
-    tokens.sort(key=lambda pair: -len(pair[1]))  # texts of like length together, so that little is padded
+    tokens = list(columns.each(enumerate(sentences), encoder := text_encoder_for(runtime)))
+    encoder.warn(3)
+    tokens.sort(key=lambda pair: -len(pair[1]))  # texts of similar length together need little padding
     matrix = np.full((len(pictures), len(sentences)), np.nan, dtype=np.float32)
     with (
         progress_bar(len(pictures), "image", show) as bar,
@@ -85,8 +99,8 @@ def match_matrix(
             states = runtime.states([pixels for _, pixels in group])
             for (i, _), state in zip(group, states.split(1)):
                 for batch in batches(tokens, batch_size):
-                    chances = logits(state, [row for _, row in batch]).softmax(-1)[:, 1]
-                    matrix[i, [j for j, _ in batch]] = chances.cpu().numpy()
+                    probabilities = logits(state, [row for _, row in batch]).softmax(-1)[:, 1]
+                    matrix[i, [j for j, _ in batch]] = probabilities.cpu().numpy()
             bar.update(len(group))
     rows.errors = [((i, None), error) for i, error in rows.errors]
     rows.errors += [((None, j), error) for j, error in columns.errors]

@@ -1,8 +1,4 @@
-"""What fused states are asked for: matching, captions, answers; one by one, in batches, or all of one picture.
-
-Every function takes an `ModelRuntime`; `Encoder`'s methods of the same names say what goes in and comes out. All of them check
-everything but the pictures before anything is computed, and every picture passes the ViT once.
-"""
+"""Several tasks on one picture in one pass: the vision transformer, most of the work, runs once for all of them."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.foundation.messages import did_you_mean
@@ -20,28 +15,24 @@ from image_text_embedding.inference.tasks.captioning import encode_prompts, make
 from image_text_embedding.inference.tasks.image_text_batches import (
     Compute,
     PictureTextBatches,
-    require_finite,
     require_texts,
     text_encoder_for,
 )
 from image_text_embedding.inference.tasks.matching import make_match_scorer
-from image_text_embedding.inference.tasks.task_settings import SETTINGS
+from image_text_embedding.inference.tasks.task_settings import build_settings, check_setting_names, setting_names
 from image_text_embedding.inputs.item_lists import require_iterable
 from image_text_embedding.models.config import TASKS
 
 REQUIRED_TEXTS = {"match": "texts", "answer": "questions"}  # what a task of analyze() takes beside pictures
 
 
-# --- What each head makes of pictures' states and token ids -------------------------------------------------------------
-
-
 def make_embedder(runtime: ModelRuntime) -> Compute:
-    """(B, D) unit vectors, a row each."""
+    """What computes unit vectors (D,), one per row."""
     runtime.require("embed", "image")
 
     def compute(states: torch.Tensor, rows: list[Any]) -> list[Any]:
-        vectors = F.normalize(runtime.part("image").project(states).float(), dim=-1)
-        return list(require_finite(vectors, runtime).repeat_interleave(len(rows) // len(states), dim=0).cpu().numpy())
+        vectors = runtime.unit_vectors_of_states(states)
+        return list(vectors.repeat_interleave(len(rows) // len(states), dim=0).cpu().numpy())
 
     return compute
 
@@ -56,37 +47,34 @@ def analyze(
     show: bool | None,
     on_error: str,
 ) -> Any:
+    """See `Encoder.analyze`. Everything but the pictures is checked before anything is computed."""
     asked = _asked(runtime, tasks, given)
-    known = set().union(*(SETTINGS[task] for task in asked))
-    for name in settings:
-        if name not in known:
-            raise InputError(
-                f"unknown setting {name!r}{did_you_mean(name, known)} Settings of {asked}: {sorted(known)}."
-            )
-    chosen = {task: {name: settings.get(name, default) for name, default in SETTINGS[task].items()} for task in asked}
+    known = sorted({name for task in asked for name in setting_names(task)})
+    check_setting_names(settings, known, f"Settings of {asked}")
+    chosen = {task: build_settings(task, settings) for task in asked}
     computes: dict[str, Compute] = {}
     if "embed" in asked:
         computes["embed"] = make_embedder(runtime)
     if "match" in asked:
-        computes["match"] = make_match_scorer(runtime, **chosen["match"])
+        computes["match"] = make_match_scorer(runtime, chosen["match"])
     if "caption" in asked:
-        computes["caption"] = make_captioner(runtime, **chosen["caption"])
+        computes["caption"] = make_captioner(runtime, chosen["caption"])
     if "answer" in asked:
-        computes["answer"] = make_answerer(runtime, **chosen["answer"])
+        computes["answer"] = make_answerer(runtime, chosen["answer"])
 
     pairs = PictureTextBatches(
         runtime, images, on_error, texts=given["texts"], questions=given["questions"], prompts=given["prompt"]
     )
     rows: dict[str, dict[int, Any]] = {"embed": dict.fromkeys(range(pairs.count))}
     if "match" in asked:
-        rows["match"] = pairs.rows("texts", reader := text_encoder_for(runtime))
-        reader.warn(2)
+        rows["match"] = pairs.rows("texts", encoder := text_encoder_for(runtime))
+        encoder.warn(2)
     if "caption" in asked:
-        rows["caption"] = encode_prompts(pairs, given["prompt"], chosen["caption"]["max_length"])
+        rows["caption"] = encode_prompts(pairs, given["prompt"], chosen["caption"].max_length)
     if "answer" in asked:
-        rows["answer"] = pairs.rows("questions", reader := text_encoder_for(runtime, questions=True))
-        reader.warn(2)
-    whole = {
+        rows["answer"] = pairs.rows("questions", encoder := text_encoder_for(runtime, questions=True))
+        encoder.warn(2)
+    complete = {
         i: {task: rows[task][i] for task in asked} for i in range(pairs.count) if all(i in rows[task] for task in asked)
     }
 
@@ -94,11 +82,11 @@ def analyze(
         results = {task: computes[task](states, [row[task] for row in batch]) for task in asked}
         return [{task: results[task][i] for task in asked} for i in range(len(batch))]
 
-    return pairs.failures.result(pairs.run(whole, compute, None, batch_size, show))
+    return pairs.failures.result(pairs.run(complete, compute, None, batch_size, show))
 
 
 def _asked(runtime: ModelRuntime, tasks: Sequence[str] | None, given: dict[str, Any]) -> tuple[str, ...]:
-    """The tasks, which the model can do and which have their texts."""
+    """The requested tasks, once it is clear that the model can do them and that their texts were given."""
     if tasks is None:
         asked = tuple(
             task
@@ -116,7 +104,7 @@ def _asked(runtime: ModelRuntime, tasks: Sequence[str] | None, given: dict[str, 
     for task, name in (*REQUIRED_TEXTS.items(), ("caption", "prompt")):
         if given[name] is not None and task not in asked:
             runtime.require(task)
-            raise InputError(f"{name}= goes with the task {task!r}, which is not among those asked for: {asked}")
+            raise InputError(f"{name}= goes with the task {task!r}, which was not requested: {asked}")
     if not asked:
         raise InputError(f"tasks: expected some of {', '.join(runtime.config.tasks)}, got none")
     return asked

@@ -1,29 +1,140 @@
-"""TODO: say what this file is for."""
+"""The settings of each task: one frozen dataclass with its defaults and checks.
+
+`Encoder`, `analyze`, the Towhee operators and `pipeline(...)` all build these, so a setting is named, defaulted and checked
+in one place. What depends on the loaded model (the longest text, the tokens of a choice) is checked by the task itself.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-# The settings of each task and their defaults, which are also those of Encoder's methods.
-SETTINGS: dict[str, dict[str, Any]] = {
-    "embed": {},
-    "match": {"itm_token": "enc"},
-    "caption": {
-        "num_beams": 3,
-        "max_length": 20,
-        "min_length": 5,
-        "repetition_penalty": None,
-        "sample": False,
-        "top_p": 0.9,
-        "seed": None,
-        "num_return_sequences": 1,
-    },
-    "answer": {
-        "choices": None,
-        "k": 128,
-        "num_beams": 3,
-        "max_length": 10,
-        "min_length": 1,
-        "question_token": "enc",
-    },
+from image_text_embedding.foundation.argument_checks import is_number, require_integer
+from image_text_embedding.foundation.errors import InputError
+from image_text_embedding.foundation.messages import did_you_mean
+
+
+@dataclass(frozen=True)
+class EmbedSettings:
+    """`Encoder.analyze` embeds with no settings."""
+
+
+@dataclass(frozen=True)
+class MatchSettings:
+    """Settings of `Encoder.match`, `match_matrix` and `rerank`.
+
+    Raises:
+        InputError: an unknown token.
+    """
+
+    itm_token: str = "enc"
+
+    def __post_init__(self) -> None:
+        _check_token("itm_token", self.itm_token)
+
+
+@dataclass(frozen=True)
+class CaptionSettings:
+    """Settings of `Encoder.caption`.
+
+    Raises:
+        InputError: a number is out of range, or there are more sequences than beams.
+    """
+
+    num_beams: int = 3
+    max_length: int = 20
+    min_length: int = 5
+    repetition_penalty: float | None = None
+    sample: bool = False
+    top_p: float = 0.9
+    seed: int | None = None
+    num_return_sequences: int = 1
+
+    def __post_init__(self) -> None:
+        _check_lengths(self)
+        penalty = self.repetition_penalty
+        if penalty is not None and (not is_number(penalty) or not penalty > 0):
+            raise InputError(f"repetition_penalty: expected a number above 0 (1.0 = none), got {penalty!r}")
+        _set(self, num_return_sequences=require_integer("num_return_sequences", self.num_return_sequences))
+        if self.sample:
+            if not is_number(self.top_p) or not 0 < self.top_p <= 1:
+                raise InputError(f"top_p: expected a number in (0, 1], got {self.top_p!r}")
+        elif self.num_return_sequences > self.num_beams:
+            raise InputError(
+                f"num_return_sequences={self.num_return_sequences} needs as many beams, got num_beams={self.num_beams}; "
+                "or sample=True draws any number"
+            )
+        if self.seed is not None:
+            _set(self, seed=require_integer("seed", self.seed, least=0))
+
+
+@dataclass(frozen=True)
+class AnswerSettings:
+    """Settings of `Encoder.answer`.
+
+    Raises:
+        InputError: an unknown token, or a number is out of range.
+    """
+
+    choices: Sequence[str] | None = None
+    k: int = 128
+    num_beams: int = 3
+    max_length: int = 10
+    min_length: int = 1
+    question_token: str = "enc"
+
+    def __post_init__(self) -> None:
+        _check_token("question_token", self.question_token)
+        _check_lengths(self)
+        _set(self, k=require_integer("k", self.k))
+
+
+TASK_SETTINGS: dict[str, type] = {
+    "embed": EmbedSettings,
+    "match": MatchSettings,
+    "caption": CaptionSettings,
+    "answer": AnswerSettings,
 }
+
+
+def setting_names(task: str) -> list[str]:
+    """The keywords that a task takes."""
+    return [field.name for field in dataclasses.fields(TASK_SETTINGS[task])]
+
+
+def check_setting_names(given: Iterable[str], known: Iterable[str], what: str = "Settings") -> None:
+    """
+    Raises:
+        InputError: a name that is not known; the message suggests a likely typo.
+    """
+    known = list(known)
+    for name in given:
+        if name not in known:
+            raise InputError(f"unknown setting {name!r}{did_you_mean(name, known)} {what}: {', '.join(known)}.")
+
+
+def build_settings(task: str, given: Mapping[str, Any]) -> Any:
+    """A task's settings from keywords, of which those of other tasks are ignored."""
+    return TASK_SETTINGS[task](**{name: given[name] for name in setting_names(task) if name in given})
+
+
+def _check_token(name: str, token: Any) -> None:
+    if token not in ("enc", "cls"):
+        raise InputError(f"{name}: expected 'enc' or 'cls', got {token!r}")
+
+
+def _check_lengths(settings: Any) -> None:
+    max_length = require_integer("max_length", settings.max_length, least=2)
+    min_length = require_integer("min_length", settings.min_length, least=0)
+    _set(settings, num_beams=require_integer("num_beams", settings.num_beams), max_length=max_length)
+    _set(settings, min_length=min_length)
+    if min_length > max_length:
+        raise InputError(f"min_length: expected at most max_length={max_length}, got {min_length}")
+
+
+def _set(settings: Any, **values: Any) -> None:
+    """Numbers of numpy become Python's. A frozen dataclass sets its fields this way while it is built."""
+    for name, value in values.items():
+        object.__setattr__(settings, name, value)

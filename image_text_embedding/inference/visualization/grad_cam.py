@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from image_text_embedding.foundation.argument_checks import require_integer
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.inference.model_runtime import ModelRuntime
-from image_text_embedding.inference.tasks.image_text_batches import require_finite, text_encoder_for
+from image_text_embedding.inference.tasks.image_text_batches import text_encoder_for
 from image_text_embedding.inputs.image_loading import load_picture
 from image_text_embedding.inputs.item_lists import is_single_picture, is_single_text
 from image_text_embedding.inputs.pixels import to_pixels
@@ -93,10 +93,10 @@ def explain(
         states = runtime.states([to_pixels(picture, config.vision.image_size)]).clone()
         strengths = torch.arange(1, steps + 1, dtype=states.dtype, device=states.device)[:, None, None] / steps
         logits, weights, gradients = explain_pixels(runtime.part("match"), ids, mask, strengths * states, layers)
-        require_finite(logits, runtime)
+        runtime.require_finite(logits)
         # (L, patches): the class token is nowhere
         seen = (weights * gradients.clamp(min=0)).mean((0, 1, 2))[:, 1:]
-        require_finite(seen, runtime)
+        runtime.require_finite(seen)
         maps = torch.stack([seen[where].mean(0) for _, where in places])
     grid = config.vision.image_size // config.vision.patch_size
     return Explanation(

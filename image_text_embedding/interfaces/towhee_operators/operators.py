@@ -1,7 +1,7 @@
-"""What the Towhee operators of every family share, one class per task.
+"""The Towhee operators, one class per task; each model family derives its own classes from these.
 
-An operator is thin: `encoder.load` in `__init__`, a method of the encoder in `__call__`. Nothing here imports
-torch before an operator is built.
+An operator is thin: `__init__` calls `load`, `__call__` calls a method of the encoder. Nothing here imports torch until an
+operator is built.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from image_text_embedding.models.config_files import list_models, model_config
 
 
 class ModelOperator(NNOperator):
-    """What our operators have in common: one model of a family, for one task.
+    """The base class of our operators: one model of a family, for one task.
 
-    Shareable: one instance may be called from many threads at once. Instances of one model share its weights.
+    Thread-safe: many threads may call one instance at once. Instances of the same model share its weights.
 
     Args:
         model_name: one of `supported_model_names()`; `-` and `_` are equal.
-        device: None = the device that the pipeline's config names, else CUDA where there is one, else the CPU.
+        device: None = the device in the pipeline's config, else CUDA if there is a GPU, else the CPU.
         checkpoint_path: a file or folder with weights for `model_name`, instead of the official ones.
-        settings: keywords of the Encoder's method for this task.
+        settings: keyword arguments of the Encoder's method for this task.
 
     Raises:
-        UnknownModelError: no such model in this family for this task; the message lists the names.
+        UnknownModelError: this family has no such model for this task; the message lists the names.
         InputError: an unknown device or setting.
-        WeightsError: the weights cannot be had or do not fit.
+        WeightsError: the weights are not available or do not fit the model.
     """
 
-    namespace = ""  # of its name in a pipeline: `ops.<namespace>.<family>`
+    namespace = ""  # the name in a pipeline is `ops.<namespace>.<family>`
     family = ""
     task = ""
-    output_name = ""  # what the output is called in a chain of 0.9.0 that names none
+    output_name = ""  # the name of the output in a chain of 0.9.0 that gives none
     formats: tuple[str, ...] = ("pytorch",)
-    aliases: Mapping[str, str] = MappingProxyType({})  # names with which older pipelines mean another model
-    modality: str | None = None  # the one tower that is needed; None = both
+    aliases: Mapping[str, str] = MappingProxyType({})  # names by which older pipelines call other models
+    modality: str | None = None  # the only tower to load; None = both
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class ModelOperator(NNOperator):
         **settings: Any,
     ) -> None:
         super().__init__()
-        self.model_name = self._known(model_name)
+        self.model_name = self._resolve_name(model_name)
         self.settings = self._checked(settings)
         if device is None and self._device_id >= 0:
             device = f"cuda:{self._device_id}"
@@ -62,73 +62,74 @@ class ModelOperator(NNOperator):
 
     @property
     def shared_type(self) -> SharedType:
-        """Shareable, which 1.x assumes and 0.9.0 does not: it would build one model for each concurrent call."""
+        """Shareable. 1.x assumes this; without it 0.9.0 builds one model per concurrent call."""
         return SharedType.Shareable
 
     @classmethod
     def supported_model_names(cls, format: str | None = None) -> list[str]:
-        """The family's models for this task, and of them those that `save_model` writes in a format."""
+        """The family's models for this task; with a format, only those that `save_model` can write in it."""
         configs = [model_config(name) for name in list_models()] if format in (None, *cls.formats) else []
-        able = [config.name for config in configs if config.family == cls.family and cls.task in config.tasks]
-        return [name for name in able if name not in cls.aliases]
+        names = [config.name for config in configs if config.family == cls.family and cls.task in config.tasks]
+        return [name for name in names if name not in cls.aliases]
 
     def input_schema(self) -> list[tuple[Any, tuple[int, ...]]]:
-        """Towhee's types and shapes of what one call takes: a picture and a text."""
+        """Towhee's types and shapes of the arguments of one call: a picture and a text."""
         return [(Image, (-1, -1, 3)), (str, (1,))]
 
     def output_schema(self) -> list[tuple[Any, tuple[Any, ...]]]:
-        """Towhee's type and shape of what one call gives: a text."""
+        """Towhee's type and shape of the result of one call: a text."""
         return [(str, (1,))]
 
-    def _load(self, **how: Any) -> Any:
-        from image_text_embedding.inference.loading import load  # here, so that registering does not import torch
+    def _load(self, **options: Any) -> Any:
+        # Imported here, so that registering does not import torch.
+        from image_text_embedding.inference.loading import load
 
-        return load(self.model_name, modality=self.modality, **how)
+        return load(self.model_name, modality=self.modality, **options)
 
     @classmethod
-    def _known(cls, model_name: Any) -> str:
+    def _resolve_name(cls, model_name: Any) -> str:
         name = str(model_name).replace("-", "_")
         name = cls.aliases.get(name, name)
-        ours = cls.supported_model_names()
-        if name in ours:
+        supported = cls.supported_model_names()
+        if name in supported:
             return name
         if name in list_models():
             config = model_config(name)
             why = f"cannot {cls.task}" if config.family == cls.family else f"is of the family {config.family!r}"
-            other = config.family != cls.family and cls.task in config.tasks
-            instead = f"{cls.namespace}.{config.family}(model_name={name!r}, ...), or " if other else ""
-            raise UnknownModelError(f"{name!r} {why}: use {instead}one of {', '.join(ours)}.")
+            fits_other_family = config.family != cls.family and cls.task in config.tasks
+            instead = f"{cls.namespace}.{config.family}(model_name={name!r}, ...), or " if fits_other_family else ""
+            raise UnknownModelError(f"{name!r} {why}: use {instead}one of {', '.join(supported)}.")
         raise UnknownModelError(
-            f"unknown model {model_name!r}{did_you_mean(name, ours)} Models of {cls.family} that {cls.task}: {', '.join(ours)}."
+            f"unknown model {model_name!r}{did_you_mean(name, supported)} "
+            f"Models of {cls.family} that {cls.task}: {', '.join(supported)}."
         )
 
     @classmethod
     def _checked(cls, settings: dict[str, Any]) -> dict[str, Any]:
         """Settings whose names are checked when the pipeline is built, and not when it runs."""
         if settings:
-            from image_text_embedding.inference.tasks.task_settings import SETTINGS
+            from image_text_embedding.inference.tasks.task_settings import check_setting_names, setting_names
 
-            known = [*SETTINGS[cls.task], *(["prompt"] if cls.task == "caption" else [])]
-            for name in settings:
-                if name not in known:
-                    raise InputError(
-                        f"unknown setting {name!r}{did_you_mean(name, known)} Settings: {', '.join(known)}."
-                    )
+            check_setting_names(settings, [*setting_names(cls.task), *(["prompt"] if cls.task == "caption" else [])])
         return settings
 
 
 class EmbeddingOperator(ModelOperator):
-    """One tower of one model: pictures or texts in, vectors of unit length out.
+    """One tower of one model: takes pictures or texts, returns vectors of length 1.
 
-    `towhee.build_pipeline_model` writes its tower as ONNX for a Triton server; there the operator asks that server for
-    vectors, and loads no weights.
+    `towhee.build_pipeline_model` writes the tower as ONNX for a Triton server. There the operator sends its requests to that
+    server and loads no weights.
 
     Args:
+        model_name, device, checkpoint_path: as in `ModelOperator`.
         modality: "image" or "text"; the other tower is not loaded.
-        backend, precision: what computes the tower, as in `load`.
-        model_name, device, checkpoint_path: as in `ModelOperator`, whose errors it raises.
-        max_wait: seconds that a call with one item waits for others, so that those of many threads (`pipe.batch(...)`, a
-            server) are computed together; 0 = each by itself.
+        backend, precision: how the tower is computed, as in `load`.
+        max_wait: seconds that a call with one item waits for calls of other threads (`pipe.batch(...)`, a server), to compute
+            them together; 0 = do not wait.
+
+    Raises:
+        UnknownModelError, InputError, WeightsError: as `ModelOperator`; also an unknown modality, backend or precision.
+        SetupError: the backend is not installed.
     """
 
     namespace = "image_text_embedding"
@@ -146,7 +147,7 @@ class EmbeddingOperator(ModelOperator):
         precision: str | None = None,
         max_wait: float = 0,
     ) -> None:
-        self._known(model_name)  # first, as it comes first
+        self._resolve_name(model_name)  # checked first, because it is the first argument
         if modality not in MODALITIES:
             raise InputError(
                 f"modality: expected 'image' or 'text', got {modality!r}{did_you_mean(str(modality), MODALITIES)}"
@@ -154,31 +155,32 @@ class EmbeddingOperator(ModelOperator):
         self.modality = modality
         self.backend, self.precision = backend, precision
         super().__init__(model_name, device, checkpoint_path)
-        self._coalesced = self.encoder.coalesce(max_wait=max_wait) if max_wait else None
+        self._batching_encoder = self.encoder.coalesce(max_wait=max_wait) if max_wait else None
 
-    def _load(self, **how: Any) -> Any:
-        if LegacyRegistry is None:  # 0.9.0 has no Triton, and fails when it is asked for one outside of a pipe
+    def _load(self, **options: Any) -> Any:
+        # 0.9.0 has no Triton, and get_accelerator fails there outside of a pipe.
+        if LegacyRegistry is None:
             from towhee.runtime.runtime_conf import accelerate, get_accelerator
 
             if get_accelerator() is not None:
                 from image_text_embedding.inference.loading import load_served
 
-                tower = accelerate(super()._load)()  # loads nothing: it is the server's client
-                checkpoint = how["checkpoint"]
+                tower = accelerate(super()._load)()  # loads nothing: this is the server's client
+                checkpoint = options["checkpoint"]
                 folder = Path(checkpoint) if checkpoint is not None and Path(checkpoint).is_dir() else None
                 return load_served(model_config(self.model_name), tower, str(self.modality), folder)
-        return super()._load(**how, backend=self.backend, precision=self.precision)
+        return super()._load(**options, backend=self.backend, precision=self.precision)
 
     @property
     def supported_formats(self) -> list[str]:
-        """The formats in which Triton can serve the tower. (A property in every operator of Towhee's hub.)"""
+        """The formats in which Triton can serve the tower. (A property, as in all operators of Towhee's hub.)"""
         return ["onnx"]
 
     def save_model(self, format: str = "pytorch", path: str | os.PathLike[str] = "default") -> str:
-        """Write the tower: `saving.save_tower`, whose formats, default path and errors these are.
+        """Write the tower to a file.
 
-        Returns:
-            the path.
+        Args, Returns, Raises:
+            as `inference.backends.tower_export.save_tower`.
         """
         from image_text_embedding.inference.backends.tower_export import save_tower
 
@@ -188,28 +190,28 @@ class EmbeddingOperator(ModelOperator):
         """One item -> a vector, (D,) float32. A list -> a list of vectors, as Towhee's own embedding operators do.
 
         Args:
-            data: for "image" whatever `Encoder.encode_image` takes: a Towhee Image or VideoFrame (its mode is
-                honoured), an array, a PIL image, a path, a URL, encoded bytes; for "text" a string; or a list of them.
+            data: for "image" any picture that `Encoder.encode_image` takes: a Towhee Image or VideoFrame (its mode is
+                respected), an array, a PIL image, a path, a URL or encoded bytes; for "text" a string; or a list of them.
 
         Raises:
-            ImageError, TextError: an item cannot be used; `.index` is its place in a list.
+            ImageError, TextError: an item cannot be used; `.index` is its index in the list.
         """
-        model = self._coalesced or self.encoder
-        encode = model.encode_image if self.modality == "image" else model.encode_text
+        encoder = self._batching_encoder or self.encoder
+        encode = encoder.encode_image if self.modality == "image" else encoder.encode_text
         vectors = encode(data, show_progress_bar=False)
         return list(vectors) if isinstance(data, (list, tuple)) else vectors
 
     def input_schema(self) -> list[tuple[Any, tuple[int, ...]]]:
-        """Towhee's type and shape of what one call takes."""
+        """Towhee's type and shape of the argument of one call."""
         return [(Image, (-1, -1, 3))] if self.modality == "image" else [(str, (1,))]
 
     def output_schema(self) -> list[tuple[Any, tuple[Any, ...]]]:
-        """Towhee's type and shape of what one call gives: a float32 vector."""
+        """Towhee's type and shape of the result of one call: a float32 vector."""
         return [(np.float32, (self.encoder.dim,))]
 
 
 class MatchingOperator(ModelOperator):
-    """The probability that a text says what a picture shows. `settings` are keywords of `Encoder.match`."""
+    """The probability that a text matches a picture (ITM). `settings` are keyword arguments of `Encoder.match`."""
 
     namespace = "image_text_matching"
     task = "match"
@@ -221,15 +223,15 @@ class MatchingOperator(ModelOperator):
         return scores if isinstance(scores, float) else scores.tolist()
 
     def output_schema(self) -> list[tuple[Any, tuple[Any, ...]]]:
-        """Towhee's type and shape of what one call gives: a probability."""
+        """Towhee's type and shape of the result of one call: a probability."""
         return [(float, (1,))]
 
 
 class CaptioningOperator(ModelOperator):
-    """A sentence that says what a picture shows. `settings` are keywords of `Encoder.caption`: prompt, num_beams, ...
+    """A sentence that describes a picture. `settings` are keyword arguments of `Encoder.caption`: prompt, num_beams, ...
 
-    `blip_base` and `blip_large` mean the models that were fine-tuned to caption, as they did in the hub's operator (which
-    took pictures of 384 pixels).
+    `blip_base` and `blip_large` mean the models fine-tuned for captioning, as in the hub's operator (which used pictures of
+    384 pixels).
     """
 
     namespace = "image_captioning"
@@ -238,21 +240,21 @@ class CaptioningOperator(ModelOperator):
     aliases = MappingProxyType({"blip_base": "blip_caption_base", "blip_large": "blip_caption_large"})
 
     def __call__(self, image: Any) -> Any:
-        """A picture -> a string; a list -> a list of strings. With num_return_sequences > 1, lists in their place."""
+        """A picture -> a string; a list -> a list of strings. With num_return_sequences > 1, a list per picture."""
         return self.encoder.caption(image, show_progress_bar=False, **self.settings)
 
     def input_schema(self) -> list[tuple[Any, tuple[int, ...]]]:
-        """Towhee's type and shape of what one call takes."""
+        """Towhee's type and shape of the argument of one call."""
         return [(Image, (-1, -1, 3))]
 
 
 class AnsweringOperator(ModelOperator):
-    """The answer to a question about a picture. `settings` are keywords of `Encoder.answer`: choices, num_beams, ..."""
+    """The answer to a question about a picture. `settings` are keyword arguments of `Encoder.answer`: choices, ..."""
 
     namespace = "visual_question_answering"
     task = "answer"
     output_name = "answer"
 
     def __call__(self, image: Any, question: Any) -> Any:
-        """A picture and a question -> a string; lists of them -> a list. With choices, what `Encoder.answer` gives."""
+        """A picture and a question -> a string; lists of them -> a list. With choices, the result of `Encoder.answer`."""
         return self.encoder.answer(image, question, show_progress_bar=False, **self.settings)

@@ -16,8 +16,8 @@ from image_text_embedding.foundation.argument_checks import require_integer
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.inference.encoder import Encoder
 from image_text_embedding.inference.tasks.image_text_batches import text_encoder_for
-from image_text_embedding.inference.tasks.matching import make_matcher
-from image_text_embedding.inference.tasks.reranking import scores
+from image_text_embedding.inference.tasks.reranking import Reranker
+from image_text_embedding.inference.tasks.task_settings import MatchSettings
 from image_text_embedding.inputs.item_lists import batches, progress_bar
 from image_text_embedding.retrieval.evaluation.metrics import Recall, recall, reranked, shortlist
 
@@ -112,7 +112,7 @@ def evaluate(
     """
     rerank = require_integer("rerank", rerank, least=0)
     if rerank:
-        make_matcher(model.runtime, "enc")  # one that cannot is told before hours of work
+        Reranker(model.runtime, MatchSettings())  # raises now, and not after hours of work, if the model cannot match
     pictures = model.encode_image([str(path) for path in split.pictures], batch_size, show)
     texts = model.encode_text(split.captions, batch_size, show)
     cosines = pictures @ texts.T
@@ -130,7 +130,7 @@ def _matches(
 ) -> np.ndarray:
     """(pictures, texts): the family's score of every pair that a shortlist of k has; NaN elsewhere."""
     runtime = model.runtime
-    logits = make_matcher(runtime, "enc")
+    reranker = Reranker(runtime, MatchSettings(), size)
     reader = text_encoder_for(runtime)
     rows = [reader(caption) for caption in split.captions]
     needed = shortlist(cosines, k)
@@ -139,9 +139,9 @@ def _matches(
         for group in batches(range(len(split.pictures)), size):
             states = runtime.states([runtime.pixels(split.pictures[i]) for i in group])
             for i, state in zip(group, states.split(1)):
-                # Texts of like length together, so that little is padded.
+                # Texts of similar length together need little padding.
                 wanted = sorted(np.flatnonzero(needed[i]).tolist(), key=lambda j: -len(rows[j]))
-                for batch in batches(wanted, size):
-                    matches[i, batch] = logits(state, [rows[j] for j in batch])[:, 1].cpu().numpy()
+                if wanted:
+                    matches[i, wanted] = reranker.match_texts([rows[j] for j in wanted], state).cpu().numpy()
             bar.update(len(group))
-    return scores(runtime, torch.from_numpy(matches), torch.from_numpy(cosines)).numpy()
+    return reranker.combine(torch.from_numpy(matches), torch.from_numpy(cosines)).numpy()

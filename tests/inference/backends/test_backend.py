@@ -94,10 +94,10 @@ class TestVectors:
             gallery.add(PICTURES, TEXTS)
             assert gallery.search(PICTURES[0], 1)[0].path == str(PICTURES[0])
             assert gallery.search(TEXTS[1], 1, find="text")[0].text == TEXTS[1]
-        assert model._parts == {}
+        assert model.runtime.parts == {}
 
     def test_heads_stay_on_torch(self, model: Any, exact: Any, tmp_path: Path) -> None:
-        assert not set(model._parts) & {"match"}
+        assert not set(model.runtime.parts) & {"match"}
         assert model.match(PICTURES[0], TEXTS[1]) == pytest.approx(exact.match(PICTURES[0], TEXTS[1]), abs=1e-6)
         model.save(tmp_path / "saved.safetensors")
         assert ite.load(tmp_path / "saved.safetensors", modality="image").dim == exact.dim
@@ -116,7 +116,7 @@ class TestExports:
         assert fresh.runtime.compiled["text"] is not model.runtime.compiled["text"]
         np.testing.assert_array_equal(fresh.encode_text(TEXTS), model.encode_text(TEXTS))
         assert fresh.info["quality"] == {"text": model.info["quality"]["text"]}
-        assert fresh._parts == {}, "no second copy of the weights"
+        assert fresh.runtime.parts == {}, "no second copy of the weights"
 
     def test_what_they_depend_on(self, model: Any) -> None:
         folder = model.runtime.compiled["image"].folder

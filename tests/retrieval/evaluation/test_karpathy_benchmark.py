@@ -15,6 +15,7 @@ import image_text_embedding as ite
 from image_text_embedding.demo import packaged_gallery
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.inference.tasks import matching
+from image_text_embedding.inference.tasks.task_settings import MatchSettings
 from image_text_embedding.retrieval.evaluation.karpathy_benchmark import evaluate, read_karpathy
 
 ENTRIES = packaged_gallery.gallery()[:16]
@@ -58,7 +59,7 @@ def slow(model: Any, split: Any, k: int, adds_cosine: bool) -> dict[str, dict[in
     def matched(i: int, j: int) -> float:
         ids = model.runtime.tokenizer(split.captions[j], model.config.captions)
         states = model.runtime.states([model.runtime.pixels(split.pictures[i])])
-        logit = matching.make_matcher(model.runtime, "enc")(states, [ids])[0, 1].item()
+        logit = matching.make_matcher(model.runtime, MatchSettings())(states, [ids])[0, 1].item()
         return logit + float(pictures[i] @ texts[j]) if adds_cosine else logit
 
     def shares(queries: int, candidates: int, cosine: Any, match: Any, fits: Any) -> dict[int, float]:

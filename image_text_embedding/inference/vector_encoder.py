@@ -1,0 +1,239 @@
+"""The part of an `Encoder` that makes vectors: its towers are loaded here, heads only when a task needs them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from image_text_embedding.foundation.errors import InputError
+from image_text_embedding.inference.backends.backend import Backend, check_makes_vectors
+from image_text_embedding.inference.backends.compiled_tower import RemoteTower
+from image_text_embedding.inference.embedding import encode_pictures, encode_texts, stream_pictures, stream_texts
+from image_text_embedding.inference.model_runtime import ModelRuntime
+from image_text_embedding.inference.request_batching import BatchingEncoder
+from image_text_embedding.inputs.limits import Limits
+from image_text_embedding.models.checkpoints.checkpoint_files import read_checkpoint
+from image_text_embedding.models.devices import DTYPES
+from image_text_embedding.models.model_lookup import ResolvedModel, find_vocabulary, load_tokenizer
+
+if TYPE_CHECKING:
+    pass
+
+
+class VectorEncoder:
+    """Pictures and texts -> comparable vectors of unit length. `Encoder` adds what else a checkpoint has heads for.
+
+    Safe to call from many threads at once. These arguments mean the same in every method:
+
+    - images: one picture or many (a list, an (N, H, W, 3) array, or any iterable). A picture is a path, an http(s) or data:
+      URL, encoded bytes, a PIL image, a uint8 array in RGB, or a Towhee Image, whose mode is honoured.
+    - texts, questions: one string or many. Where a method takes pictures *and* texts: as many of each, in pairs; or a single
+      one of either for all of the other.
+    - batch_size: how many items are computed at once at most.
+    - show_progress_bar: None = on a terminal, when it takes more than a moment.
+    - on_error: "raise" stops at the first item that cannot be used. "skip" continues: that item's result is NaN or None, and
+      the method returns a pair: the results, and a list of (index, error).
+
+    Errors of items: ImageError and TextError say what is wrong with an item (`.index` is its index in the list);
+    ComputeError says that the model produced NaN or infinity (damaged weights, or half precision).
+
+    Attributes:
+        config: the model's configuration.
+        backend, precision: what computes the towers, and in which precision.
+        dim: length of a vector; None where the checkpoint makes none (captioning, question answering).
+        runtime: the `ModelRuntime`: the model's parts on their device, for code that needs hidden states.
+    """
+
+    def __init__(
+        self,
+        resolved: ResolvedModel,
+        tokenizer: str | os.PathLike[str] | None,
+        device: torch.device,
+        backend: Backend | RemoteTower,
+        modality: str | None,
+        limits: Limits,
+    ) -> None:
+        self.config = resolved.config
+        self.dim = resolved.config.embed_dim
+        self.device = device
+        self.dtype = DTYPES[backend.precision] if backend.name == "torch" else torch.float32  # of what torch computes
+        self.modality = modality
+        self.backend, self.precision = backend.name, backend.precision
+        words = None
+        if modality != "image":  # first: a missing vocabulary is found before a gigabyte is read
+            words = load_tokenizer(self.config, find_vocabulary(resolved, tokenizer))
+        self.runtime = ModelRuntime(resolved, words, device, self.dtype, modality, limits)
+        if modality is not None:
+            self.runtime.require("embed", modality)
+        if backend.name == "torch":
+            read = functools.cache(read_checkpoint)  # a file is opened once for all parts
+            for part in self.runtime.first_parts:
+                self.runtime.part(part, read)
+        else:
+            check_makes_vectors(backend, self.config)
+            self.runtime.compiled.update((part, backend.tower(self.runtime, part)) for part in self.runtime.first_parts)
+
+    def __repr__(self) -> str:
+        vector = f"-> {self.dim}, " if self.dim else ""
+        backend = "" if self.backend == "torch" else f" by {self.backend} in {self.precision}"
+        parts = dict.fromkeys((*self.runtime.compiled, *self.runtime.parts))
+        return f"<{self.config.name}: {' and '.join(parts)} {vector}on {self.device}{backend}>"
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Where the vectors come from: name, family, revision, sha256 of the weights, preprocessing, versions.
+
+        Vectors of two encoders may be compared when they agree on name, revision and sha256. "quality" holds, for towers
+        that another backend than torch computes, the cosines of their vectors to torch's in fp32, measured on held-out
+        pictures and texts when the tower was exported.
+        """
+        vision, resolved = self.config.vision, self.runtime.resolved
+        return {
+            "name": self.config.name,
+            "family": self.config.family,
+            "tasks": list(self.config.tasks),
+            "dim": self.dim,
+            "modality": self.modality,
+            "license": self.config.license,
+            "source": resolved.source,
+            "revision": resolved.revision,
+            "sha256": resolved.sha256,
+            "preprocessing": {
+                "image": {
+                    "size": vision.image_size,
+                    "resize": "bicubic, no crop",
+                    "mean": list(vision.mean),
+                    "std": list(vision.std),
+                },
+                "text": json.loads(json.dumps(dataclasses.asdict(self.config.captions))),
+            },
+            "normalized": True,
+            "device": str(self.device),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "backend": self.backend,
+            "precision": self.precision,
+            "quality": {name: tower.quality for name, tower in self.runtime.compiled.items()},
+            "version": metadata.version("image-text-embedding"),
+        }
+
+    def encode_image(
+        self,
+        images: Any,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        *,
+        convert_to_tensor: bool = False,
+        normalize_embeddings: bool = True,
+        on_error: str = "raise",
+        decode: str = "exact",
+    ) -> Any:
+        """Vectors of pictures. Threads decode the next pictures while the tower computes.
+
+        Args:
+            images: a picture that appears several times is computed once.
+            batch_size: a CPU takes fewer at once, as more would not be faster. About twice as many, and 16, are in memory.
+            convert_to_tensor: return a torch tensor on the model's device instead of a numpy array.
+            normalize_embeddings: False keeps the projection's length; such vectors are not comparable by dot product.
+            decode: "fast" decodes a JPEG that is at least four times as large as the model's pictures at a reduced scale:
+                two to four times as fast, and the cosine to the exact vectors stays above 0.99 (README). "device" also lets
+                the model's device resize pictures of equal size together: for a GPU that waits for the processor.
+
+        Returns:
+            float32 (D,) for one picture, (N, D) for many, (0, D) for none.
+        """
+        return encode_pictures(
+            self.runtime,
+            images,
+            batch_size,
+            show_progress_bar,
+            convert_to_tensor,
+            normalize_embeddings,
+            on_error,
+            decode,
+        )
+
+    def encode_text(
+        self,
+        texts: Any,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        *,
+        convert_to_tensor: bool = False,
+        normalize_embeddings: bool = True,
+        on_error: str = "raise",
+    ) -> Any:
+        """Vectors of texts, cleaned and truncated as in the family's official code (a warning says so).
+
+        Texts are computed in order of length, so that batches need little padding, and each different text once; results
+        are in the order of the input. Arguments and results are those of `encode_image`.
+        """
+        return encode_texts(
+            self.runtime, texts, batch_size, show_progress_bar, convert_to_tensor, normalize_embeddings, on_error
+        )
+
+    def stream_image(
+        self,
+        images: Iterable[Any],
+        batch_size: int = 32,
+        *,
+        normalize_embeddings: bool = True,
+        on_error: str = "raise",
+        decode: str = "exact",
+    ) -> Iterator[Any]:
+        """An iterator over vectors (D,) float32 of any number of pictures, in their order, with bounded memory.
+
+        Pictures are read, in the caller's thread, only as fast as vectors are: about batch_size + 16 are in memory.
+        Closing or dropping the iterator ends the decoding threads. An error comes after the vectors of the pictures before
+        it; with on_error="skip" the iterator gives pairs, (vector, None) or (None, error).
+
+        Raises:
+            InputError: a single picture, or an unknown argument; at once.
+        """
+        return stream_pictures(self.runtime, images, batch_size, normalize_embeddings, on_error, decode)
+
+    def stream_text(
+        self,
+        texts: Iterable[Any],
+        batch_size: int = 32,
+        *,
+        normalize_embeddings: bool = True,
+        on_error: str = "raise",
+    ) -> Iterator[Any]:
+        """As `stream_image`, for texts: 16 batches at a time are sorted by length."""
+        return stream_texts(self.runtime, texts, batch_size, normalize_embeddings, on_error)
+
+    def coalesce(self, max_batch: int = 32, max_wait: float = 0.005) -> BatchingEncoder:
+        """This model for many threads that each have one item: simultaneous calls are computed together.
+
+        Args:
+            max_batch: items computed together at most.
+            max_wait: seconds that a call waits for others. While a batch is computed, the next one collects calls anyway.
+
+        Raises:
+            InputError: a number is out of range.
+        """
+        return BatchingEncoder(self.encode_image, self.encode_text, max_batch, max_wait)
+
+    def similarity(self, a: Any, b: Any) -> Any:
+        """Cosine of every vector in `a` with every one in `b`: (N, D), (M, D) -> (N, M) float32; two (D,) -> a float."""
+        plain = (x.detach().float().cpu() if isinstance(x, torch.Tensor) else x for x in (a, b))
+        try:
+            left, right = (np.asarray(x, dtype=np.float32) for x in plain)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"expected vectors of length {self.dim}: (D,) or (N, D), got something else: {error}"
+            ) from error
+        for side in (left, right):
+            if side.ndim not in (1, 2) or side.shape[-1] != self.dim:
+                raise InputError(f"expected vectors of length {self.dim}: (D,) or (N, D), got shape {side.shape}")
+        left, right = (side / np.linalg.norm(side, axis=-1, keepdims=True).clip(1e-12) for side in (left, right))
+        result = left @ right.T
+        return float(result) if result.ndim == 0 else result

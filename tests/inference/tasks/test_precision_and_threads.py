@@ -1,0 +1,76 @@
+"""Tasks in half precision, and from many threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from support.environment import VOCABULARY
+from support.sample_inputs import CHOICES, QUESTIONS, SENTENCES
+
+import image_text_embedding as ite
+from image_text_embedding.foundation.errors import ComputeError
+
+
+class TestHalfPrecisionAndThreads:
+    @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+    def test_every_task_in_half_precision(self, small_encoder: Callable, task_photos, dtype: str) -> None:
+        exact = small_encoder("blip_base").match(task_photos, SENTENCES)
+        np.testing.assert_allclose(
+            small_encoder("blip_base", dtype=dtype).match(task_photos, SENTENCES), exact, atol=0.1
+        )
+        assert len(small_encoder("blip_caption_base", dtype=dtype).caption(task_photos, "a picture of")) == 4
+        for name in ("blip_vqa_base", "albef_vqa"):
+            expected = dict(small_encoder(name).answer(task_photos[0], QUESTIONS[0], CHOICES))
+            for answer, chance in small_encoder(name, dtype=dtype).answer(task_photos[0], QUESTIONS[0], CHOICES):
+                assert chance == pytest.approx(expected[answer], abs=0.1)
+
+    def test_numbers_that_are_none(self, small_weights: dict, task_photos) -> None:
+        model = ite.load(small_weights["blip_itm_base_coco"], tokenizer=VOCABULARY, device="cpu")
+        model.match(task_photos[0], "a")
+        bias = model.runtime.parts["match"].itm_head.bias
+        kept = bias.clone()
+        bias.fill_(float("nan"))
+        try:
+            with pytest.raises(ComputeError, match="try dtype='fp32'"):
+                model.match(task_photos[0], "a dog")
+        finally:
+            bias.copy_(kept)
+        norm = model.runtime.parts["image"].vision.norm.bias
+        kept = norm.clone()
+        norm.fill_(float("inf"))
+        try:
+            with pytest.raises(ComputeError, match=r"item 0: .*try dtype='fp32'"):
+                model.match(task_photos[:2], "a dog")
+            found, errors = model.match(task_photos[:2], "a dog", on_error="skip")
+            assert np.isnan(found).all() and [index for index, _ in errors] == [0, 1]
+        finally:
+            norm.copy_(kept)
+
+    def test_many_threads(self, small_encoder: Callable, task_photos) -> None:
+        model, vqa = small_encoder("blip_base"), small_encoder("blip_vqa_base")
+
+        def everything(i: int) -> Any:
+            return (
+                round(model.match(task_photos[i % 4], SENTENCES[i % 4]), 4),
+                model.caption(task_photos[i % 4]),
+                model.caption(task_photos[i % 4], sample=True, seed=i),
+                vqa.answer(task_photos[i % 4], QUESTIONS[i % 3]),
+            )
+
+        expected = [everything(i) for i in range(8)]
+        barrier, found = threading.Barrier(8, timeout=60), [None] * 8
+
+        def work(i: int) -> None:
+            barrier.wait()
+            found[i] = everything(i)
+
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+        assert found == expected
