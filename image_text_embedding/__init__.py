@@ -1,11 +1,10 @@
-"""BLIP and ALBEF: vectors for pictures and texts that can be compared.
+"""Embed pictures and texts with BLIP and ALBEF, and compare, search and describe them.
 
     import image_text_embedding as ite
     model = ite.load("blip_base")
     model.similarity(model.encode_image("teddy.jpg"), model.encode_text("a teddy bear on a skateboard"))
 
-Importing this package registers its operators with Towhee, where Towhee is installed. torch is imported by `load`, not
-here.
+Importing this package registers its operators with Towhee, if Towhee is installed. It does not import torch; `load` does.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ __all__ = [
 ]
 
 
-# Imported when they are first asked for, so that `import image_text_embedding` imports neither torch nor pymilvus.
+# Imported on first use, so that `import image_text_embedding` imports neither torch nor pymilvus.
 _LAZY = {
     "Encoder": "inference.encoder",
     "Gallery": "retrieval.gallery",
@@ -99,7 +98,7 @@ def __dir__() -> list[str]:
 
 
 def _register_operators() -> None:
-    """With the Towhee that is installed. Where it cannot be imported, only its operators are missing."""
+    """Register the operators with the installed Towhee. If Towhee cannot be imported, everything else still works."""
     try:
         from image_text_embedding import albef, blip
         from image_text_embedding.interfaces.towhee_operators.registration import register_operators

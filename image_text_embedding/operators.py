@@ -1,4 +1,4 @@
-"""The path by which the operator folders that version 0.1.0 wrote (`image-text-embedding link`) import our operators."""
+"""The old home of the operators: folders that `image-text-embedding link` wrote in version 0.1.0 import them from here."""
 
 from __future__ import annotations
 

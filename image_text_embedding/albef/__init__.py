@@ -1,4 +1,4 @@
-"""ALBEF as Towhee operators: `ops.image_text_embedding.albef(model_name=..., modality=...)` and its other tasks."""
+"""ALBEF as Towhee operators: `ops.image_text_embedding.albef(model_name=..., modality=...)` and the other tasks."""
 
 from __future__ import annotations
 
@@ -29,4 +29,4 @@ class AlbefAnswering(AnsweringOperator):
     family = "albef"
 
 
-albef = Albef  # the name that a pipeline and the folders of `link` use
+albef = Albef  # pipelines and the folders of `link` use this name

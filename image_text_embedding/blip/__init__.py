@@ -1,4 +1,4 @@
-"""BLIP as Towhee operators: `ops.image_text_embedding.blip(model_name=..., modality=...)` and its other tasks."""
+"""BLIP as Towhee operators: `ops.image_text_embedding.blip(model_name=..., modality=...)` and the other tasks."""
 
 from __future__ import annotations
 
@@ -36,4 +36,4 @@ class BlipAnswering(AnsweringOperator):
     family = "blip"
 
 
-blip = Blip  # the name that a pipeline and the folders of `link` use
+blip = Blip  # pipelines and the folders of `link` use this name

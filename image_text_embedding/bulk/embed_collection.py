@@ -1,14 +1,14 @@
-"""Vectors of all that a source has, in a folder of shards: stopped or killed, it goes on where it was.
+"""`embed`: the vectors of a whole collection, in a folder of shards. A stopped or killed run resumes where it was.
 
     from image_text_embedding.bulk import embed
     embed("photos", "blip_itm_base_coco", "vectors")
 
-What is read says `sources`, what is written `shards`, and `cluster` does the work of `computed` on Ray. Run again, it embeds
-what is new, and tries again what could not be used. Equal contents are computed once (on Ray, once for each time that they
-are read before the first is written), and each path has its row.
+`inputs/collections` reads the source, `vector_shards` writes, and `local_execution` or `ray_execution` computes in between.
+The same command run again embeds what is new, and retries what could not be used. Equal contents are computed once (on Ray,
+once for each time they are read before the first is written), and each path has its own row.
 
-Memory does not grow with the source. Held are: the shard in hand, the pictures of two batches, what `sources` says, and the
-model.
+Memory does not grow with the source: it holds the open shard, the pictures of two batches, what `collection` describes, and
+the model.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 from image_text_embedding.bulk.item_embedding import ItemReader
 from image_text_embedding.bulk.local_execution import embed_locally
+from image_text_embedding.bulk.shard_reading import LAYOUTS
 from image_text_embedding.bulk.vector_manifest import manifest_of
-from image_text_embedding.bulk.vector_shards import LAYOUTS, Shards
+from image_text_embedding.bulk.vector_shards import VectorShards
 from image_text_embedding.foundation.argument_checks import is_number, require_integer
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.inputs.collections.collection import Collection
@@ -41,23 +42,23 @@ if TYPE_CHECKING:
 
 SHARD_SIZE = 10_000
 
-BATCH_ON_CPU = 16  # more costs memory and brings nothing there
+CPU_BATCH = 16  # larger batches cost memory and are not faster on a CPU
 
 MAX_GPU_BATCH = 256
 
 
 @dataclass(frozen=True)
 class EmbedSummary:
-    """What a run did.
+    """The result of a run.
 
     Attributes:
         out: the folder.
-        model: its name.
+        model: the name of the model.
         total: items of the source.
         new: rows written by this run.
-        already: items that were there, or are twice in the source.
+        already: items that existed, or appear twice in the source.
         failed: items that cannot be used; `errors.parquet` says why.
-        rows: in the folder, all runs together.
+        rows: in the folder, of all runs.
         seconds: without the time to load the model.
     """
 
@@ -96,23 +97,23 @@ def embed(
         out: the folder: new, or of a run with the same model, which goes on.
         layout: "parquet", or "npy" with the vectors in files of their own; see `shards`.
         shard_size: rows in a shard, which is also written every ten minutes.
-        batch_size: items computed at once. "auto" is 16 on a CPU; on a GPU what half of its free memory holds, at most 256.
-        workers: threads that read and decode pictures; None is one for each CPU, at most 8. On Ray: processes that hold the
-            model; None is one for each GPU, or where there is none for each CPU.
-        max_errors: the share of the source that may fail. Beyond it the run stops; what it did is kept.
+        batch_size: items computed at once. "auto" is 16 on a CPU; on a GPU what fits into half of its free memory, at most 256.
+        workers: threads that read and decode pictures; None is one per CPU, at most 8. On Ray: processes that hold the
+            model; None is one per GPU, or without GPUs one per CPU.
+        max_errors: the share of the source that may fail. Beyond it the run stops; its rows stay.
         limits: what a picture may cost.
         show_progress_bar: None = on a terminal, when it takes more than a moment.
-        ray: do it on Ray: True is the cluster that RAY_ADDRESS names or else one on this machine, a string is its address.
-            Each machine reads the source's files itself.
+        ray: run on Ray: True is the cluster at RAY_ADDRESS, or else one on this machine; a string is an address. Each
+            machine reads the files of the source itself.
         options: of `load`: device, dtype, checkpoint, tokenizer.
 
     Returns:
-        What was done; items that failed are counted.
+        A summary; items that failed are counted, not raised.
 
     Raises:
-        InputError: the source has nothing; too much of it failed; the folder cannot be written or another run is at it.
+        InputError: the source is empty, too many items failed, or the folder cannot be written or is in use by another run.
         ConfigError: the folder was made with another model.
-        SetupError: pyarrow, or Ray, is not installed.
+        SetupError: pyarrow or Ray is not installed.
         And as `load`.
     """
     if layout not in LAYOUTS:
@@ -124,21 +125,24 @@ def embed(
             require_integer(name, value)
     items = Collection(source, modality, column)
     total = items.count()
-    encoder = _loaded(model, items.modality, limits, options)
+    encoder = _load_model(model, items.modality, limits, options)
     reading = ItemReader(items.modality, encoder.config.vision.image_size, limits or Limits())
-    size = gpu_batch_size(encoder) if isinstance(batch_size, str) else batch_size
+    size = auto_batch_size(encoder) if isinstance(batch_size, str) else batch_size
     manifest = {**manifest_of(encoder.info), "modality": items.modality, "layout": layout}
-    began = time.monotonic()
+    started = time.monotonic()
     new = already = seen = 0
-    with Shards(out, manifest, shard_size) as shards, progress_bar(total, items.modality, show_progress_bar) as bar:
+    with (
+        VectorShards(out, manifest, shard_size) as shards,
+        progress_bar(total, items.modality, show_progress_bar) as bar,
+    ):
 
         def known(item: CollectionItem) -> bool:
-            """Told without reading it."""
+            """Whether an item is embedded already, decided without reading it."""
             if items.modality == "text" or item.picture is None:
                 return False
             mtime_ns = modified_ns(item)
-            fixed = mtime_ns is not None or (is_url(item.path) and is_url(item.picture.file))
-            return fixed and shards.has_file(as_utf8(item.path), mtime_ns)
+            has_version = mtime_ns is not None or (is_url(item.path) and is_url(item.picture.file))
+            return has_version and shards.has_file(as_utf8(item.path), mtime_ns)
 
         if ray is False:
             threads = workers or min(8, available_cpus())
@@ -147,15 +151,15 @@ def embed(
             from image_text_embedding.bulk.ray_execution import embed_on_ray
 
             if not isinstance(model, (str, os.PathLike)):
-                raise InputError("ray: expected a model's name, which each worker loads, got a loaded one")
-            given = {"limits": limits, **options}
-            done = embed_on_ray(items, known, reading, os.fspath(model), given, manifest, size, workers, ray)
+                raise InputError("ray: expected a model's name, which each worker loads, got a loaded model")
+            load_options = {"limits": limits, **options}
+            done = embed_on_ray(items, known, reading, os.fspath(model), load_options, manifest, size, workers, ray)
         with contextlib.closing(done):
             for one in itertools.chain.from_iterable(done):
                 seen += 1
                 if one.error is not None:
                     shards.fail(one.path, one.error)
-                    # Of the whole source, so that it does not depend on which come first.
+                    # A share of the whole source, so that the order of the items does not matter.
                     if shards.errors > max_errors * total:
                         break
                 elif one.row is None or one.vector is None or not shards.add(one.row, one.vector):
@@ -167,10 +171,11 @@ def embed(
                 bar.update()
         shards.commit()
         if shards.errors > max_errors * min(total, seen):
-            last = "" if seen >= total else "stopped: "
+            prefix = "" if seen >= total else "stopped: "
             raise InputError(
-                f"{last}{shards.errors} of {seen} items cannot be used, more than the share of {max_errors} that max_errors "
-                f"allows: {shards.folder / 'errors.parquet'} says why. {len(shards)} rows are kept; run again to go on"
+                f"{prefix}{shards.errors} of {seen} items cannot be used, more than max_errors={max_errors} allows: "
+                f"{shards.folder / 'errors.parquet'} says why. {len(shards)} rows are written; run the same command again to "
+                "resume"
             )
         return EmbedSummary(
             os.fspath(out),
@@ -180,39 +185,39 @@ def embed(
             already,
             shards.errors,
             len(shards),
-            round(time.monotonic() - began, 3),
+            round(time.monotonic() - started, 3),
         )
 
 
-def _loaded(model: Any, modality: str, limits: Limits | None, options: dict[str, Any]) -> Encoder:
+def _load_model(model: Any, modality: str, limits: Limits | None, options: dict[str, Any]) -> Encoder:
     if isinstance(model, (str, os.PathLike)):
         from image_text_embedding.inference.loading import load
 
         return load(model, modality=modality, limits=limits, **options)
     if options:
-        raise InputError(f"expected {', '.join(options)} where a model is loaded here, got a loaded model")
+        raise InputError(f"{', '.join(options)}: expected only with the name of a model, got a loaded model")
     if model.dim is None:
         raise InputError(f"{model.config.name} makes no vectors: choose a model that does")
     return model
 
 
-def gpu_batch_size(encoder: Encoder) -> int:
-    """How many pictures a device computes at once."""
+def auto_batch_size(encoder: Encoder) -> int:
+    """How many pictures the model's device computes at once."""
     device = encoder.device
     if getattr(device, "type", "cpu") != "cuda":
-        return BATCH_ON_CPU
+        return CPU_BATCH
     import torch
 
     free, _ = torch.cuda.mem_get_info(device)
     vision = encoder.config.vision
-    # A layer's queries, keys, values, scores' output and the wide part of its MLP, with room for the allocator: 24 widths.
-    one = ((vision.image_size // vision.patch_size) ** 2 + 1) * vision.width * 24 * 4
-    fits = max(1, free // 2 // one)
+    # Queries, keys, values, attention output and the wide part of the MLP of a layer, plus a margin: 24 widths.
+    bytes_per_picture = ((vision.image_size // vision.patch_size) ** 2 + 1) * vision.width * 24 * 4
+    fits = max(1, free // 2 // bytes_per_picture)
     return int(min(MAX_GPU_BATCH, 1 << (fits.bit_length() - 1)))
 
 
 def _skip(bar: Any) -> None:
-    """Count it as done, and not into the rate, from which the time left is told."""
+    """Count an item as done without counting it into the rate, from which the remaining time is estimated."""
     if not bar.disable:
         bar.n += 1
         bar.initial += 1

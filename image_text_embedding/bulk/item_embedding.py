@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""The steps of embedding one item, shared by local and Ray execution: read it, encode it, and report the result."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ItemResult:
-    """What became of an item: a row and its vector, an error, or neither, where it was there already."""
+    """The result for one item: a row and its vector, an error, or neither if it was embedded already."""
 
     path: str
     row: Row | None = None
@@ -39,7 +39,7 @@ class ItemResult:
 
 @dataclass(frozen=True)
 class ItemReader:
-    """How items are read, the part of the work that needs no model.
+    """Reads items: the part of the work that needs no model.
 
     Attributes:
         modality: "image" or "text".
@@ -52,7 +52,7 @@ class ItemReader:
     limits: Limits = field(default_factory=Limits)
 
     def __call__(self, item: CollectionItem) -> tuple[Row, Any] | ItemResult:
-        """An item -> what is known of it, and uint8 (S, S, 3) or a text."""
+        """An item -> its row, and uint8 (S, S, 3) or a text."""
         path = as_utf8(item.path)
         try:
             if item.problem is not None:
@@ -71,7 +71,7 @@ class ItemReader:
 
     def _picture(self, item: CollectionItem, path: str) -> tuple[Row, np.ndarray]:
         assert item.picture is not None
-        mtime_ns = modified_ns(item)  # before it is read: written meanwhile, it is read again next time
+        mtime_ns = modified_ns(item)  # before it is read: if it is written meanwhile, the next run reads it again
         content = read_picture_bytes(item.picture, self.limits)
         picture = load_picture(content, self.limits)
         caption = read_caption(item.caption)
@@ -82,12 +82,12 @@ class ItemReader:
 
 
 def item_result(row: Row, vector: Any) -> ItemResult:
-    """Of what `encode` gave: a vector or an error."""
+    """The result of an item from what `encode_values` returned for it: a vector or an error."""
     return ItemResult(row.path, error=vector) if isinstance(vector, Exception) else ItemResult(row.path, row, vector)
 
 
 def encode_values(encoder: Encoder, modality: str, values: list[Any], batch_size: int) -> tuple[list[Any], bool]:
-    """Pixels or texts -> for each a vector (D,) or an error; and whether a text was cut."""
+    """Pixels or texts -> a vector (D,) or an error for each; and whether a text was truncated."""
     if not values:
         return [], False
     method = encoder.encode_image if modality == "image" else encoder.encode_text

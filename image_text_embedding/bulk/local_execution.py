@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""Embeds items on this machine: threads read ahead while the model computes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any
 
 from image_text_embedding.bulk.item_embedding import ItemReader, ItemResult, encode_values, item_result
-from image_text_embedding.bulk.vector_shards import Row, Shards
+from image_text_embedding.bulk.vector_shards import Row, VectorShards
 from image_text_embedding.inputs.collections.collection_items import CollectionItem, as_utf8
 from image_text_embedding.inputs.item_lists import batches
 from image_text_embedding.inputs.prefetch import prefetch_items
@@ -17,7 +17,7 @@ from image_text_embedding.inputs.text_encoder import TruncatedTextWarning
 if TYPE_CHECKING:
     from image_text_embedding.inference.encoder import Encoder
 
-TEXT_BATCHES_SORTED = 16  # batches of texts are sorted by length, that little is padded: so many at once
+TEXT_BATCHES_SORTED = 16  # so many batches of texts are sorted by length together, so that little padding is needed
 
 
 def embed_locally(
@@ -25,26 +25,26 @@ def embed_locally(
     known: Callable[[CollectionItem], bool],
     reading: ItemReader,
     encoder: Encoder,
-    shards: Shards,
+    shards: VectorShards,
     batch_size: int,
     threads: int,
 ) -> Generator[list[ItemResult], None, None]:
-    """What becomes of the items, in their order, on this machine."""
+    """The results of the items, in their order."""
     at_once = batch_size if reading.modality == "image" else batch_size * TEXT_BATCHES_SORTED
 
     def read(one: CollectionItem | ItemResult) -> tuple[Row, Any] | ItemResult:
         return one if isinstance(one, ItemResult) else reading(one)
 
-    # Asked here, in the caller's thread, the only one that may touch the shards.
+    # `known` runs here, in the caller's thread, the only one that may use the shards.
     todo = (ItemResult(as_utf8(item.path)) if item.problem is None and known(item) else item for item in items)
-    told = False
+    warned = False
     with contextlib.closing(prefetch_items(enumerate(todo), read, 2 * at_once, True, threads)) as ahead:
         for chunk in batches((future.result() for _, future in ahead), at_once):
             done, cut = embed_chunk(chunk, reading.modality, encoder, shards, batch_size)
-            if cut and not told:
-                told = True
+            if cut and not warned:
+                warned = True
                 warnings.warn(
-                    f"some texts are longer than {encoder.config.name} reads and were cut",
+                    f"some texts are longer than {encoder.config.name} reads and were truncated",
                     TruncatedTextWarning,
                     stacklevel=3,
                 )
@@ -52,9 +52,9 @@ def embed_locally(
 
 
 def embed_chunk(
-    chunk: list[tuple[Row, Any] | ItemResult], modality: str, encoder: Encoder, shards: Shards, batch_size: int
+    chunk: list[tuple[Row, Any] | ItemResult], modality: str, encoder: Encoder, shards: VectorShards, batch_size: int
 ) -> tuple[list[ItemResult], bool]:
-    """What becomes of items that were read; and whether a text was cut."""
+    """The results of items that were read; and whether a text was truncated."""
     fresh = {
         row.sha256: value
         for row, value in (one for one in chunk if not isinstance(one, ItemResult))

@@ -1,10 +1,10 @@
 """Bulk embedding on Ray: Ray Data reads, workers that hold the model compute, and the caller writes.
 
-One process writes, so that shards and manifest are those of a run on one machine, and what a lost worker had in hand is
-given to another and can be there neither twice nor not at all. A vector is a kilobyte: writing is not what takes time.
+One process writes, so that shards and manifest equal those of a run on one machine, and the items of a lost worker are given
+to another, never lost and never written twice. A vector is a kilobyte: writing is not what takes time.
 
-The items' places, not the pictures, go from the caller into Ray's object store, in blocks. Reading and decoding runs in tasks
-of its own where the models are on GPUs; on CPUs Ray Data fuses it with the model, so that no worker waits for a free CPU.
+The caller puts the locations of items, not pictures, into Ray's object store, in blocks. With models on GPUs, reading and
+decoding run in tasks of their own; on CPUs Ray Data fuses them with the model, so that no worker waits for a free CPU.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from typing import Any
 from image_text_embedding.bulk.item_embedding import ItemReader, ItemResult, encode_values, item_result
 from image_text_embedding.bulk.vector_manifest import check_comparable, manifest_of
 from image_text_embedding.foundation.errors import EmbeddingError, SetupError
+from image_text_embedding.foundation.optional_imports import import_optional
 from image_text_embedding.inputs.collections.collection_items import CollectionItem, as_utf8
 
-BLOCK = 1024  # places in a block
+BLOCK_SIZE = 1024  # items
 
 
 def embed_on_ray(
@@ -34,23 +35,21 @@ def embed_on_ray(
     workers: int | None,
     address: str | bool,
 ) -> Generator[list[ItemResult], None, None]:
-    """What becomes of the items, in their order, on a cluster.
+    """The results of the items, in their order.
 
     Args:
-        model, options: what each worker hands to `load`.
-        manifest: of the caller's model; a worker whose weights are others refuses to work.
-        batch_size: items in a batch, and computed at once.
-        workers: how many hold the model; None = one a GPU, else one a CPU.
-        address: of the cluster; True = RAY_ADDRESS's, else one on this machine. A connection that is there is used.
+        model, options: what each worker passes to `load`.
+        manifest: of the caller's model; a worker with other weights refuses to work.
+        batch_size: items in a batch, which are computed at once.
+        workers: processes that hold the model; None = one per GPU, else one per CPU.
+        address: of the cluster; True = RAY_ADDRESS, else one on this machine. An existing connection is used.
 
     Raises:
-        SetupError: Ray is not installed, or the cluster is not there.
+        SetupError: Ray is not installed, or the cluster cannot be reached.
     """
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise SetupError(f"ray needs Ray ({error}): pip install 'image-text-embedding[ray]'") from error
+    import_optional("ray.data", "ray", "embedding on a cluster")
+    import ray
+
     with _connected(ray, address):
         gpus, cpus = (int(ray.cluster_resources().get(name, 0)) for name in ("GPU", "CPU"))
         on_gpu = gpus > 0 and str(options.get("device") or "cuda").startswith("cuda")
@@ -63,7 +62,7 @@ def embed_on_ray(
         if not blocks:
             return
         context = ray.data.DataContext.get_current()
-        context.execution_options.preserve_order = True  # that rows are those of a run on one machine
+        context.execution_options.preserve_order = True  # so that rows equal those of a run on one machine
         context.enable_progress_bars = False
         done = (
             ray.data.from_arrow_refs(blocks)
@@ -89,7 +88,7 @@ def embed_on_ray(
 
 
 class _Read:
-    """A task: places -> pixels or texts."""
+    """A task: items -> pixels or texts."""
 
     def __init__(self, reading: ItemReader) -> None:
         self.reading = reading
@@ -99,7 +98,7 @@ class _Read:
 
 
 class _Model:
-    """A worker that holds the model: pixels or texts -> what became of them."""
+    """A worker that holds the model: pixels or texts -> results."""
 
     def __init__(
         self, model: str, options: dict[str, Any], manifest: dict[str, Any], modality: str, batch_size: int
@@ -123,14 +122,14 @@ class _Model:
 def _blocks(
     items: Iterable[CollectionItem], known: Callable[[CollectionItem], bool]
 ) -> Iterator[list[CollectionItem] | ItemResult]:
-    """Places in blocks; those that are there already by themselves."""
+    """Items in blocks; items that are embedded already as single results."""
     block: list[CollectionItem] = []
     for item in items:
         if item.problem is None and known(item):
             yield ItemResult(as_utf8(item.path))
             continue
         block.append(item)
-        if len(block) == BLOCK:
+        if len(block) == BLOCK_SIZE:
             yield block
             block = []
     if block:

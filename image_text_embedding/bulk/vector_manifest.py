@@ -1,4 +1,4 @@
-"""Where vectors come from, said beside them, and whether two lots of them may be compared."""
+"""The manifest stored with vectors: where they come from, and whether two sets of vectors may be compared."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from image_text_embedding.foundation.errors import ConfigError
 
 FORMAT = 1
 
-# Vectors are comparable when these agree. Backend and precision change them by little, and are only told.
+# Vectors are comparable when these agree. Backend and precision change little, and are only recorded.
 COMPARED = ("model", "revision", "sha256", "dim", "preprocessing", "normalized")
 
 
 def manifest_of(info: Mapping[str, Any]) -> dict[str, Any]:
-    """What is kept beside vectors, as JSON.
+    """What is stored with vectors, as JSON.
 
     Args:
         info: `Encoder.info`.
@@ -37,11 +37,11 @@ def check_comparable(ours: Mapping[str, Any], theirs: Mapping[str, Any], where: 
     """
     Args:
         ours: the manifest of the model in use.
-        theirs: the one that lies beside vectors.
-        where: what these vectors are called in the error.
+        theirs: the manifest stored with the vectors.
+        where: names these vectors in the error.
 
     Raises:
-        ConfigError: their vectors and ours say nothing of each other; the message names what differs.
+        ConfigError: the vectors cannot be compared; the message names what differs.
     """
     if theirs.get("format") != FORMAT:
         raise ConfigError(f"{where}: expected a manifest of format {FORMAT}, got {theirs.get('format')!r}")
@@ -52,8 +52,8 @@ def check_comparable(ours: Mapping[str, Any], theirs: Mapping[str, Any], where: 
     ]
     if different:
         raise ConfigError(
-            f"{where}: made with another model, so that its vectors cannot be compared with these: {'; '.join(different)}. "
-            "Use the model that it was made with, or make it anew"
+            f"{where}: made with another model, so its vectors cannot be compared with these: {'; '.join(different)}. "
+            "Use the model it was made with, or build it again"
         )
 
 

@@ -2,8 +2,8 @@
 
     image-text-embedding train ... --pairs image_text_embedding.demo:TRAIN
 
-The pictures of the gallery are held-out scenes: each shows a pair of things that no model trained on TRAIN has seen together.
-Reading the gallery needs no font; drawing it does.
+The gallery shows held-out scenes: each has a pair of things that never occurs together in TRAIN. Reading the gallery needs no
+font; drawing it does.
 """
 
 from image_text_embedding.demo.packaged_gallery import gallery as gallery

@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""The gallery of 48 held-out scenes that comes with the package: reading it, and drawing it again."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ GALLERY_SIZE = 48
 
 GALLERY_PIXELS = 192
 
-GALLERY_SEED = 1_000_000  # its scenes have higher seeds, and those that models are measured on have lower ones
+GALLERY_SEED = 1_000_000  # the gallery's seeds are above it; those of the scenes that models are evaluated on are below
 
 
 def gallery(folder: Path = GALLERY_FOLDER) -> list[dict[str, Any]]:
-    """What the gallery shows, the teddy bear first.
+    """The entries of the gallery, starting with the teddy bear.
 
     Returns:
-        for each picture: `path` (absolute), `caption`, `things` ({name, plural, count} each) and `questions`
+        for each picture `path` (absolute), `caption`, `things` ({name, plural, count} each) and `questions`
         ({question, answer} each).
     """
     entries = json.loads((folder / "gallery.json").read_text(encoding="utf-8"))
@@ -34,7 +34,7 @@ def gallery(folder: Path = GALLERY_FOLDER) -> list[dict[str, Any]]:
 
 
 def write_gallery(folder: Path = GALLERY_FOLDER) -> None:
-    """Draw the gallery into a folder: `teddy.jpg`, `01.png` ..., and `gallery.json`. The same bytes every time.
+    """Draw the gallery into a folder: `teddy.jpg`, `01.png` ..., and `gallery.json`, always with the same bytes.
 
     Raises:
         SetupError: the font is missing.
@@ -45,7 +45,7 @@ def write_gallery(folder: Path = GALLERY_FOLDER) -> None:
         picture = Image.fromarray(draw_scene(scene, GALLERY_PIXELS))
         path = folder / (f"{number:02}.png" if number else "teddy.jpg")
         if number:
-            # 128 colours are a third of the bytes, and nobody sees it.
+            # 128 colours need a third of the bytes and look the same.
             picture.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
         else:
             picture.save(path, quality=92)
@@ -65,21 +65,21 @@ def write_gallery(folder: Path = GALLERY_FOLDER) -> None:
 
 
 def gallery_scenes() -> list[Scene]:
-    """The held-out scenes of the gallery: a teddy bear on a skateboard, then others, no thing in more than two of them."""
+    """The held-out scenes of the gallery: a teddy bear on a skateboard, then others; a thing occurs at most twice."""
     bear, board = BY_NAME["teddy bear"], BY_NAME["skateboard"]
     ground = Background("yellow", "striped", slope=1.0)
     seed = GALLERY_SEED
-    found: list[Scene] = []
-    while not found or min(group.level for group in found[0].groups) < 6:
+    scenes: list[Scene] = []
+    while not scenes or min(group.level for group in scenes[0].groups) < 6:
         seed += 1
-        found = [compose_scene(seed, "held_out", [(board, 1), (bear, 1)], ["on"], ground)]
+        scenes = [compose_scene(seed, "held_out", [(board, 1), (bear, 1)], ["on"], ground)]
     shown = {bear: 2, board: 1}
-    while len(found) < GALLERY_SIZE:
+    while len(scenes) < GALLERY_SIZE:
         seed += 1
         scene = random_scene(seed, "held_out")
         things = [group.thing for group in scene.groups]
-        # A picture to look at: things large enough, and not the same ones again and again.
+        # Things must be large enough to look at, and varied.
         if all(shown.get(thing, 0) < 2 for thing in things) and min(group.level for group in scene.groups) >= 3:
-            found.append(scene)
+            scenes.append(scene)
             shown.update({thing: shown.get(thing, 0) + 1 for thing in things})
-    return found
+    return scenes

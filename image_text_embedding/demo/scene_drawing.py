@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""Drawing a scene: its background, then its things from the back to the front."""
 
 from __future__ import annotations
 
@@ -22,43 +22,43 @@ def draw_scene(scene: Scene, size: int = 96) -> np.ndarray:
         uint8 (size, size, 3), RGB.
 
     Raises:
-        ConfigError: another size.
+        ConfigError: the size is out of range.
         SetupError: the font is missing.
     """
     if not 64 <= size <= 256:
         raise ConfigError(f"expected a size of 64 to 256 pixels, got {size}")
-    canvas = _paint(scene.background, size)
+    canvas = _paint_background(scene.background, size)
     for group in scene.groups:
         for box in group.boxes:
             left, top = round(box.left * size), round(box.top * size)
             width, height = round((box.right - box.left) * size), round((box.bottom - box.top) * size)
-            colours, rest = scaled_glyph(group.thing.emoji, max(width, 1), max(height, 1))
+            colours, transparency = scaled_glyph(group.thing.emoji, max(width, 1), max(height, 1))
             under = canvas[top : top + height, left : left + width]
-            under[:] = (under * rest + colours + 127) // 255
+            under[:] = (under * transparency + colours + 127) // 255
     return canvas
 
 
-def _paint(background: Background, size: int) -> np.ndarray:
-    one, other = (
+def _paint_background(background: Background, size: int) -> np.ndarray:
+    first, second = (
         np.clip(np.add(shade, background.shift), 0, 255).astype(np.uint8) for shade in COLOURS[background.colour]
     )
     if background.pattern == "plain":
-        return np.full((size, size, 3), one)
-    weight = _pattern(background.pattern, background.period, background.slope, size)
+        return np.full((size, size, 3), first)
+    weight = _pattern_weight(background.pattern, background.period, background.slope, size)
     if background.pattern == "shaded":
-        return (one + weight[:, :, None] * (other.astype(np.float32) - one)).round().astype(np.uint8)
-    return np.where(weight[:, :, None], other, one)
+        return (first + weight[:, :, None] * (second.astype(np.float32) - first)).round().astype(np.uint8)
+    return np.where(weight[:, :, None], second, first)
 
 
 @functools.lru_cache(maxsize=64)
-def _pattern(pattern: str, period: float, slope: float, size: int) -> np.ndarray:
-    """(size, size): 0 where the first shade is, 1 where the second is."""
+def _pattern_weight(pattern: str, period: float, slope: float, size: int) -> np.ndarray:
+    """(size, size): the weight of the second shade, 0 to 1."""
     y, x = np.mgrid[:size, :size].astype(np.float32) / size
-    along = y if slope == np.inf else x + slope * y
+    across = y if slope == np.inf else x + slope * y
     if pattern == "shaded":
-        return along / along.max()
+        return across / across.max()
     if pattern == "striped":
-        return (along / period) % 1 < 0.5
+        return (across / period) % 1 < 0.5
     if pattern == "checked":
         return ((x / period) % 1 < 0.5) != ((y / period) % 1 < 0.5)
     return np.hypot(x % period - period / 2, y % period - period / 2) < 0.28 * period

@@ -1,6 +1,6 @@
-"""What is said of a scene: captions, questions with answers, and the WordPiece vocabulary of all these words.
+"""The language of scenes: captions, questions with answers, and the WordPiece vocabulary of all their words.
 
-Everything said is true of the scene, and worked out from where its things stand: `scenes.relation` is the only judge.
+Captions and answers follow from the positions of the things by `scene_layout.relation` alone, so they are always true.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from image_text_embedding.demo.scene_objects import (
     with_article,
 )
 
-MAX_WORDS = 20
+MAX_WORDS = 20  # of a caption
 
-PROMPT = "a picture of"  # BLIP's captions begin with it
+PROMPT = "a picture of"  # the start of BLIP's captions
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
-# How a stands to b: before b, and after "b with a".
+# How a stands to b, in the templates "a ... b" and "b with a ...".
 WORDINGS: dict[str, tuple[tuple[str, ...], str]] = {
     "left of": (("left of", "to the left of"), "to {its} left"),
     "right of": (("right of", "to the right of"), "to {its} right"),
@@ -42,13 +42,13 @@ WORDINGS: dict[str, tuple[tuple[str, ...], str]] = {
 
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
-PLACED = "{a} {relation} {b}"
+RELATED = "{a} {relation} {b}"
 
 WITH = "{b} with {a} {side}"
 
-PLACED_TWICE = "{a} {relation} {b} and {c} {relation2} the {b_word}"
+TWO_RELATED = "{a} {relation} {b} and {c} {relation2} the {b_word}"
 
-WITH_BOTH = "{b} with {a} {side} and {c} {side2}"
+WITH_TWO = "{b} with {a} {side} and {c} {side2}"
 
 BETWEEN = "{b} between {a} and {c}"
 
@@ -56,11 +56,10 @@ IN_ORDER = {"left of": "{a}, {b} and {c} from left to right", "above": "{a}, {b}
 
 BACKGROUNDS = (" on {colour} background", " against {colour} background")
 
-# A pattern has a name, and what it is made of. "Shaded" is never said: a person would only name the colour.
+# An adjective and a noun for each pattern. "Shaded" has none: people would only name the colour.
 PATTERNED = {"striped": "stripes", "dotted": "dots", "checked": "checks"}
 
 MADE_OF = " on {colour} background with {pattern}"
-
 
 IS_THERE = ("is there {thing}?", "is there {thing} in the picture?")
 
@@ -78,27 +77,26 @@ WHAT_IS_IT_ON = "what is the {thing} on?"
 
 IS_IT = "{is} the {thing} {relation} the {other}?"
 
-# Asked in training alone, for "is it left of ..." is a riddle to who has not yet learnt to say where a thing is.
+# Asked in training only: a model must learn where a single thing is before it can answer "is it left of ...".
 ACROSS, UPRIGHT = "{thing}, left and right?", "{thing}, top and bottom?"
 
 HOW_IS_IT = "{thing} and {other}?"
 
-MIDDLE = 0.06  # around the picture's middle neither is asked
+MIDDLE = 0.06  # a thing so near the middle of the picture is on neither side
 
-
-# How often a question beyond a scene's first is of a kind: what is slow to learn is asked most.
+# Relative frequencies of the kinds of questions after a scene's first: kinds that are slow to learn are frequent.
 SHARES: dict[str, float] = {"place": 3, "whether": 3, "count": 2, "total": 2, "thing": 1, "pattern": 1, "colour": 0.5}
 
 SHARES_OF_PLACES: dict[str, float] = {**SHARES, "side": 2, "relation": 2}
 
 
 class Question(NamedTuple):
-    """One thing to ask of a scene.
+    """A question about a scene.
 
     Attributes:
         text: the question.
         answer: one or two words.
-        kind: what it is about: "thing", "count", "total", "colour", "pattern", "place" or "whether"; in
+        kind: its subject: "thing", "count", "total", "colour", "pattern", "place" or "whether"; in
             training also "side" or "relation".
     """
 
@@ -108,29 +106,30 @@ class Question(NamedTuple):
 
 
 def captions(scene: Scene) -> tuple[str, ...]:
-    """Every caption that is made for a scene, the plainest first; each names every thing in it.
+    """All captions of a scene, the shortest sentences first. Each names every thing in it.
 
-    Lower case, at most MAX_WORDS words, no two the same.
+    They are in lower case, have at most MAX_WORDS words, and are distinct.
     """
-    whole = (text + ground for text in _sentences(scene) for ground in ("", *_grounds(scene)))
-    return tuple(text for text in dict.fromkeys(whole) if len(text.split()) <= MAX_WORDS)
+    texts = (text + ground for text in _sentences(scene) for ground in ("", *_background_phrases(scene)))
+    return tuple(text for text in dict.fromkeys(texts) if len(text.split()) <= MAX_WORDS)
 
 
 def caption(scene: Scene, draw: int = 0) -> str:
-    """The one of `captions` that a scene goes with, drawn from its seed; two in five name the background.
+    """One of `captions`, drawn by the seed of the scene; two in five name the background.
 
     Args:
-        draw: 0, 1, ... for further ones, which may be the same.
+        draw: 0 for the first draw, 1, 2, ... for more, which may be equal.
     """
-    rng = _drawing(scene, 2, draw)
+    rng = _generator(scene, 2, draw)
     sentences = [text for text in _sentences(scene) if len(text.split()) <= MAX_WORDS]
-    text, grounds = sentences[int(rng.integers(len(sentences)))], _grounds(scene)
+    text, grounds = sentences[int(rng.integers(len(sentences)))], _background_phrases(scene)
     ground = grounds[int(rng.integers(len(grounds)))] if rng.random() < 0.4 else ""
     return text + ground if len((text + ground).split()) <= MAX_WORDS else text
 
 
-def _drawing(scene: Scene, what: int, draw: int = 0) -> np.random.Generator:
-    return np.random.default_rng((scene.seed, SPLITS.index(scene.split), what, *([draw] if draw else [])))
+def _generator(scene: Scene, purpose: int, draw: int = 0) -> np.random.Generator:
+    """The generator for one use of a scene's seed: 2 captions, 3 questions, 4 absent things."""
+    return np.random.default_rng((scene.seed, SPLITS.index(scene.split), purpose, *([draw] if draw else [])))
 
 
 def _sentences(scene: Scene) -> tuple[str, ...]:
@@ -141,47 +140,52 @@ def _sentences(scene: Scene) -> tuple[str, ...]:
         found = [sentence for a, b in itertools.permutations(groups) for sentence in _of_two(a, b)]
     else:
         found = [sentence for a, b, c in itertools.permutations(groups) for sentence in _of_three(a, b, c)]
-    return tuple(sorted(found, key=len))  # sorted() keeps equals in order
+    return tuple(sorted(found, key=len))
 
 
 def _of_two(a: Group, b: Group) -> Iterator[str]:
-    for said in _said(a.box, b.box):
-        words, side = WORDINGS[said]
+    for stated in _true_relations(a.box, b.box):
+        words, side = WORDINGS[stated]
         for word in words:
-            yield PLACED.format(a=a.phrase, relation=word, b=b.phrase)
-        yield WITH.format(a=a.phrase, b=b.phrase, side=_side(side, b))
+            yield RELATED.format(a=a.phrase, relation=word, b=b.phrase)
+        yield WITH.format(a=a.phrase, b=b.phrase, side=_with_pronoun(side, b))
 
 
 def _of_three(a: Group, b: Group, c: Group) -> Iterator[str]:
-    """Sentences in which a and c are placed by b."""
-    one, two, across = relation(a.box, b.box), relation(c.box, b.box), relation(b.box, c.box)
-    if one is None or two is None:
+    """Sentences that relate a and c to b."""
+    a_to_b, c_to_b, b_to_c = relation(a.box, b.box), relation(c.box, b.box), relation(b.box, c.box)
+    if a_to_b is None or c_to_b is None:
         return
-    if one == across and one in IN_ORDER:
-        yield IN_ORDER[one].format(a=a.phrase, b=b.phrase, c=c.phrase)
-    if one == OPPOSITE.get(two):
+    if a_to_b == b_to_c and a_to_b in IN_ORDER:
+        yield IN_ORDER[a_to_b].format(a=a.phrase, b=b.phrase, c=c.phrase)
+    if a_to_b == OPPOSITE.get(c_to_b):
         yield BETWEEN.format(a=a.phrase, b=b.phrase, c=c.phrase)
-    if one == two:
-        return  # "to its left and ... to its left": which of them is nearer would not be said
-    for said, said2 in itertools.product(_said(a.box, b.box), _said(c.box, b.box)):
-        (words, side), (words2, side2) = WORDINGS[said], WORDINGS[said2]
+    # "a to its left and c to its left" leaves open which of them is nearer.
+    if a_to_b == c_to_b:
+        return
+    for stated, stated2 in itertools.product(_true_relations(a.box, b.box), _true_relations(c.box, b.box)):
+        (words, side), (words2, side2) = WORDINGS[stated], WORDINGS[stated2]
         for word, word2 in zip(words, words2):
-            yield PLACED_TWICE.format(a=a.phrase, relation=word, b=b.phrase, c=c.phrase, relation2=word2, b_word=b.word)
-        yield WITH_BOTH.format(a=a.phrase, b=b.phrase, c=c.phrase, side=_side(side, b), side2=_side(side2, b))
+            yield TWO_RELATED.format(a=a.phrase, relation=word, b=b.phrase, c=c.phrase, relation2=word2, b_word=b.word)
+        yield WITH_TWO.format(
+            a=a.phrase, b=b.phrase, c=c.phrase, side=_with_pronoun(side, b), side2=_with_pronoun(side2, b)
+        )
 
 
-def _said(a: Box, b: Box) -> tuple[str, ...]:
+def _true_relations(a: Box, b: Box) -> tuple[str, ...]:
+    """The keys of WORDINGS that hold for a and b."""
     found = relation(a, b)
     if found is None:
         return ()
     return (found, "next to") if beside(a, b) else (found,)
 
 
-def _side(side: str, group: Group) -> str:
+def _with_pronoun(side: str, group: Group) -> str:
+    """ "to {its} left" -> "to its left" or "to their left"."""
     return side.format(it="it", its="its") if group.count == 1 else side.format(it="them", its="their")
 
 
-def _grounds(scene: Scene) -> list[str]:
+def _background_phrases(scene: Scene) -> list[str]:
     colour, pattern = scene.background.colour, scene.background.pattern
     found = [ground.format(colour=with_article(colour)) for ground in BACKGROUNDS]
     if pattern in PATTERNED:
@@ -191,42 +195,42 @@ def _grounds(scene: Scene) -> list[str]:
 
 
 def questions(scene: Scene) -> tuple[Question, ...]:
-    """Every question that is made for a scene. As many have the answer "yes" as "no"."""
-    found = [*_about_things(scene), *_about_ground(scene)]
+    """All questions about a scene. As many have the answer "yes" as "no"."""
+    found = [*_questions_about_things(scene), *_questions_about_background(scene)]
     for a, b in itertools.permutations(scene.groups, 2):
-        found += _about_places(scene, a, b)
+        found += _questions_about_relations(scene, a, b)
     return tuple(found)
 
 
 def question(scene: Scene, draw: int = 0, shares: Mapping[str, float] = SHARES) -> Question:
-    """The one of `questions` that a scene goes with, drawn from its seed: every kind that it allows is as likely.
+    """One of `questions`, drawn by the seed of the scene. All kinds that the scene allows are equally likely.
 
     Args:
-        draw: 1, 2, ... for further ones, which may be the same.
-        shares: how likely each kind is among the further ones; a kind that it lacks is not asked.
+        draw: 0 for the first draw, 1, 2, ... for more, which may be equal and may be of the kinds for training only.
+        shares: for draws after the first, relative frequency of each kind; other kinds are not asked.
     """
-    rng = _drawing(scene, 3, draw)
+    rng = _generator(scene, 3, draw)
     found = questions(scene)
     if draw:
-        found = tuple(each for each in (*found, *_about_where(scene)) if each.kind in shares)
+        found = tuple(each for each in (*found, *_training_questions(scene)) if each.kind in shares)
     kinds = sorted({each.kind for each in found})
     if draw:
-        likely = np.array([shares[kind] for kind in kinds])
-        kind = kinds[int(rng.choice(len(kinds), p=likely / likely.sum()))]
+        weights = np.array([shares[kind] for kind in kinds])
+        kind = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
     else:
         kind = kinds[int(rng.integers(len(kinds)))]
     of_kind = [each for each in found if each.kind == kind]
     return of_kind[int(rng.integers(len(of_kind)))]
 
 
-def _about_things(scene: Scene) -> Iterator[Question]:
-    rng = _drawing(scene, 4)
+def _questions_about_things(scene: Scene) -> Iterator[Question]:
+    rng = _generator(scene, 4)
     shown = [group.thing for group in scene.groups]
     for group in scene.groups:
         for text in HOW_MANY:
             yield Question(text.format(things=group.thing.plural), NUMBERS[group.count], "count")
         absent = THINGS[int(rng.integers(len(THINGS)))]
-        # In training a held-out pair is not even asked about.
+        # In training, not even a question mentions a held-out pair.
         while absent in shown or (scene.split == "train" and any(is_held_out(absent.name, t.name) for t in shown)):
             absent = THINGS[int(rng.integers(len(THINGS)))]
         for text in IS_THERE:
@@ -235,30 +239,30 @@ def _about_things(scene: Scene) -> Iterator[Question]:
     yield Question(HOW_MANY_THINGS, NUMBERS[sum(group.count for group in scene.groups)], "total")
 
 
-def _about_ground(scene: Scene) -> Iterator[Question]:
+def _questions_about_background(scene: Scene) -> Iterator[Question]:
     for text in WHAT_COLOUR:
         yield Question(text, scene.background.colour, "colour")
     if scene.background.pattern != "shaded":
         yield Question(WHAT_PATTERN, scene.background.pattern, "pattern")
 
 
-def _about_places(scene: Scene, a: Group, b: Group) -> Iterator[Question]:
+def _questions_about_relations(scene: Scene, a: Group, b: Group) -> Iterator[Question]:
     found = relation(a.box, b.box)
     if found is None:
         return
     others = [other for other in scene.groups if other not in (a, b)]
-    if not any(_may_be(found, other.box, b.box) for other in others):
+    if not any(_might_hold(found, other.box, b.box) for other in others):
         for word in WORDINGS[found][0]:
             yield Question(WHAT_IS.format(relation=word, thing=b.word), a.word, "place")
     if found == "on":
         yield Question(WHAT_IS_IT_ON.format(thing=a.word), b.word, "place")
     else:
-        for said, answer in ((found, "yes"), (OPPOSITE[found], "no")):
-            text = IS_IT.format(**{"is": "is" if a.count == 1 else "are"}, thing=a.word, relation=said, other=b.word)
+        for stated, answer in ((found, "yes"), (OPPOSITE[found], "no")):
+            text = IS_IT.format(**{"is": "is" if a.count == 1 else "are"}, thing=a.word, relation=stated, other=b.word)
             yield Question(text, answer, "whether")
 
 
-def _about_where(scene: Scene) -> Iterator[Question]:
+def _training_questions(scene: Scene) -> Iterator[Question]:
     for group in scene.groups:
         x, y = group.box.centre
         if abs(x - 0.5) > MIDDLE:
@@ -270,33 +274,33 @@ def _about_where(scene: Scene) -> Iterator[Question]:
             yield Question(HOW_IS_IT.format(thing=a.word, other=b.word), found, "relation")
 
 
-def _may_be(said: str, a: Box, b: Box) -> bool:
-    """Whether somebody could say it of a, though `relation` would not: a's middle is on that side of b."""
+def _might_hold(stated: str, a: Box, b: Box) -> bool:
+    """Whether people might agree with the relation, even if `relation` does not: the centre of a is on that side of b."""
     x, y = a.centre
     beyond = {"left of": x < b.left, "right of": x > b.right, "above": y < b.top, "below": y > b.bottom}
-    return beyond.get(said, relation(a, b) == said)
+    return beyond.get(stated, relation(a, b) == stated)
 
 
 def words() -> tuple[str, ...]:
-    """The vocabulary: the special tokens, then every word and sign of every caption, question and answer, sorted.
+    """The vocabulary: the special tokens, then all words and punctuation marks of captions, questions and answers, sorted.
 
-    The id of a word is its place. BLIP's [DEC] and [ENC] come after the last, as in the official models: a BLIP model has
-    two more ids than this has words.
+    The id of a word is its index. A BLIP model has two more ids, [DEC] and [ENC], after the last word, as in the official
+    models.
     """
     templates = [
         *itertools.chain.from_iterable((*before, after) for before, after in WORDINGS.values()),
-        *(PLACED, WITH, PLACED_TWICE, WITH_BOTH, BETWEEN, *IN_ORDER.values(), *BACKGROUNDS, MADE_OF, PROMPT),
+        *(RELATED, WITH, TWO_RELATED, WITH_TWO, BETWEEN, *IN_ORDER.values(), *BACKGROUNDS, MADE_OF, PROMPT),
         *(*IS_THERE, *HOW_MANY, HOW_MANY_THINGS, *WHAT_COLOUR, WHAT_PATTERN, WHAT_IS, WHAT_IS_IT_ON, IS_IT),
     ]
-    said = [
+    texts = [
         *(re.sub(r"\{\w+\}", " ", template) for template in templates),
         *(thing.word(count) for thing in THINGS for count in (1, 2)),
         *itertools.chain(COLOURS, RELATIONS, PATTERNED, PATTERNED.values(), NUMBERS),
         "a an is are it them its their plain yes no",
     ]
-    return (*SPECIAL, *sorted(set(re.findall(r"\w+|[^\w\s]", " ".join(said)))))
+    return (*SPECIAL, *sorted(set(re.findall(r"\w+|[^\w\s]", " ".join(texts)))))
 
 
 def write_vocabulary(path: str | Path) -> None:
-    """Write `words()` as a `vocab.txt`, one to a line, as `preprocess.Tokenizer.from_vocabulary` reads it."""
+    """Write `words()` as a `vocab.txt`, one word per line, for `Tokenizer.from_vocabulary`."""
     Path(path).write_text("\n".join(words()) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""The vocabulary of scenes: things, colours, patterns, relations, and which pairs of things are held out of training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RELATIONS: tuple[Relation, ...] = ("left of", "right of", "above", "below", "on"
 
 PATTERNS = ("plain", "striped", "dotted", "checked", "shaded")
 
-# Two shades to a colour, for a pattern must not make its name doubtful.
+# Two shades per colour, both clearly of its name, so that a patterned background has one colour.
 COLOURS: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
     "red": ((218, 54, 54), (186, 34, 38)),
     "orange": ((245, 145, 45), (228, 118, 18)),
@@ -34,8 +34,8 @@ COLOURS: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
     "white": ((250, 250, 250), (226, 226, 226)),
 }
 
-# Emoji and name; after a slash the plural where no rule gives it. One code point each: PIL's basic layout joins none.
-# Nothing is a kind of another ("car", "red car"), no name lies within another ("dog", "hot dog"), and none is a colour
+# Emoji and name; an irregular plural follows a slash. Each emoji is one code point, because PIL's basic layout joins none.
+# No thing is a kind of another ("car", "red car"), no name is part of another ("dog", "hot dog"), and none is a colour
 # ("orange"), so that "is there a ..." has one answer. No two look alike at 20 pixels.
 TABLE = """
 🐶 dog, 🐱 cat, 🐭 mouse/mice, 🐰 rabbit, 🦊 fox, 🐼 panda, 🐯 tiger, 🦁 lion, 🐮 cow, 🐷 pig, 🐸 frog, 🐵 monkey,
@@ -61,14 +61,16 @@ TABLE = """
 🪐 planet, 🐚 seashell, 🏮 lantern, ❤ red heart, 💙 blue heart, 💚 green heart, 💛 yellow heart, 💜 purple heart
 """
 
+NUMBERS = ("no", "one", "two", "three", "four")
+
 HELD_OUT_PERCENT = 15
 
-HELD_OUT_SALT = "0"  # the first that makes a teddy bear and a skateboard such a pair
+HELD_OUT_SALT = "0"  # with it, teddy bear and skateboard are a held-out pair
 
 
 @dataclass(frozen=True)
 class Thing:
-    """What a picture can show, and how one says it."""
+    """Something that a picture can show: its emoji and its name."""
 
     emoji: str
     name: str
@@ -81,9 +83,6 @@ class Thing:
     def phrase(self, count: int = 1) -> str:
         """ "a dog", "an owl", "two dogs"."""
         return with_article(self.name) if count == 1 else f"{NUMBERS[count]} {self.plural}"
-
-
-NUMBERS = ("no", "one", "two", "three", "four")
 
 
 def with_article(words: str) -> str:
@@ -112,12 +111,12 @@ BY_NAME = {thing.name: thing for thing in THINGS}
 
 
 def is_held_out(one: str, other: str) -> bool:
-    """Whether two things (their names) never occur together in training: a fixed 15% of all pairs."""
+    """Whether two things, given by name, never occur together in training: a fixed 15% of all pairs."""
     first, second = sorted((one, other))
     return zlib.crc32(f"{HELD_OUT_SALT}|{first}|{second}".encode()) % 100 < HELD_OUT_PERCENT
 
 
 @functools.cache
 def held_out_pairs() -> tuple[tuple[Thing, Thing], ...]:
-    """Every pair of things that never occurs together in training."""
+    """All pairs of things that never occur together in training."""
     return tuple(pair for pair in itertools.combinations(THINGS, 2) if is_held_out(pair[0].name, pair[1].name))

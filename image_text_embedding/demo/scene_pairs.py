@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""Scenes as pairs of pictures and texts for training and evaluation, drawn on the fly."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from image_text_embedding.demo.scene_objects import Split
 
 @dataclass(frozen=True)
 class Scenes:
-    """Scenes as pairs for training, drawn when they are asked for: what is at an index depends on nothing else.
+    """A `PairSource` of scenes, each drawn when it is read. An item depends on its index alone.
 
     Attributes:
         split: "train" or "held_out".
-        count: how many; the index is the scene's seed.
-        size: pixels of a side.
-        texts: how many captions and questions go with a scene; if more than one, in lists.
-        places: whether the questions beyond the first also ask on which side a thing is, and how it stands to another.
+        count: number of scenes; an index is the scene's seed.
+        size: width and height in pixels.
+        texts: number of captions and questions of a scene; if more than one, they are lists.
+        places: whether the questions after the first may also ask on which side a thing is, and how it stands to another.
     """
 
     split: Split
@@ -39,10 +39,14 @@ class Scenes:
         scene = random_scene(index, self.split)
         captions = [caption(scene, draw) for draw in range(self.texts)]
         shares = SHARES_OF_PLACES if self.places else SHARES
-        asked = [question(scene, draw, shares) for draw in range(self.texts)]
-        texts = {"caption": captions, "question": [q.text for q in asked], "answer": [q.answer for q in asked]}
-        one = {name: found[0] for name, found in texts.items()}
-        return {"image": draw_scene(scene, self.size), **(one if self.texts == 1 else texts)}
+        questions = [question(scene, draw, shares) for draw in range(self.texts)]
+        texts = {
+            "caption": captions,
+            "question": [each.text for each in questions],
+            "answer": [each.answer for each in questions],
+        }
+        first = {name: values[0] for name, values in texts.items()}
+        return {"image": draw_scene(scene, self.size), **(first if self.texts == 1 else texts)}
 
 
 TRAIN = Scenes("train", 1_000_000)

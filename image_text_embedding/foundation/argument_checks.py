@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""Checks of arguments that several parts of the package share."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ MODALITIES = ("image", "text")
 
 
 def is_number(value: Any) -> bool:
-    """Python's or numpy's."""
+    """Whether it is a real number, of Python or numpy."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def require_integer(name: str, value: Any, least: int = 1) -> int:
-    """The value, if it is a whole number of at least `least`."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
-        raise InputError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+def require_integer(name: str, value: Any, minimum: int = 1) -> int:
+    """The value as an int.
+
+    Raises:
+        InputError: it is not a whole number of at least `minimum`.
+    """
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < minimum:
+        raise InputError(f"{name}: expected a whole number of at least {minimum}, got {value!r}")
     return int(value)

@@ -1,4 +1,4 @@
-"""Files that appear under their names whole or not at all, and are on the disk when they do."""
+"""Files that appear under their names complete or not at all, and are on the disk when they do."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic_replace(target: Path) -> Iterator[Path]:
-    """The path of an empty file beside `target` (`.<name>.*.part`): what was written there takes its place at the end.
+    """The path of an empty file beside `target` (`.<name>.*.part`), which replaces `target` at the end.
 
-    An OSError says why it cannot be. After an error `target` is as it was. Only a kill leaves the other file. Where `target`
-    is a link, what it leads to is written; a device or a pipe cannot be.
+    After an error `target` is unchanged; only a killed process leaves the other file. Where `target` is a link, its
+    destination is replaced.
+
+    Raises:
+        OSError: it cannot be written, or is a folder, a device or a pipe.
     """
     target = Path(os.path.realpath(target))
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     if _is_stream(target):
-        raise OSError(errno.EINVAL, "a device or a pipe, no file", str(target))
+        raise OSError(errno.EINVAL, "a device or a pipe, not a file", str(target))
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
     os.close(handle)
     part = Path(name)
@@ -35,7 +38,7 @@ def atomic_replace(target: Path) -> Iterator[Path]:
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
-    if os.name != "nt":  # the name, too
+    if os.name != "nt":  # flush the new name as well
         folder = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -43,8 +46,14 @@ def atomic_replace(target: Path) -> Iterator[Path]:
             os.close(folder)
 
 
+def remove_unfinished_files(folder: Path) -> None:
+    """Remove what `atomic_replace` leaves when its process is killed. Only for a folder that no other process writes to."""
+    for path in folder.glob(".*.part"):
+        path.unlink(missing_ok=True)
+
+
 def atomic_write(path: str | os.PathLike[str], content: bytes | memoryview) -> Path:
-    """Write a file as `whole` does, or into a device or a pipe (`/dev/null`); returns its path."""
+    """Write a file as `atomic_replace` does, or into a device or a pipe (`/dev/null`); returns its path."""
     target = Path(path)
     if _is_stream(target):
         with target.open("wb") as stream:

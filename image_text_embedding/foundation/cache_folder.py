@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""Where downloads, exports and digests are cached."""
 
 from __future__ import annotations
 

@@ -1,18 +1,18 @@
-"""One small tree of errors. Each says what was expected, what came, and what to do.
+"""One small tree of errors. Each message says what was expected, what was found, and what to do.
 
 EmbeddingError
 ├── ConfigError        a model's YAML or config.json is malformed                      (also a ValueError)
 ├── UnknownModelError  no model of that name                                           (also a ValueError)
-├── InputError         something handed in cannot be used; `.index` in a list          (also a ValueError)
+├── InputError         an argument or item cannot be used; `.index` in a list           (also a ValueError)
 │   ├── ImageError     not an image, truncated, zero-sized, too many pixels
 │   │   └── FetchError a URL: refused, too slow, too large, not there
 │   └── TextError      empty, not a string
 ├── WeightsError       a checkpoint cannot be used
-│   ├── DownloadError  it cannot be had, or came damaged
+│   ├── DownloadError  it cannot be downloaded, or is corrupt
 │   └── CheckpointError  it cannot be read, or does not fit the model
 ├── StoreError         an index cannot be opened, reached, read or written
-├── ComputeError       the towers gave something that is not a vector (overflow in half precision)
-└── SetupError         the installation itself is broken or lacks a part
+├── ComputeError       the model produced NaN or infinity                               (also an ArithmeticError)
+└── SetupError         the installation is broken or lacks a package                    (also an ImportError)
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class ConfigError(EmbeddingError, ValueError):
 
 
 class UnknownModelError(EmbeddingError, ValueError):
-    """No model of that name; the message lists the names and guesses the typo."""
+    """No model of that name; the message lists the names and suggests a likely typo."""
 
 
 class InputError(EmbeddingError, ValueError):
-    """Something handed in cannot be used.
+    """An argument or an item cannot be used.
 
     Attributes:
-        index: the item's place in the list that it came in, None where it came alone.
+        index: the item's index in the list; None for a single item.
     """
 
     def __init__(self, message: str, index: int | None = None) -> None:
@@ -44,7 +44,7 @@ class InputError(EmbeddingError, ValueError):
         self.index = index
 
     def at(self, index: int | None) -> InputError:
-        """The same error, naming the item's place in its list; or, with None, no place."""
+        """The same error, naming the item's index in its list, or none."""
         bare = str(self) if self.index is None else str(self).removeprefix(f"item {self.index}: ")
         error = type(self)(bare if index is None else f"item {index}: {bare}", index)
         error.__cause__ = self.__cause__
@@ -71,7 +71,7 @@ class WeightsError(EmbeddingError):
 
 
 class DownloadError(WeightsError):
-    """A file cannot be had from where it lives, or came damaged."""
+    """A file cannot be downloaded, or is corrupt."""
 
 
 class CheckpointError(WeightsError):
@@ -83,8 +83,8 @@ class StoreError(EmbeddingError):
 
 
 class ComputeError(EmbeddingError, ArithmeticError):
-    """The towers gave something that is not a vector."""
+    """The model produced NaN or infinity."""
 
 
 class SetupError(EmbeddingError, ImportError):
-    """The installation is broken or lacks a part; the message says what to install."""
+    """The installation is broken or lacks a package; the message says what to install."""

@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""The sha256 and other digests of files. A sha256 is remembered for as long as the file stays the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from image_text_embedding.foundation.cache_folder import cache_dir
 from image_text_embedding.foundation.errors import DownloadError
 
-CHUNK_BYTES = 2**20  # bytes; a cut loses at most this many
+CHUNK_BYTES = 2**20  # of one read
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
@@ -31,33 +31,33 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         raise DownloadError(f"cannot read {real}: {error}") from error
 
 
-# --- digests ---------------------------------------------------------------------------------------------------------
-
-
 def compute_digests(path: Path, *algorithms: str) -> dict[str, str]:
+    """Digests in hex by the names of their algorithms: "crc32c" or what hashlib has; the file is read once."""
     from google_crc32c import Checksum
 
     hashers: dict[str, Any] = {
         name: Checksum() if name == "crc32c" else hashlib.new(name, usedforsecurity=False) for name in algorithms
     }
     with path.open("rb") as file:
-        while chunk := file.read(2**20):
+        while chunk := file.read(CHUNK_BYTES):
             for hasher in hashers.values():
                 hasher.update(chunk)
     return {name: hasher.digest().hex() for name, hasher in hashers.items()}
 
 
 def file_stamp(real: Path) -> dict[str, Any]:
+    """What changes when a file is replaced or written to."""
     stat = real.stat()
     return {"path": str(real), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "inode": stat.st_ino}
 
 
 def _memo(real: Path) -> Path:
+    """The file that remembers the digest."""
     return cache_dir() / "sha256" / f"{hashlib.sha256(os.fsencode(real)).hexdigest()[:32]}.json"
 
 
 def recall_digest(real: Path) -> dict[str, str]:
-    """The remembered sha256 (and revision) of a file, if it is still the same file."""
+    """The remembered sha256 and revision of a file; empty if it has changed or was never read."""
     try:
         memo = json.loads(_memo(real).read_bytes())
         return memo if memo.items() >= file_stamp(real).items() else {}
@@ -66,10 +66,10 @@ def recall_digest(real: Path) -> dict[str, str]:
 
 
 def remember_digest(real: Path, stamp: dict[str, Any], sha256: str, revision: str | None = None) -> str:
-    """Write it down. `stamp` was taken before the file was read, so a file that changed meanwhile is not recognised."""
+    """Remember a sha256. `stamp` is taken before the file is read, so a file that changes meanwhile is not recognised."""
     memo = _memo(real)
     new = memo.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
-    with contextlib.suppress(OSError):  # costs time only
+    with contextlib.suppress(OSError):  # without it the file is only read again
         memo.parent.mkdir(parents=True, exist_ok=True)
         new.write_text(json.dumps({**stamp, "sha256": sha256, "revision": revision}))
         os.replace(new, memo)

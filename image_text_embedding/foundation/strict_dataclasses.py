@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""Frozen dataclasses from YAML or JSON mappings: types are checked, and unknown keys are errors that suggest the typo."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from image_text_embedding.foundation.errors import ConfigError
 from image_text_embedding.foundation.messages import abbreviate, did_you_mean
 
-# Numbers that need not be above 0, here and in training's settings.
+# Fields whose numbers may be 0; all others must be above 0. The names are those of the model and training settings.
 MAY_BE_0 = frozenset(
     [
         "fusion_start",
@@ -31,7 +31,11 @@ MAY_BE_0 = frozenset(
 
 
 def build_dataclass(cls: Any, raw: Any, where: str) -> Any:
-    """A dataclass from a mapping; types are checked, unknown and missing keys are errors."""
+    """A dataclass from a mapping.
+
+    Raises:
+        ConfigError: a key is unknown or missing, or a value has another type.
+    """
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{where}: expected a mapping for {cls.__name__}, got {abbreviate(raw)}")
     hints = typing.get_type_hints(cls)
@@ -47,6 +51,14 @@ def build_dataclass(cls: Any, raw: Any, where: str) -> Any:
 
 
 def check_value(hint: Any, value: Any, where: str) -> Any:
+    """A value as the type that a field is annotated with.
+
+    Args:
+        where: names the field in errors.
+
+    Raises:
+        ConfigError: it is of another type or out of range.
+    """
     if dataclasses.is_dataclass(hint):
         return build_dataclass(hint, value, where)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -57,7 +69,7 @@ def check_value(hint: Any, value: Any, where: str) -> Any:
         if len(items) != len(value):
             raise ConfigError(f"{where}: expected {len(items)} values, got {abbreviate(value)}")
         return tuple(check_value(item, v, where) for item, v in zip(items, value))
-    if origin is not None:  # the only other form used above is `X | None`
+    if origin is not None:  # the only other annotation in use is `X | None`
         return None if value is None else check_value(args[0], value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
         value = float(value)

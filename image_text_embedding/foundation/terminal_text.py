@@ -1,14 +1,13 @@
-"""TODO: say what this file is for."""
+"""Text from elsewhere (file names, servers, models), made safe to print in a terminal, a message or a log."""
 
 from __future__ import annotations
 
 
-def printable_text(text: str) -> str:
-    """Another's text for a terminal: nothing in it that steers one."""
-    return "".join(char if char.isprintable() else "�" for char in text)
+def printable_text(text: str, length: int | None = None) -> str:
+    """The text with each character that could control a terminal or break a line replaced by U+FFFD.
 
-
-def short_printable_text(text: str, length: int) -> str:
-    """A stranger's text for a message: short, and nothing in it that steers a terminal or breaks a log's line."""
+    Args:
+        length: longer texts are cut to this many characters, and end with an ellipsis.
+    """
     shown = "".join(char if char.isprintable() else "�" for char in text[:length])
-    return shown if len(text) <= length else shown + "…"
+    return shown if length is None or len(text) <= length else shown + "…"

@@ -1,6 +1,6 @@
-"""Vectors of pictures and texts: of whole lists (`Encoder.encode_*`) and of streams (`Encoder.stream_*`).
+"""Vectors of pictures and texts, from lists (`Encoder.encode_*`) and from streams (`Encoder.stream_*`).
 
-What is the same twice is computed once, texts of like length go together, and pictures are decoded while others are
+Equal items are computed once, texts of similar length are batched together, and pictures are decoded while others are
 computed.
 """
 
@@ -30,14 +30,16 @@ from image_text_embedding.inputs.item_lists import (
 )
 from image_text_embedding.inputs.prefetch import DeferredErrorIterator, prefetch_depth, prefetch_items, usable_groups
 from image_text_embedding.inputs.text_encoder import TextEncoder
+from image_text_embedding.models.networks.finite_values import not_finite
 
-Batch = tuple[list[int], list[tuple[int, Any]]]  # indices that were asked for, and (index, item) of those to compute
+Batch = tuple[list[int], list[tuple[int, Any]]]  # indices of all items, and (index, item) of those to compute
 
 DECODE_MODES = ("exact", "fast", "device")
 
-USUAL_LENGTH = 16  # tokens; captions are rarely longer, and a batch of longer texts is smaller in their measure
+# Tokens. Captions are rarely longer; a batch of longer texts has accordingly fewer.
+USUAL_LENGTH = 16
 
-WINDOW = 16  # batches of a stream's texts that are put in order of length together
+WINDOW = 16  # batches of a stream's texts that are sorted by length together
 
 
 def encode_pictures(
@@ -60,10 +62,10 @@ def encode_pictures(
         )
     items = require_iterable(images, "pictures")
     total = len(items) if isinstance(items, Sized) else None
-    different = _Different(items)
-    with closing(prefetch_items(different, read, prefetch_depth(size), is_stable_sequence(items))) as futures:
+    unique = _WithoutRepetitions(items)
+    with closing(prefetch_items(unique, read, prefetch_depth(size), is_stable_sequence(items))) as futures:
         batches = usable_groups(futures, size, failures, lambda future: future.result())
-        return _collect(tower, batches, total, show, convert_to_tensor, lambda: different.count, different.again)
+        return _collect(tower, batches, total, show, convert_to_tensor, lambda: unique.count, unique.again)
 
 
 def encode_texts(
@@ -98,7 +100,9 @@ def stream_pictures(
     failures = ItemErrors(on_error, one=False)
     tower = _Tower(runtime, runtime.vectors, "image", unit_length, failures)
 
-    def run() -> Iterator[Any]:  # so that what is above is checked when it is called, not when it is first asked
+    def run() -> Iterator[
+        Any
+    ]:  # a function of its own, so that the checks above run at the call, not at the first item
         with closing(
             prefetch_items(enumerate(items), read, prefetch_depth(size), is_stable_sequence(items))
         ) as futures:
@@ -134,20 +138,20 @@ def stream_texts(runtime: ModelRuntime, texts: Any, batch_size: int, unit_length
     return run()
 
 
-class _Different:
-    """(index, item) of the items that did not come before.
+class _WithoutRepetitions:
+    """(index, item) of the items without repetitions.
 
-    Strings and paths are told apart by what they say; in a list, which keeps them as they are, also encoded pictures by
-    their bytes, arrays and PIL images as objects. (An iterable may hand out one array again with another picture in it.)
+    Strings and paths are compared by value; in a list, whose items do not change meanwhile, encoded pictures are compared by
+    their bytes, arrays and PIL images by identity. (An iterable may yield one array again with another picture in it.)
 
     Attributes:
         count: items so far.
-        again: (index, index of the first that is the same).
+        again: (index, index of the first equal item).
     """
 
     def __init__(self, items: Iterable[Any]) -> None:
         self._items = items
-        self._kept = type(items) in (list, tuple)
+        self._stable = type(items) in (list, tuple)
         self.count = 0
         self.again: list[tuple[int, int]] = []
 
@@ -156,11 +160,11 @@ class _Different:
         for index, item in enumerate(self._items):
             self.count = index + 1
             key: Hashable = None
-            if isinstance(item, str) or (self._kept and isinstance(item, bytes)):
+            if isinstance(item, str) or (self._stable and isinstance(item, bytes)):
                 key = item
             elif isinstance(item, PurePath):
                 key = str(item)
-            elif self._kept and isinstance(item, (np.ndarray, Image.Image)):
+            elif self._stable and isinstance(item, (np.ndarray, Image.Image)):
                 key = id(item)
             first = index if key is None else firsts.setdefault(key, index)
             if first == index:
@@ -170,9 +174,9 @@ class _Different:
 
 
 def _by_length(rows: Iterable[tuple[int, list[int]]], size: int, again: list[tuple[int, int]]) -> Iterator[Batch]:
-    """Batches of texts, longest first; at most `size`, and at most as many tokens, padding counted, as `size` usual texts.
+    """Batches of texts, longest first: at most `size` texts, and at most the tokens, padding included, of `size` usual texts.
 
-    Those that are the same tokens come once, the others go to `again`.
+    Texts with the same tokens appear once; their repetitions go to `again`.
     """
     firsts: dict[tuple[int, ...], int] = {}
     for index, row in rows:
@@ -180,17 +184,17 @@ def _by_length(rows: Iterable[tuple[int, list[int]]], size: int, again: list[tup
         if first != index:
             again.append((index, first))
     batch: list[tuple[int, Any]] = []
-    for different, index in sorted(firsts.items(), key=lambda pair: -len(pair[0])):
+    for unique, index in sorted(firsts.items(), key=lambda pair: -len(pair[0])):
         if batch and (len(batch) == size or (len(batch) + 1) * len(batch[0][1]) > size * USUAL_LENGTH):
             yield [i for i, _ in batch], batch
             batch = []
-        batch.append((index, list(different)))
+        batch.append((index, list(unique)))
     if batch:
         yield [i for i, _ in batch], batch
 
 
 class _Tower:
-    """Batches -> vectors, each checked to be one."""
+    """Batches -> vectors, each checked to be finite."""
 
     def __init__(
         self,
@@ -204,20 +208,20 @@ class _Tower:
         self._compute, self._unit_length = compute, unit_length
 
     def run(self, batches: Iterable[Batch]) -> Iterator[tuple[list[int], list[int], torch.Tensor]]:
-        """(indices that were asked for, indices of the vectors, vectors (B, D) float32), batch by batch.
+        """(indices of all items, indices of the vectors, vectors (B, D) float32), batch by batch.
 
-        A GPU works on one batch more than was handed out, so that it need not wait for this thread. An error of
-        `batches` comes after what came before it.
+        A GPU works one batch ahead, so that it does not wait for this thread. An error of `batches` is raised after the
+        results of the batches before it.
         """
         lag = 1 if self.runtime.device.type == "cuda" else 0
-        under_way: deque[tuple[list[int], list[int], torch.Tensor]] = deque()
+        in_flight: deque[tuple[list[int], list[int], torch.Tensor]] = deque()
         taken = DeferredErrorIterator(batches)
         for asked, batch in taken:
-            under_way.append((asked, [index for index, _ in batch], self._begin([item for _, item in batch])))
-            if len(under_way) > lag:
-                yield self._finish(*under_way.popleft())
-        while under_way:
-            yield self._finish(*under_way.popleft())
+            in_flight.append((asked, [index for index, _ in batch], self._begin([item for _, item in batch])))
+            if len(in_flight) > lag:
+                yield self._finish(*in_flight.popleft())
+        while in_flight:
+            yield self._finish(*in_flight.popleft())
         taken.check()
 
     @torch.inference_mode()
@@ -228,15 +232,12 @@ class _Tower:
     def _finish(
         self, asked: list[int], indices: list[int], vectors: torch.Tensor
     ) -> tuple[list[int], list[int], torch.Tensor]:
-        """A row that is no vector is an error: never a silently wrong one."""
+        """A row that is not finite is an error, never a silently wrong vector."""
         lengths = vectors.norm(dim=-1, keepdim=True)
         good = (lengths.isfinite() & (lengths > 0)).squeeze(-1)
         if not bool(good.all()):
             bad = [index for index, fine in zip(indices, good.tolist()) if not fine]
-            message = (
-                f"the {self.unit} tower gave no finite vector for item {{}} in {self.runtime.dtype}: the weights are "
-                "damaged, or half precision overflows: try dtype='fp32'"
-            )
+            message = f"item {{}}: the {self.unit} tower {not_finite(self.runtime.dtype)}"
             if not self.failures.skip:
                 raise ComputeError(message.format(bad[0]))
             self.failures.errors += [(index, ComputeError(message.format(index))) for index in bad]
@@ -253,7 +254,7 @@ def _collect(
     count: Callable[[], int],
     again: list[tuple[int, int]],
 ) -> Any:
-    """Run every batch; put the rows where their items were. `count` and `again` are looked at when all are through."""
+    """Run all batches; put each row at the index of its item. `count` and `again` are read after the last batch."""
     failures, device = tower.failures, tower.runtime.device
     done: list[tuple[list[int], torch.Tensor]] = []
     with progress_bar(total, tower.unit, show) as bar:
@@ -265,15 +266,15 @@ def _collect(
     for indices, vectors in done:
         rows[torch.tensor(indices, dtype=torch.long, device=device)] = vectors.to(device)
     if again:
-        places, firsts = torch.tensor(again, device=device).unbind(1)
-        rows[places] = rows[firsts]
+        repeated, firsts = torch.tensor(again, device=device).unbind(1)
+        rows[repeated] = rows[firsts]
     _repeat_errors(failures, again)
     result: Any = rows[0] if failures.one else rows
     return failures.result(result if convert_to_tensor else result.cpu().numpy())
 
 
 def _repeat_errors(failures: ItemErrors, again: Iterable[tuple[int, int]]) -> None:
-    """What is wrong with an item is wrong with those that are the same."""
+    """The error of an item is the error of its repetitions too."""
     errors = dict(failures.errors)
     failures.errors += [(index, _at(errors[first], first, index)) for index, first in again if first in errors]
 
@@ -285,7 +286,7 @@ def _at(error: EmbeddingError, first: int, index: int) -> EmbeddingError:
 
 
 def _in_order(asked: list[int], found: dict[int, np.ndarray], failures: ItemErrors) -> Iterator[Any]:
-    """A stream's vectors, or with on_error="skip" pairs of a vector and an error of which one is None."""
+    """A stream's vectors; with on_error="skip" pairs of a vector and an error, one of which is None."""
     wanted = set(asked)
     errors = {index: error for index, error in failures.errors if index in wanted}
     failures.errors = [pair for pair in failures.errors if pair[0] not in wanted]
@@ -302,7 +303,7 @@ def _reading(runtime: ModelRuntime, decode: str) -> Callable[[Any], np.ndarray]:
         raise InputError(
             f"decode: expected one of {', '.join(DECODE_MODES)}, got {decode!r}{did_you_mean(str(decode), DECODE_MODES)}"
         )
-    return {"exact": runtime.pixels, "fast": runtime.pixels_fast, "device": runtime.pixels_whole}[decode]
+    return {"exact": runtime.pixels, "fast": runtime.pixels_fast, "device": runtime.pixels_unresized}[decode]
 
 
 def _at_once(runtime: ModelRuntime, batch_size: int) -> int:

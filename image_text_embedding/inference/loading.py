@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""`load`: from a model's name, file or folder to an `Encoder`."""
 
 from __future__ import annotations
 
@@ -42,54 +42,56 @@ def load(
         checkpoint: a file or folder with weights for `model`, instead of the official ones.
         tokenizer: a `vocab.txt`, a `tokenizer.json`, a folder with one, or a hub id, instead of the model's own.
         device: None = CUDA where there is one, else the CPU. (OpenVINO computes on the CPU alone.)
-        backend: what computes the towers: "torch", "openvino" or "onnx" (ONNX Runtime). The others than torch take an export
-            of the towers, which is made at the first load, takes some minutes for a large model in int8, and is kept in the
-            cache. Matching, captioning and answering need the picture's states: torch computes them, in fp32, with an
-            image tower that it loads when they are first asked for; so it does for `analyze` and `rerank`.
-        precision: "fp32" (None), "bf16", "fp16" or "int8", as far as the backend and the device have it: what the towers
-            compute in. Vectors are float32 always; what they lose by it is in `Encoder.info["quality"]`.
-        dtype: the same as torch spells it: a torch.dtype, or "fp32", "fp16" or "bf16".
-        calibration: for int8, {"image": pictures, "text": texts} like those that will be encoded, some hundreds of each, at
-            least 8; every fourth is held out to measure the quality. What is not given is the packaged gallery and its
-            captions, which are drawings: take photos of your own.
-        modality: "image" or "text" loads that tower alone; None loads both, and heads when they are first asked for.
-        limits: what a picture may cost (pixels, bytes, seconds, private addresses).
+        backend: what computes the towers: "torch", "openvino" or "onnx" (ONNX Runtime). OpenVINO and ONNX Runtime need an
+            export of the towers, which is built at the first load (some minutes for a large model in int8) and cached.
+            Matching, captioning, answering, `analyze` and `rerank` need hidden states of the picture: torch computes those,
+            in fp32, with an image tower that is loaded when they are first used.
+        precision: "fp32" (None), "bf16", "fp16" or "int8", if the backend and the device support it: what the towers compute
+            in. Vectors are always float32; the loss is in `Encoder.info["quality"]`.
+        dtype: the same in torch's terms: a torch.dtype, or "fp32", "fp16" or "bf16".
+        calibration: for int8, {"image": pictures, "text": texts} like those that will be encoded, a few hundred of each,
+            at least 8; every fourth is held out to measure the quality. The default is the packaged gallery and its captions,
+            which are drawings: better use photos of your own.
+        modality: "image" or "text" loads that tower alone; None loads both, and heads when they are first used.
+        limits: what a picture may cost: pixels, bytes, seconds, private addresses.
 
     Raises:
         UnknownModelError: no such model; the message lists the names.
-        DownloadError: not cached, and it cannot be had; the message says how to pass a checkpoint.
+        DownloadError: not cached, and the download failed; the message says how to pass a local file.
         CheckpointError: the weights cannot be read safely or do not fit.
         ConfigError: a configuration, or a vocabulary of another model.
         InputError: an unknown modality, device, backend or precision; a precision that the backend or the device lacks; a
-            backend for a model that makes no vectors; fewer than 8 items to calibrate on.
-        ImageError, TextError: an item to calibrate on cannot be used; `.index` is its place.
+            backend for a model that makes no vectors; fewer than 8 calibration items.
+        ImageError, TextError: a calibration item cannot be used; `.index` is its index.
         SetupError: the installation is broken, or lacks the backend; the message says what to install.
     """
     if modality is not None and modality not in MODALITIES:
         raise InputError(
-            f"unknown modality {modality!r}{did_you_mean(str(modality), MODALITIES)} Expected 'image', 'text' or None for both."
+            f"unknown modality {modality!r}{did_you_mean(str(modality), MODALITIES)} "
+            "Expected 'image', 'text' or None for both."
         )
-    where = default_device(backend) if device is None else require_device(device)
-    chosen = choose_backend(backend, resolve_precision(precision, dtype), where, calibration)
-    return Encoder(resolve_model(model, checkpoint), tokenizer, where, chosen, modality, limits or Limits())
+    target = default_device(backend) if device is None else require_device(device)
+    chosen = choose_backend(backend, resolve_precision(precision, dtype), target, calibration)
+    return Encoder(resolve_model(model, checkpoint), tokenizer, target, chosen, modality, limits or Limits())
 
 
 def load_served(config: ModelConfig, tower: Callable[..., torch.Tensor], modality: str, folder: Path | None) -> Encoder:
-    """An encoder of one modality that has no weights, because a server computes its tower.
+    """An encoder of one modality without weights: a server computes its tower.
 
     Args:
-        tower: takes the inputs of `graphs.ImageGraph` or `TextGraph`, and gives their output, as tensors on the CPU.
-        folder: with the vocabulary; None is the model's own.
+        tower: takes the inputs of `tower_graphs.ImageGraph` or `TextGraph`, and returns their output, as tensors on the CPU.
+        folder: a folder with the vocabulary; None = the model's own.
     """
     resolved = ResolvedModel(config, Path(), sha256="", revision=None, folder=folder)
     return Encoder(resolved, None, torch.device("cpu"), RemoteTower(tower), modality, Limits())
 
 
 def resolve_precision(precision: str | None, dtype: str | torch.dtype | None) -> str:
+    """The name of the precision, which may be given as `precision`, or in torch's terms as `dtype`."""
     names: dict[Any, str] = {name: name for name in DTYPES} | {kind: name for name, kind in DTYPES.items()}
     if dtype is not None and (not isinstance(dtype, (str, torch.dtype)) or dtype not in names):
         raise InputError(
-            f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r} (other precisions are asked for by precision=...)"
+            f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r} (pass other precisions as precision=...)"
         )
     if None not in (precision, dtype) and precision != names[dtype]:
         raise InputError(f"expected precision or dtype, got precision={precision!r} and dtype={dtype!r}")

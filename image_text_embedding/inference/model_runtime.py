@@ -1,4 +1,4 @@
-"""A model at work on a device: its parts, loaded when they are needed, and what they share, the pictures' states."""
+"""A loaded model on its device: its parts, loaded when they are first needed, and the picture states that they share."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from image_text_embedding.models.model_lookup import ResolvedModel
 from image_text_embedding.models.networks.finite_values import require_finite
 from image_text_embedding.models.part_cache import load_part
 
-MAX_RESIZE_VALUES = 2**27  # of enlarged batches that a device resizes at once: half a gigabyte in float32
+# Values of a batch that a device resizes at once: half a gigabyte in float32.
+MAX_RESIZE_VALUES = 2**27
 
 
 class ModelRuntime:
@@ -49,25 +50,26 @@ class ModelRuntime:
         self.dtype = dtype
         self.modality = modality
         self.limits = limits
-        # Those that are loaded at once. A captioning or answering checkpoint has one use, and no text tower.
+        # Loaded right away. A captioning or answering checkpoint has one use, and no text tower.
         self.first_parts: tuple[str, ...] = ("image", *self.config.tasks)
         if modality is not None:
             self.first_parts = (modality,)
         elif "embed" in self.config.tasks:
             self.first_parts = MODALITIES
-        self.parts: dict[str, nn.Module] = {}  # those in use; the process keeps them while somebody does
-        self.compiled: dict[str, Any] = {}  # towers that compute vectors in the place of parts
+        self.parts: dict[str, nn.Module] = {}  # parts in use; the process shares them while anyone uses them
+        self.compiled: dict[str, Any] = {}  # towers that compute vectors instead of parts
         self._tokenizer = tokenizer
         self._copying: torch.cuda.Stream | None = None
         self._guard = threading.Lock()
 
     @property
     def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer; a model loaded with modality="image" has none."""
         assert self._tokenizer is not None, "require() comes first"
         return self._tokenizer
 
     def require(self, task: str, modality: str | None = None) -> None:
-        """Check, before anything is read, that the checkpoint can do a task and that what it takes was not left out.
+        """Check, before anything is read, that the checkpoint can do a task and that the parts it needs were loaded.
 
         Raises:
             InputError: it cannot; the message names the models that can.
@@ -93,7 +95,7 @@ class ModelRuntime:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the parts in memory as our own safetensors: see `Encoder.save`."""
-        for part in self.first_parts:  # which another backend than torch may have computed until now
+        for part in self.first_parts:  # not in memory yet where another backend than torch computes them
             self.part(part)
         tensors = {name: value for part in self.parts.values() for name, value in part.state_dict().items()}
         done = [task for task in self.config.tasks if task == "embed" or task in self.parts]
@@ -113,25 +115,25 @@ class ModelRuntime:
         return save_weights(path, tensors, {"config": dataclasses.asdict(config), "origin": origin})
 
     def pixels(self, picture: Any) -> np.ndarray:
-        """What a user calls a picture -> uint8 (S, S, 3)."""
+        """Any supported picture input -> uint8 (S, S, 3)."""
         return to_pixels(load_picture(picture, self.limits), self.config.vision.image_size)
 
     def pixels_fast(self, picture: Any) -> np.ndarray:
-        """`pixels`, a JPEG decoded at a reduced scale; twice the model's size leaves the resizing something to do well."""
+        """As `pixels`, but a JPEG is decoded at a reduced scale, at least twice the model's size, and resized from there."""
         size = self.config.vision.image_size
-        return to_pixels(load_picture(picture, self.limits, least=2 * size), size)
+        return to_pixels(load_picture(picture, self.limits, min_side=2 * size), size)
 
-    def pixels_whole(self, picture: Any) -> np.ndarray:
-        """`pixels_fast` without the resizing, uint8 (H, W, 3), if it is not much larger; the device does the rest.
+    def pixels_unresized(self, picture: Any) -> np.ndarray:
+        """As `pixels_fast` without the resizing, which the device does: uint8 (H, W, 3).
 
-        What no decoder made smaller is: a batch of large pictures, each whole, would be gigabytes.
+        A picture that its decoder could not shrink is resized here: a batch of large ones would take gigabytes.
         """
         size = self.config.vision.image_size
-        loaded = load_picture(picture, self.limits, least=2 * size)
+        loaded = load_picture(picture, self.limits, min_side=2 * size)
         return np.array(loaded) if loaded.width * loaded.height <= (4 * size) ** 2 else to_pixels(loaded, size)
 
     def states(self, pixels: list[np.ndarray]) -> torch.Tensor:
-        """uint8 (S, S, 3) each -> (B, 1 + patches, width): the one pass through the ViT that every head shares."""
+        """uint8 (S, S, 3) each -> (B, 1 + patches, width): the one vision pass that all heads share."""
         return self.part("image").states(self.values(pixels))
 
     def vectors(self, pixels: list[np.ndarray]) -> torch.Tensor:
@@ -175,25 +177,25 @@ class ModelRuntime:
         return normalize_pixels(self._square(pixels, self.device), vision.mean, vision.std).to(self.dtype)
 
     def _square(self, pixels: list[np.ndarray], device: torch.device) -> torch.Tensor:
-        """(B, S, S, 3) uint8 on a device, which resizes together those that are of one other size."""
+        """uint8 (B, S, S, 3) on a device. The device resizes pictures of other sizes, those of one size together."""
         size = self.config.vision.image_size
         shapes: dict[tuple[int, ...], list[int]] = {}
-        for place, each in enumerate(pixels):
-            shapes.setdefault(each.shape, []).append(place)
+        for index, each in enumerate(pixels):
+            shapes.setdefault(each.shape, []).append(index)
         if list(shapes) == [(size, size, 3)]:
             return self._upload(pixels, device)
         square = torch.empty(len(pixels), size, size, 3, dtype=torch.uint8, device=device)
-        for shape, places in shapes.items():
+        for shape, indices in shapes.items():
             at_once = max(1, MAX_RESIZE_VALUES // math.prod(shape))
-            for start in range(0, len(places), at_once):
-                some = places[start : start + at_once]
-                square[some] = resize_pixels(self._upload([pixels[place] for place in some], device), size)
+            for start in range(0, len(indices), at_once):
+                some = indices[start : start + at_once]
+                square[some] = resize_pixels(self._upload([pixels[index] for index in some], device), size)
         return square
 
     def _upload(self, pixels: list[np.ndarray], device: torch.device) -> torch.Tensor:
-        """Pictures of one size as (B, H, W, 3) uint8 on a device.
+        """Pictures of one size as uint8 (B, H, W, 3) on a device.
 
-        To a GPU out of pinned memory, while it computes what it was given before.
+        To a GPU they go from pinned memory, while it computes the batch before.
         """
         if device.type != "cuda":
             return torch.from_numpy(np.stack(pixels)).to(device)
@@ -204,17 +206,17 @@ class ModelRuntime:
             if self._copying is None:
                 self._copying = torch.cuda.Stream(device)
         with torch.cuda.stream(self._copying):
-            there = pinned.to(device, non_blocking=True)
+            uploaded = pinned.to(device, non_blocking=True)
         computing.wait_stream(self._copying)
-        there.record_stream(computing)
-        return there
+        uploaded.record_stream(computing)
+        return uploaded
 
     @property
     def pictures_at_once(self) -> int:
         """How many pictures a batch should have at most.
 
-        On a CPU as many as keep the widest activations at 32 MiB: they stay near the caches, and the allocator keeps such
-        blocks instead of asking the system for new pages in every layer. (Predicted: a few per cent. Measured, a base
+        On a CPU, as many as keep the widest activations at 32 MiB: these stay near the caches, and the allocator reuses such
+        blocks instead of requesting new pages from the system in every layer. (Predicted: a few per cent. Measured, a base
         block at 384 px on one core: 4 pictures at a time take 3.5% less than 16, and memory does not grow.)
         """
         if self.device.type != "cpu":

@@ -1,4 +1,4 @@
-"""Single calls from many threads, computed together: see `Encoder.coalesce`."""
+"""Single calls from many threads, computed together as one batch: see `Encoder.coalesce`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_WAIT_SECONDS = 60.0
 class BatchingEncoder:
     """An Encoder for many threads that each have one picture or text.
 
-    It has no thread of its own, and nothing to close: of the calls that come together, the first computes for all.
+    It has no thread of its own and nothing to close: of the calls that arrive together, the first computes for all.
     """
 
     def __init__(
@@ -29,30 +29,30 @@ class BatchingEncoder:
         if not is_number(max_wait) or not 0 <= max_wait <= MAX_WAIT_SECONDS:
             raise InputError(f"max_wait: expected seconds from 0 to {MAX_WAIT_SECONDS:.0f}, got {max_wait!r}")
 
-        def together(encode: Callable[..., Any]) -> _Together:
+        def batching(encode: Callable[..., Any]) -> _CallBatcher:
             def compute(items: list[Any]) -> tuple[Any, list[tuple[int, EmbeddingError]]]:
                 return encode(items, batch_size=max_batch, show_progress_bar=False, on_error="skip")
 
-            return _Together(compute, max_batch, max_wait)
+            return _CallBatcher(compute, max_batch, max_wait)
 
-        self._images, self._texts = together(encode_image), together(encode_text)
+        self._images, self._texts = batching(encode_image), batching(encode_text)
         self._encode_image, self._encode_text = encode_image, encode_text
 
     def encode_image(self, images: Any, *, show_progress_bar: bool | None = None) -> Any:
-        """Vectors (D,) or (N, D), as `Encoder.encode_image`; a call with many pictures is a batch already and goes alone."""
+        """Vectors (D,) or (N, D), as `Encoder.encode_image`; a call with many pictures is a batch already."""
         if is_single_picture(images):
             return self._images(images)
         return self._encode_image(images, show_progress_bar=show_progress_bar)
 
     def encode_text(self, texts: Any, *, show_progress_bar: bool | None = None) -> Any:
-        """Vectors (D,) or (N, D), as `Encoder.encode_text`, likewise."""
+        """Vectors (D,) or (N, D), as `Encoder.encode_text`; many texts are not combined either."""
         if is_single_text(texts):
             return self._texts(texts)
         return self._encode_text(texts, show_progress_bar=show_progress_bar)
 
 
-class _Together:
-    """Items of calls that come at the same time -> one call of `compute`."""
+class _CallBatcher:
+    """Items of simultaneous calls -> one call of `compute`."""
 
     def __init__(
         self, compute: Callable[[list[Any]], tuple[Any, list[tuple[int, EmbeddingError]]]], size: int, wait: float
@@ -60,7 +60,9 @@ class _Together:
         self._compute, self._size, self._wait = compute, size, wait
         self._changed = threading.Condition()
         self._computing = threading.Lock()
-        self._open: list[tuple[Any, Future[np.ndarray]]] | None = None  # the calls that gather; the first leads
+        self._open: list[tuple[Any, Future[np.ndarray]]] | None = (
+            None  # calls that are being collected; the first one leads
+        )
 
     def __call__(self, item: Any) -> np.ndarray:
         mine: Future[np.ndarray] = Future()
@@ -69,7 +71,7 @@ class _Together:
             calls = self._open = [] if self._open is None else self._open
             calls.append((item, mine))
             if len(calls) == self._size:
-                self._open = None  # the next call begins another
+                self._open = None  # the next call starts another batch
                 self._changed.notify_all()
         if leads:
             self._lead(calls)
@@ -79,10 +81,10 @@ class _Together:
         try:
             with self._changed:
                 self._changed.wait_for(lambda: self._open is not calls, self._wait)
-            with self._computing:  # while another batch is computed this one goes on gathering
+            with self._computing:  # while another batch is computed, this one collects more calls
                 self._close(calls)
                 self._answer(calls)
-        finally:  # whatever happened, an interruption too: nobody may wait for ever
+        finally:  # after an interruption too: no caller may wait forever
             self._close(calls)
             for _, future in calls:
                 if not future.done():

@@ -1,4 +1,4 @@
-"""Anything that a user calls an image -> pixels; sentences -> token ids."""
+"""Any supported picture input (path, URL, bytes, file, PIL image, array, Towhee Image) -> an upright RGB picture."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from image_text_embedding.foundation.errors import ImageError
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.inputs.url_fetch import display_url, fetch_picture, is_url
 
-# Ordinary raster formats. Files are hostile until checked, and some of the others run programs (EPS: Ghostscript) or
-# cannot be measured from their header (ICO holds whole PNG files).
+# Ordinary raster formats. Files are untrusted, and some other formats run programs (EPS: Ghostscript) or have no size in
+# their header (ICO contains complete PNG files).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
 
 ACCEPTED = (
@@ -48,30 +48,30 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# PIL decodes a lazy image when it is first used, and two threads that use the same one for the first time break it.
+# PIL decodes a lazy image on first use; two threads that use the same one for the first time corrupt it.
 _DECODING = [threading.Lock() for _ in range(64)]
 
 
-def load_picture(item: Any, limits: Limits = _LIMITS, least: int | None = None) -> Image.Image:
-    """One picture, decoded, upright, in RGB; independent of what was handed in, which is left as it was.
+def load_picture(item: Any, limits: Limits = _LIMITS, min_side: int | None = None) -> Image.Image:
+    """One picture, decoded, upright, in RGB; a copy that is independent of the input, which is not changed.
 
-    Follows the official code's `Image.open(path).convert("RGB")`: alpha and transparency are dropped with nothing put
-    behind them, grey is repeated, palettes are looked up, CMYK goes through PIL's plain formula, colour profiles are
-    ignored. Where that would be wrong this differs: the EXIF orientation is applied, and 16-bit grey (PIL modes I;16 and
-    I, which PIL clips) keeps its high byte, as PIL itself does with 16-bit colour. Of an animation the first frame is
-    taken; of a PIL image the frame at which it stands. PIL's LOAD_TRUNCATED_IMAGES, if the user set it, is obeyed.
+    Follows the official code's `Image.open(path).convert("RGB")`: alpha and transparency are dropped without a
+    background, grey is repeated, palettes are looked up, CMYK uses PIL's plain formula, colour profiles are ignored. It
+    differs where that would be wrong: the EXIF orientation is applied, and 16-bit grey (PIL modes I;16 and I, which PIL
+    clips) keeps its high byte, as PIL itself does with 16-bit colour. An animation gives its first frame, a PIL image its
+    current one. PIL's LOAD_TRUNCATED_IMAGES is respected if the user set it.
 
     Args:
-        item: a path, an http(s) or data: URL, encoded bytes, an open binary file (read from where it stands), a PIL
+        item: a path, an http(s) or data: URL, encoded bytes, an open binary file (read from its current position), a PIL
             image, or a uint8 or uint16 array: grey (H, W) or (H, W, 1), RGB (H, W, 3), RGBA (H, W, 4). Of a Towhee Image
             the mode (RGB, BGR, RGBA, BGRA, GRAY, None = as any array) is honoured.
-        limits: what it may cost. Pixels are counted from the header, before anything is decoded.
-        least: a JPEG may come at 1/2, 1/4 or 1/8 of its size, with no side shorter than this; the decoder then leaves out
-            the frequencies that a smaller picture cannot show. None = pictures come as they are.
+        limits: what it may cost. The size is read from the header, before anything is decoded.
+        min_side: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, with no side shorter than this; the decoder then
+            leaves out frequencies that a smaller picture cannot show. None = full size.
 
     Raises:
-        ImageError: of another type, not a picture, truncated, zero-sized, too large, missing.
-        FetchError: its URL is refused, too slow, too large, or not there.
+        ImageError: another type, not a picture, truncated, empty, too large, or missing.
+        FetchError: its URL is refused, too slow, too large, or missing.
     """
     if isinstance(item, Image.Image):
         with _DECODING[id(item) // 16 % len(_DECODING)]:
@@ -79,13 +79,13 @@ def load_picture(item: Any, limits: Limits = _LIMITS, least: int | None = None) 
     if isinstance(item, np.ndarray):
         return _from_array(item, limits)
     if isinstance(item, str) and is_url(item):
-        return _open(io.BytesIO(fetch_picture(item, limits)), display_url(item), limits, least)
+        return _open(io.BytesIO(fetch_picture(item, limits)), display_url(item), limits, min_side)
     if isinstance(item, (str, os.PathLike)):
-        return _from_file(item, limits, least)
+        return _from_file(item, limits, min_side)
     if isinstance(item, (bytes, bytearray, memoryview)):
-        return _open(io.BytesIO(bytes(item)), "the bytes", limits, least)
+        return _open(io.BytesIO(bytes(item)), "the bytes", limits, min_side)
     if callable(getattr(item, "read", None)):
-        return _from_stream(item, limits, least)
+        return _from_stream(item, limits, min_side)
     raise ImageError(f"expected {ACCEPTED}; got {type(item).__module__}.{type(item).__qualname__}")
 
 
@@ -93,7 +93,7 @@ def _from_array(array: np.ndarray, limits: Limits) -> Image.Image:
     mode = getattr(array, "mode", None)  # a Towhee Image; a plain array has none
     if array.dtype.kind != "u" or array.dtype.itemsize > 2:
         raise ImageError(
-            f"expected an array of uint8 (0 to 255) or uint16 (0 to 65535), got {array.dtype}. Its range cannot be known: "
+            f"expected an array of uint8 (0 to 255) or uint16 (0 to 65535), got {array.dtype}. Its range is unknown: "
             "scale it and convert it, e.g. (x * 255).round().astype('uint8') for floats in [0, 1]"
         )
     values = np.asarray(array)
@@ -111,12 +111,12 @@ def _from_array(array: np.ndarray, limits: Limits) -> Image.Image:
     return Image.fromarray(values) if channels > 1 else Image.fromarray(values[:, :, 0]).convert("RGB")
 
 
-def _from_file(path: str | os.PathLike[Any], limits: Limits, least: int | None) -> Image.Image:
+def _from_file(path: str | os.PathLike[Any], limits: Limits, min_side: int | None) -> Image.Image:
     shown = repr(os.fspath(path))
     shown = shown if len(shown) <= 300 else f"{shown[:300]}… ({len(shown)} characters)"
     try:
         kind = os.stat(path).st_mode
-        # Anything else, a pipe say, may keep open() waiting for ever. The file is closed below.
+        # open() of anything else, such as a pipe, might wait forever. The file is closed below.
         file = open(path, "rb") if stat.S_ISREG(kind) else None  # noqa: SIM115
     except FileNotFoundError as error:
         raise ImageError(f"no such file: {shown}") from error
@@ -125,21 +125,21 @@ def _from_file(path: str | os.PathLike[Any], limits: Limits, least: int | None) 
     if file is None:
         raise ImageError(f"expected a picture's file, got a {'folder' if stat.S_ISDIR(kind) else 'device'}: {shown}")
     with file:
-        return _open(file, shown, limits, least)
+        return _open(file, shown, limits, min_side)
 
 
-def _from_stream(stream: Any, limits: Limits, least: int | None) -> Image.Image:
+def _from_stream(stream: Any, limits: Limits, min_side: int | None) -> Image.Image:
     try:
         content = stream.read()
     except Exception as error:
         raise ImageError(f"cannot read the file object {type(stream).__name__}: {error}") from error
     if not isinstance(content, (bytes, bytearray)):
         raise ImageError(f"expected a file opened in binary mode ('rb'), got one that gives {type(content).__name__}")
-    return _open(io.BytesIO(content), "the file object", limits, least)
+    return _open(io.BytesIO(content), "the file object", limits, min_side)
 
 
-def _open(file: Any, what: str, limits: Limits, least: int | None) -> Image.Image:
-    """Decode an encoded picture. `what` names it in errors."""
+def _open(file: Any, what: str, limits: Limits, min_side: int | None) -> Image.Image:
+    """Decode an encoded picture; `what` names it in errors."""
     Image.init()  # loads the plugins once
     formats = [name for name in FORMATS if name in Image.OPEN]
     try:
@@ -147,34 +147,34 @@ def _open(file: Any, what: str, limits: Limits, least: int | None) -> Image.Imag
     except UnidentifiedImageError as error:
         file.seek(0)
         head = file.read(16)
-        came = f"something else, or a header that is cut off: it begins with {head!r}" if head else "0 bytes"
-        raise ImageError(f"{what}: expected a picture ({', '.join(formats)}), got {came}") from error
+        got = f"something else, or a truncated header: it begins with {head!r}" if head else "0 bytes"
+        raise ImageError(f"{what}: expected a picture ({', '.join(formats)}), got {got}") from error
     except Exception as error:
         raise _broken(what, error, limits) from error
-    if least is not None:
-        _check_size(*picture.size, what, limits)  # now: a drafted picture says that it is smaller
-        picture.draft(None, (least, least))  # does nothing to formats other than JPEG
+    if min_side is not None:
+        _check_size(*picture.size, what, limits)  # before draft(), which changes the size
+        picture.draft(None, (min_side, min_side))  # has no effect on other formats than JPEG
     return _decode(picture, what, limits)
 
 
 def _decode(picture: Image.Image, what: str, limits: Limits) -> Image.Image:
-    """Upright RGB of a PIL image, which is not changed (but for being loaded)."""
+    """Upright RGB of a PIL image, which is not changed except that it is loaded."""
     _check_size(*picture.size, what, limits)
     try:
         picture.load()
-        if "transparency" in picture.info:  # PIL would warn of what convert("RGB") does with some of them
+        if "transparency" in picture.info:  # PIL would warn about what convert("RGB") does with it
             picture = picture.copy()
             del picture.info["transparency"]
         rgb = _to_rgb(picture, what)
     except ImageError:
         raise
-    except Exception as error:  # PIL's plugins raise nearly everything on broken files
+    except Exception as error:  # PIL's plugins raise almost anything on broken files
         raise _broken(what, error, limits) from error
     try:
         turn = _TURNS.get(picture.getexif().get(_ORIENTATION, 1))
-    except Exception:  # broken EXIF beside good pixels: as if there were none, as browsers do
+    except Exception:  # broken EXIF with good pixels: ignored, as browsers do
         turn = None
-    rgb.info = {}  # the orientation is in the pixels now, and must not be applied again
+    rgb.info = {}  # the pixels are upright now; the orientation must not be applied again
     return rgb if turn is None else rgb.transpose(turn)
 
 
@@ -204,7 +204,7 @@ def _check_size(width: int, height: int, what: str, limits: Limits) -> None:
 def _broken(what: str, error: Exception, limits: Limits) -> ImageError:
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return ImageError(
-            f"{what}: too many pixels: {error} Two limits hold, Limits(max_pixels=...), now {limits.max_pixels}, and PIL's "
-            f"own, twice PIL.Image.MAX_IMAGE_PIXELS, now {Image.MAX_IMAGE_PIXELS}: to allow it, raise both"
+            f"{what}: too many pixels: {error} There are two limits: Limits(max_pixels=...), now {limits.max_pixels}, "
+            f"and PIL's own, twice PIL.Image.MAX_IMAGE_PIXELS, now {Image.MAX_IMAGE_PIXELS}; raise both to allow it"
         )
     return ImageError(f"{what}: truncated or broken: {type(error).__name__}: {str(error)[:200]}")

@@ -1,4 +1,4 @@
-"""One or many items in: what counts as one, what cannot be used of many, batches of the rest."""
+"""One item or many: which of them an argument is, errors per item, batches, and the progress bar."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from image_text_embedding.foundation.errors import EmbeddingError, InputError
 
 
 class ItemErrors:
-    """What cannot be used of one call's items: raised at once with its index, or kept beside the index.
+    """The errors of one call's items: raised at once with their index, or collected.
 
     Args:
         on_error: "raise" or "skip".
-        one: whether the item came alone; then its error names no index.
+        one: whether there is a single item; its error then names no index.
     """
 
     def __init__(self, on_error: str, one: bool) -> None:
@@ -31,7 +31,7 @@ class ItemErrors:
         self.errors: list[tuple[Any, EmbeddingError]] = []
 
     def each(self, items: Iterable[tuple[int, Any]], function: Callable[[Any], Any]) -> Iterator[tuple[int, Any]]:
-        """(index, function(item)) of those that can be used."""
+        """(index, function(item)) of the usable items."""
         for index, item in items:
             try:
                 yield index, function(item)
@@ -41,12 +41,13 @@ class ItemErrors:
                 self.errors.append((index, error.at(index)))
 
     def result(self, value: Any) -> Any:
-        """What the caller gets: the value, and the errors in order of their items where they were asked for."""
+        """What the caller gets: the value; with on_error="skip" also the errors, in the order of their items."""
         self.errors.sort(key=lambda pair: pair[0])
         return (value, self.errors) if self.skip else value
 
 
 def is_single_picture(images: Any) -> bool:
+    """Whether an argument is one picture, and not many."""
     if isinstance(images, np.ndarray):
         return images.ndim < 4 and images.dtype.kind not in "OUS"
     single = (str, bytes, bytearray, memoryview, os.PathLike)
@@ -54,10 +55,16 @@ def is_single_picture(images: Any) -> bool:
 
 
 def is_single_text(texts: Any) -> bool:
+    """Whether an argument is one text. (bytes are no text, but one item, so that the error says so.)"""
     return isinstance(texts, (str, bytes))
 
 
 def require_iterable(items: Any, what: str) -> Iterable[Any]:
+    """The items.
+
+    Raises:
+        InputError: they cannot be iterated over in an order.
+    """
     scalar = isinstance(items, np.ndarray) and not items.ndim
     if scalar or not isinstance(items, Iterable) or isinstance(items, (dict, set, frozenset)):
         raise InputError(f"expected one or a list of {what}, got {'a 0-d ' * scalar}{type(items).__name__}")
@@ -65,12 +72,12 @@ def require_iterable(items: Any, what: str) -> Iterable[Any]:
 
 
 def is_stable_sequence(items: Iterable[Any]) -> bool:
-    """Whether the items stay what they are while others are taken."""
+    """Whether the items do not change while others are read."""
     return type(items) in (list, tuple, np.ndarray)
 
 
 def snapshot_pictures(items: Any, what: str) -> list[Any]:
-    """Pictures, to be read later. An iterable may hand out one array or PIL picture again with another in it."""
+    """Pictures that can be read later. (An iterable may yield the same array or PIL image with another picture in it.)"""
     if is_stable_sequence(items):
         return list(require_iterable(items, what))
     return [_copied(item) for item in require_iterable(items, what)]
@@ -81,15 +88,16 @@ def _copied(item: Any) -> Any:
         return item
     try:
         return item.copy()
-    except Exception:  # a damaged file that PIL reads only now; who reads it later says what is wrong
+    except Exception:  # a damaged file, which PIL reads only now; the error is reported when the picture is read
         return item
 
 
 def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` items, the last one shorter."""
     size, taken = require_integer("batch_size", size), iter(items)
     return iter(lambda: list(itertools.islice(taken, size)), [])
 
 
 def progress_bar(total: int | None, unit: str, show: bool | None) -> Any:
-    """A bar on stderr: shown, hidden, or (None) shown on a terminal when it takes more than a moment."""
+    """A bar on stderr: shown, hidden, or (None) shown on a terminal when the work takes more than a moment."""
     return tqdm(total=total, unit=unit, disable=None if show is None else not show, delay=2.0 if show is None else 0.0)

@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""What a picture or a URL may cost, as both are untrusted."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """What a picture handed in may cost. Pictures and URLs are strangers' until checked.
+    """What one picture may cost. Pictures and URLs are untrusted until checked.
 
     Attributes:
-        max_pixels: width x height above which a picture is refused from its header alone.
+        max_pixels: width x height, read from the header, above which a picture is refused.
         max_bytes: encoded size above which a download or a data: URI is refused.
         connect_timeout: seconds for one connection to open.
-        total_timeout: seconds for one URL in all, redirects included.
+        total_timeout: seconds for one URL, redirects included.
         max_redirects: how many redirects are followed, each checked like the first address.
-        allow_private: whether loopback, private and link-local addresses may be asked.
+        allow_private: whether loopback, private and link-local addresses are allowed.
     """
 
     max_pixels: int = 178_956_970

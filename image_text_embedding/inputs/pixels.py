@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""Pictures -> uint8 arrays of the model's size -> normalised tensors."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def to_pixels(picture: Image.Image, size: int) -> np.ndarray:
     Source: official `transform_test` of BLIP's `data/__init__.py` and `test_transform` of ALBEF's `dataset/__init__.py`.
     """
     if picture.mode != "RGB":
-        raise ImageError(f"expected a picture in RGB, as load_picture gives it, got mode {picture.mode}")
+        raise ImageError(f"expected a picture in RGB, as load_picture returns it, got mode {picture.mode}")
     return np.array(picture.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def resize_pixels(pixels: torch.Tensor, size: int) -> torch.Tensor:
-    """uint8 (B, H, W, 3) -> uint8 (B, size, size, 3) on the same device: `to_pixels` of many at once, nearly.
+    """uint8 (B, H, W, 3) -> uint8 (B, size, size, 3) on the same device: nearly what `to_pixels` gives, for many at once.
 
     torch's antialiased bicubic is PIL's filter without the rounding between rows and columns: values differ by 1, rarely
     by 2.

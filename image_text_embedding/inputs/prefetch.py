@@ -1,4 +1,4 @@
-"""Reading ahead: a bounded pool of threads decodes what comes next while the tower computes; order is kept."""
+"""Prefetching: a bounded pool of threads decodes the next items while the tower computes, in order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_THREADS = 16
 
 
 class DeferredErrorIterator(Iterator[T]):
-    """What an iterable gives until it ends or fails. The error is kept, so that what came before can be used first."""
+    """The items of an iterable until it ends or fails. `check` raises the error afterwards."""
 
     def __init__(self, items: Iterable[T]) -> None:
         self._taken = iter(items)
@@ -45,16 +45,16 @@ class DeferredErrorIterator(Iterator[T]):
 
 
 def prefetch_items(
-    items: NumberedItems, function: Callable[[Any], Any], most: int, kept: bool, threads: int | None = None
+    items: NumberedItems, function: Callable[[Any], Any], depth: int, stable: bool, threads: int | None = None
 ) -> Generator[tuple[int, Future[Any]], None, None]:
-    """(index, the future of function(item)) of each item, in order; `most` of them under way or waiting to be taken.
+    """(index, the future of function(item)) of each item, in order; at most `depth` of them computed ahead.
 
-    Items are taken from their iterable by the thread that takes the results, and only as fast as it does; an error of
-    the iterable comes after the items before it. Use it with `contextlib.closing`: closing ends the threads, after the
-    items that they are at.
+    Items are read from their iterable by the consumer's thread, only as fast as it consumes results; an error of the
+    iterable is raised after the items before it. Use it with `contextlib.closing`: closing ends the threads when they
+    have finished their current items.
 
     Args:
-        kept: whether the items stay what they are while others are taken, as those of a list do.
+        stable: whether items do not change while others are read, as in a list.
         threads: None is one for each CPU, at least 2.
     """
     threads = threads or min(MAX_THREADS, max(2, available_cpus()))
@@ -63,14 +63,14 @@ def prefetch_items(
     taken = DeferredErrorIterator(items)
     try:
         for index, item in taken:
-            if not kept and type(item) is np.ndarray:
+            if not stable and type(item) is np.ndarray:
                 item, can_wait = item.copy(), True
             else:
-                can_wait = _can_wait(item, kept)
-            future = pool.submit(_read, function, index, item) if can_wait else _done(function, index, item)
+                can_wait = _can_wait(item, stable)
+            future = pool.submit(_read, function, index, item) if can_wait else _read_now(function, index, item)
             waiting.append((index, future))
-            del item  # else it would be in memory until the next one is asked for
-            if len(waiting) > most:
+            del item  # it would stay in memory until the next one is read
+            if len(waiting) > depth:
                 yield waiting.popleft()
         while waiting:
             yield waiting.popleft()
@@ -82,27 +82,27 @@ def prefetch_items(
 def prefetch_batches(
     items: NumberedItems, function: Callable[[Any], Any], size: int, failures: ItemErrors
 ) -> Generator[list[tuple[int, Any]], None, None]:
-    """Batches of (index, function(item)) of a list's items that can be used; use it with `contextlib.closing`, too."""
+    """Batches of (index, function(item)) of the usable items of a list. Use it with `contextlib.closing` too."""
     with contextlib.closing(prefetch_items(items, function, prefetch_depth(size), True)) as futures:
         yield from batches(failures.each(futures, lambda future: future.result()), size)
 
 
 def prefetch_depth(size: int) -> int:
-    """What is worth reading ahead of batches: the next one whole, and something for every thread."""
+    """How many items are worth decoding ahead: the whole next batch, and one for every thread."""
     return size + MAX_THREADS
 
 
 def available_cpus() -> int:
-    """Those that this process may use."""
+    """The number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def usable_groups(
     items: NumberedItems, size: int, failures: ItemErrors, function: Callable[[Any], Any]
 ) -> Iterator[tuple[list[int], list[tuple[int, Any]]]]:
-    """The indices of `size` items, and (index, function(item)) of those that can be used; again, until there are no more.
+    """Groups of `size` items: their indices, and (index, function(item)) of the usable ones.
 
-    An error comes after the items before it, so that nothing is lost which a stream could still give.
+    An error is raised after the items before it, so that a stream loses nothing it could still yield.
     """
     taken = DeferredErrorIterator((index, list(failures.each([(index, item)], function))) for index, item in items)
     for group in batches(taken, size):
@@ -115,12 +115,12 @@ def _read(function: Callable[[Any], Any], index: int, item: Any) -> Any:
         return function(item)
     except EmbeddingError:
         raise
-    except Exception as error:  # no memory left, a defect: it must not reach the caller without the item's name
+    except Exception as error:  # out of memory, say, or a defect: the caller learns which item it was
         raise ComputeError(f"item {index}: reading it failed: {type(error).__name__}: {error}") from error
 
 
-def _done(function: Callable[[Any], Any], index: int, item: Any) -> Future[Any]:
-    """The same, here and now."""
+def _read_now(function: Callable[[Any], Any], index: int, item: Any) -> Future[Any]:
+    """A finished future: the item is read in this thread."""
     future: Future[Any] = Future()
     try:
         future.set_result(_read(function, index, item))
@@ -129,14 +129,14 @@ def _done(function: Callable[[Any], Any], index: int, item: Any) -> Future[Any]:
     return future
 
 
-def _can_wait(item: Any, kept: bool) -> bool:
-    """Whether it can be read later, by another thread, and give what it gives now.
+def _can_wait(item: Any, stable: bool) -> bool:
+    """Whether an item can be read later, by another thread, with the same result.
 
-    When it is asked for the next picture an iterable may close this one, or hand out the same object with another picture
-    in it (PIL's `ImageSequence` does). Open files may be parts of one, as the members of a tar file are.
+    Before it yields the next picture, an iterable may close this one, or put another picture into the same object (PIL's
+    `ImageSequence` does). Open files may be parts of one file, as the members of a tar are.
     """
     if isinstance(item, (str, bytes, os.PathLike)):
         return True
     if isinstance(item, ImageFile.ImageFile):
-        return kept and bool(getattr(item, "filename", ""))  # else PIL reads a file that somebody else opened
-    return kept and not callable(getattr(item, "read", None))
+        return stable and bool(getattr(item, "filename", ""))  # otherwise PIL reads a file that the caller opened
+    return stable and not callable(getattr(item, "read", None))

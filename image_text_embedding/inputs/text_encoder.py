@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""Texts -> token ids by a model's rules, with one warning for all that were truncated."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from image_text_embedding.inputs.tokenizer import Tokenizer
 
 
 class TruncatedTextWarning(UserWarning):
-    """A text was longer than the model reads, and was cut by the family's own rule."""
+    """A text was longer than the model reads, and was truncated as in the family's official code."""
 
 
 class TextEncoder:
-    """Encodes texts by a family's rules, and remembers how many it cut."""
+    """Encodes texts by a family's rules, and counts those that it truncates."""
 
     def __init__(self, tokenizer: Tokenizer, rules: TextRules, name: str) -> None:
         self.tokenizer, self.rules, self.name = tokenizer, rules, name
@@ -27,11 +27,11 @@ class TextEncoder:
         return ids
 
     def warn(self, stacklevel: int) -> None:
-        """Warn if some were cut, at a line that many frames above the caller."""
+        """Warn if texts were truncated, at the line `stacklevel` frames above the caller."""
         if self.cut:
             warnings.warn(
                 f"{self.cut} of {self.count} texts are longer than {self.name} reads ({self.rules.max_words} words, "
-                f"{self.rules.max_tokens} tokens) and were cut",
+                f"{self.rules.max_tokens} tokens) and were truncated",
                 TruncatedTextWarning,
                 stacklevel=stacklevel + 2,
             )

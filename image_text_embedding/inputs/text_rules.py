@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""How a sentence is cleaned and truncated before it is split into tokens."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TextRules:
-    """How a sentence is cleaned and cut before WordPiece (official `data/utils.py`, `dataset/utils.py`)."""
+    """How a sentence is cleaned and truncated before WordPiece (official `data/utils.py`, `dataset/utils.py`)."""
 
     max_words: int
     max_tokens: int  # [CLS] and [SEP] included
     sep: bool  # whether [SEP] ends the sentence
     to_space: str = ""  # characters that become a space
-    remove: str = ""  # characters that go
+    remove: str = ""  # characters that are removed
     replace: tuple[tuple[str, str], ...] = ()  # substrings, in order, after the characters
 
     @classmethod
@@ -23,19 +23,21 @@ class TextRules:
         return cls(max_words=2**31, max_tokens=max_tokens, sep=sep)
 
 
-MAX_CHARACTERS = 2**16  # of a text that are read; 30 words are a few hundred, and a stranger may send gigabytes
+# Only this many characters of a text are read: 30 words are a few hundred, and an untrusted text may have gigabytes.
+MAX_CHARACTERS = 2**16
 
 
 def clean_text(text: str, rules: TextRules) -> str:
-    """A sentence as the official code hands it to the tokenizer, cut to `rules.max_words`.
+    """A sentence as the official code passes it to the tokenizer, truncated to `rules.max_words`.
 
-    Follows `pre_caption` of BLIP's `data/utils.py` and ALBEF's `dataset/utils.py`. Kept quirks: a single tab or newline
-    within the text stays and does not count as the end of a word; a tab at an end stays, too.
+    Follows `pre_caption` of BLIP's `data/utils.py` and ALBEF's `dataset/utils.py`. Its quirks are kept: a single tab or
+    newline within the text stays and does not end a word; a tab at either end stays too.
     """
     return " ".join(split_words(text, rules)[: rules.max_words])
 
 
 def split_words(text: str, rules: TextRules) -> list[str]:
+    """The words of a cleaned sentence, not truncated."""
     table = {ord(char): " " for char in rules.to_space} | {ord(char): None for char in rules.remove}
     text = text.lower().translate(table)
     for old, new in rules.replace:

@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""bert-base-uncased's WordPiece tokenizer, as the official code uses it: sentences -> token ids and back."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tokenizers import Tokenizer as WordPieceTokenizer
 from image_text_embedding.foundation.errors import ConfigError, TextError
 from image_text_embedding.inputs.text_rules import MAX_CHARACTERS, TextRules, split_words
 
+# What `decode` joins: a space before punctuation goes.
 _DRAWN_TOGETHER = [(f" {mark}", mark) for mark in ".?!,"] + [(" ' ", "'")]
 
 SPECIAL_TOKENS = ("[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]")
@@ -25,7 +26,7 @@ _MAX_VOCABULARY_BYTES = 2**26
 class Tokenizer:
     """bert-base-uncased's WordPiece, as the official code uses it. Safe to call from many threads at once.
 
-    A sentence never gives a special token: what looks like one is read as the word that it is.
+    A sentence never produces a special token: what looks like one is read as an ordinary word.
 
     Attributes:
         vocab_size: how many words the vocabulary has.
@@ -38,7 +39,7 @@ class Tokenizer:
             words: word -> id, ids 0 to N - 1.
 
         Raises:
-            ConfigError: ids with gaps or twice, or a special token is missing.
+            ConfigError: ids have gaps or repeat, or a special token is missing.
         """
         if sorted(words.values()) != list(range(len(words))):
             raise ConfigError(f"expected a vocabulary with the ids 0 to {len(words) - 1}, each once")
@@ -46,7 +47,7 @@ class Tokenizer:
             raise ConfigError(f"expected a BERT vocabulary, got {len(words)} words without {', '.join(missing)}")
         self.vocab_size = len(words)
         self.cls_id, self.sep_id, self.pad_id, self.unk_id, self.mask_id = (words[word] for word in SPECIAL_TOKENS)
-        # Special tokens are not registered as such, so that nobody can write one into a caption.
+        # Special tokens are not registered as such, so that a caption cannot contain one.
         self._word_piece = WordPieceTokenizer(
             models.WordPiece(vocab=dict(words), unk_token="[UNK]", max_input_chars_per_word=100)
         )
@@ -59,10 +60,10 @@ class Tokenizer:
 
     @classmethod
     def from_vocabulary(cls, path: str | os.PathLike[str]) -> Tokenizer:
-        """From a `vocab.txt` (a word per line), a `tokenizer.json`, or a folder that holds one of these.
+        """From a `vocab.txt` (a word per line), a `tokenizer.json`, or a folder with one of these.
 
         Raises:
-            ConfigError: there is none, or it is not the vocabulary of an uncased BERT.
+            ConfigError: there is no such file, or it is not the vocabulary of an uncased BERT.
         """
         file = Path(path)
         if file.is_dir():
@@ -82,17 +83,17 @@ class Tokenizer:
             TypeError,
             OverflowError,
             ConfigError,
-        ) as error:  # of words or numbers that none can be
+        ) as error:
             raise ConfigError(f"cannot use {file} as a vocabulary (vocab.txt or tokenizer.json): {error}") from error
 
     def __call__(self, text: str, rules: TextRules) -> list[int]:
-        """The token ids of one sentence: `encode` without the question whether it was cut."""
+        """The token ids of one sentence: `encode` without saying whether it was truncated."""
         return self.encode(text, rules)[0]
 
     def encode(self, text: str, rules: TextRules) -> tuple[list[int], bool]:
-        """The token ids of one sentence, and whether it was cut.
+        """The token ids of one sentence, and whether it was truncated.
 
-        [CLS], the sentence, and [SEP] if `rules.sep`: at most `rules.max_tokens` in all, and the sentence gives way. Only
+        [CLS], the sentence, and [SEP] if `rules.sep`: at most `rules.max_tokens` together. Only
         the first 65,536 characters are read.
 
         Raises:
@@ -101,11 +102,11 @@ class Tokenizer:
         _, pieces, room, was_cut = self._read(text, rules)
         return [self.cls_id, *pieces.ids[:room], *([self.sep_id] if rules.sep else [])], was_cut
 
-    def places(self, text: str, rules: TextRules) -> list[tuple[str, list[int]]]:
-        """The words of one sentence, each with the places of its pieces in what `encode` gives.
+    def word_positions(self, text: str, rules: TextRules) -> list[tuple[str, list[int]]]:
+        """The words of one sentence, each with the positions of its pieces in the result of `encode`.
 
-        A word ends at white space. Its punctuation is no part of it, unless there is nothing else. What is cut off is not
-        there.
+        A word ends at white space. Punctuation does not belong to it, unless there is nothing else. Truncated words are
+        left out.
 
         Raises:
             TextError: as `encode`.
@@ -113,17 +114,17 @@ class Tokenizer:
         sentence, pieces, room, _ = self._read(text, rules)
         starts = [found.start() for found in re.finditer(r"\S+", sentence)]
         words: dict[int, list[tuple[int, tuple[int, int]]]] = {}
-        for place, span in enumerate(pieces.offsets[:room], start=1):
-            words.setdefault(bisect.bisect(starts, span[0]), []).append((place, span))
+        for position, span in enumerate(pieces.offsets[:room], start=1):
+            words.setdefault(bisect.bisect(starts, span[0]), []).append((position, span))
         found = []
         for parts in words.values():
             spoken = [part for part in parts if any(map(str.isalnum, sentence[slice(*part[1])]))] or parts
             begin, end = spoken[0][1][0], spoken[-1][1][1]
-            found.append((sentence[begin:end], [place for place, _ in spoken]))
+            found.append((sentence[begin:end], [position for position, _ in spoken]))
         return found
 
     def _read(self, text: str, rules: TextRules) -> tuple[str, Encoding, int, bool]:
-        """The cleaned sentence, its pieces, how many of them there is room for, and whether it was cut."""
+        """The cleaned sentence, its pieces, how many of them fit, and whether it was truncated."""
         if not isinstance(text, str):
             raise TextError(f"expected a string, got {type(text).__name__}: {repr(text)[:100]}")
         start = text[:MAX_CHARACTERS]
@@ -141,9 +142,9 @@ class Tokenizer:
         return sentence, pieces, room, was_cut
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Token ids -> text: pieces joined, punctuation drawn to its word, special tokens and unknown ids left out.
+        """Token ids -> text: pieces joined, punctuation attached to its word, special tokens and unknown ids left out.
 
-        As transformers 4 decoded, which the official code calls; transformers 5 leaves "it ' s".
+        As transformers 4, which the official code uses, decodes; transformers 5 leaves "it ' s".
         """
         text = self._word_piece.decode([i for i in ids if i not in self._special and i < self.vocab_size])
         for apart, together in _DRAWN_TOGETHER:
@@ -156,7 +157,7 @@ class Tokenizer:
 
 
 def _words_of_lines(text: str) -> dict[str, int]:
-    # read_text made every line end "\n"; splitlines() would also split at characters that are words of the vocabulary.
+    # read_text has turned line ends into "\n"; splitlines() would also split at characters that are words of the vocabulary.
     lines = text.removesuffix("\n").split("\n")
     words = {word: number for number, word in enumerate(lines)}
     if len(words) < len(lines):
@@ -168,7 +169,7 @@ def _words_of_json(text: str) -> dict[str, int]:
     try:
         raw = json.loads(text)
         model, normalizer = raw["model"], raw["normalizer"]
-        words, kind = model["vocab"], model.get("type", "WordPiece")  # files of 2020 do not name it
+        words, kind = model["vocab"], model.get("type", "WordPiece")  # files from 2020 do not name it
         right = kind == "WordPiece" and normalizer["type"] == "BertNormalizer" and normalizer["lowercase"]
         right = right and all(isinstance(number, int) for number in words.values())
     except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:

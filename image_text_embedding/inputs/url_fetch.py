@@ -1,7 +1,7 @@
-"""A picture's URL -> its bytes, through one guarded door.
+"""The guarded fetch: a picture's URL -> its bytes.
 
-A URL is a stranger's until checked: it may name the host's own network, never answer, never end, or lie about its
-length. Every door of this package that meets a URL comes here.
+A URL is untrusted until checked: it may point into the host's own network, never answer, never end, or lie about its
+length. Every part of this package that takes a URL fetches it here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import quote, unquote_to_bytes, urljoin, urlsplit
 
 from image_text_embedding.foundation.errors import FetchError
-from image_text_embedding.foundation.terminal_text import short_printable_text
+from image_text_embedding.foundation.terminal_text import printable_text
 from image_text_embedding.inputs.limits import Limits
 
 _URL = re.compile(r"(data:|[a-z][a-z0-9+.-]+://)", re.IGNORECASE)  # two letters at least: C://x.png is a path
@@ -57,7 +57,7 @@ def fetch_picture(url: str, limits: Limits) -> bytes:
         limits: seconds, bytes and redirects that it may cost.
 
     Raises:
-        FetchError: refused, too slow, too large, cut off, malformed, or answered with anything but 200.
+        FetchError: refused, too slow, too large, truncated, malformed, or answered with another status than 200.
     """
     if url[:5].lower() == "data:":
         return _data(url, limits)
@@ -75,7 +75,7 @@ def fetch_picture(url: str, limits: Limits) -> bytes:
                 f"(Limits.connect_timeout) or {limits.total_timeout:g} s in all (Limits.total_timeout)"
             ) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
-            reason = f"{type(error).__name__}: {short_printable_text(str(error), 200)}"
+            reason = f"{type(error).__name__}: {printable_text(str(error), 200)}"
             raise FetchError(f"cannot fetch {shown}: {reason}") from error
         if not there:
             return body
@@ -92,18 +92,16 @@ def fetch_picture(url: str, limits: Limits) -> bytes:
 def display_url(url: str) -> str:
     """A URL for messages: short, without credentials, query (it may be signed) or the payload of a data: URI."""
     if url[:5].lower() == "data:":
-        return f"{short_printable_text(url[:64].partition(',')[0], 64)},… ({len(url)} characters)"
+        return f"{printable_text(url[:64].partition(',')[0], 64)},… ({len(url)} characters)"
     try:
         parts = urlsplit(url)
         parts.port  # noqa: B018 - asked because it checks
-    except ValueError:  # which part is what cannot be told, so nothing is shown that may be a password
-        return f"{short_printable_text(url.partition(':')[0], 40)}:…"
+    except ValueError:  # no part can be identified, so nothing that may be a password is shown
+        return f"{printable_text(url.partition(':')[0], 40)}:…"
     if not parts.netloc:
-        return f"{short_printable_text(parts.scheme, 40)}:…"
+        return f"{printable_text(parts.scheme, 40)}:…"
     _, at, host = parts.netloc.rpartition("@")
-    return short_printable_text(f"{parts.scheme}://{at and '…@'}{host}{parts.path}", 200) + (
-        "?…" if parts.query else ""
-    )
+    return printable_text(f"{parts.scheme}://{at and '…@'}{host}{parts.path}", 200) + ("?…" if parts.query else "")
 
 
 def is_public(address: str) -> bool:
@@ -155,7 +153,7 @@ def _parse(url: str) -> tuple[str, str, int, str]:
         raise FetchError("malformed URL: its host or port cannot be read") from error
     if scheme not in _PORTS:
         raise FetchError(
-            f"expected http, https or data:, got {short_printable_text(scheme, 40)!r}. Give a local file as a plain path"
+            f"expected http, https or data:, got {printable_text(scheme, 40)!r}. Give a local file as a plain path"
         )
     if "@" in parts.netloc:
         raise FetchError("credentials in a URL are refused. Fetch it yourself and hand in the bytes")
@@ -168,16 +166,16 @@ def _parse(url: str) -> tuple[str, str, int, str]:
 
 
 def _body(response: http.client.HTTPResponse, limits: Limits) -> bytes:
-    """The whole body, which is as long as it claims to be and no longer than the limit."""
+    """The body, checked to be as long as announced and no longer than the limit."""
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     transfer = response.headers.get("Transfer-Encoding", "").strip().lower()
     if encoding not in ("identity", "") or transfer not in ("chunked", ""):
-        raise FetchError(f"asked for an unencoded body, got {short_printable_text(f'{encoding} {transfer}', 60)}")
+        raise FetchError(f"asked for an unencoded body, got {printable_text(f'{encoding} {transfer}', 60)}")
     claimed: int | None = None
     length = response.headers.get("Content-Length")
     if length is not None and not transfer:
         if not re.fullmatch(r"[0-9]{1,18}", length.strip()):
-            raise FetchError(f"malformed Content-Length {short_printable_text(length, 40)}")
+            raise FetchError(f"malformed Content-Length {printable_text(length, 40)}")
         claimed = int(length)
         if claimed > limits.max_bytes:
             raise FetchError(f"{claimed} bytes are more than the limit of {limits.max_bytes} (Limits.max_bytes)")
@@ -189,7 +187,7 @@ def _body(response: http.client.HTTPResponse, limits: Limits) -> bytes:
             raise FetchError(f"more bytes than the limit of {limits.max_bytes} (Limits.max_bytes)")
     if claimed is not None and len(body) < claimed:
         raise FetchError(f"cut off: expected {claimed} bytes (Content-Length), got {len(body)}")
-    if not body:  # also what http.client makes of an answer that is cut off within its headers
+    if not body:  # also the result of http.client for an answer that ends within its headers
         raise FetchError("the answer is empty")
     return bytes(body)
 
@@ -226,7 +224,7 @@ class _Connection(http.client.HTTPConnection):
             plain.settimeout(self._patience())
             plain.connect(address)
             if self.scheme == "https":
-                plain.settimeout(self._patience())  # bounds the handshake as a whole
+                plain.settimeout(self._patience())  # bounds the complete handshake
                 secure = _tls().wrap_socket(plain, server_hostname=self.host)
                 secure.deadline = self.deadline  # type: ignore[attr-defined]  # a _TlsSocket
                 secure.settimeout(_left(self.deadline))
@@ -243,7 +241,7 @@ class _Connection(http.client.HTTPConnection):
 
 
 class _Socket(socket.socket):
-    """Its time-out does not start anew at every read, or else a server that drips would never meet it."""
+    """A socket whose time-out does not restart at every read, so that a slowly dripping server cannot evade it."""
 
     deadline: float
 
@@ -294,7 +292,7 @@ def _resolve(host: str, port: int, seconds: float) -> list[Any]:
     except queue.Empty:
         raise TimeoutError(f"looking up {host}") from None
     if isinstance(found, Exception):
-        raise FetchError(f"the host {host} cannot be looked up: {short_printable_text(str(found), 100)}") from found
+        raise FetchError(f"the host {host} cannot be looked up: {printable_text(str(found), 100)}") from found
     return found
 
 

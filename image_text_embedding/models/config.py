@@ -1,7 +1,7 @@
-"""What a model is, in numbers: frozen dataclasses read from `configs/<model>.yaml`.
+"""A model's configuration: frozen dataclasses read from `configs/<model>.yaml`.
 
-One file is one model. A key that is not a field here is an error that guesses the typo, so a YAML file can never say
-something that nobody reads.
+One file describes one model. A key that is not a field here is an error that guesses the typo, so every key of a YAML file
+has an effect.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from image_text_embedding.foundation.errors import ConfigError
 from image_text_embedding.foundation.strict_dataclasses import build_dataclass
 from image_text_embedding.inputs.text_rules import TextRules
 
-MAX_LAYERS, MAX_SIZE = 200, 2**20  # of any depth and of any other size: a file that says more would take hours to build
+# Limits of depths and of all other sizes. A model beyond them would take hours to build.
+MAX_LAYERS, MAX_SIZE = 200, 2**20
+FAMILIES = ("blip", "albef")
+TASKS = ("embed", "match", "caption", "answer")
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,9 @@ class VisionConfig:
 class TextConfig:
     """A BERT stack (official `models/med.py` for BLIP, `models/xbert.py` for ALBEF).
 
-    A text alone runs through layers [0, text_depth); a text fused with a picture continues, with cross-attention, through
-    layers [fusion_start, depth). BLIP: text_depth = depth, fusion_start = 0, so the fused pass begins anew at the
-    embeddings. ALBEF: text_depth = fusion_start, so it goes on from where the text ended.
+    A text alone runs through layers [0, text_depth). A text fused with a picture runs through layers [fusion_start, depth)
+    with cross-attention. BLIP: text_depth = depth and fusion_start = 0, so the fused pass starts at the embeddings. ALBEF:
+    text_depth = fusion_start, so the fused pass continues from the states of the text.
     """
 
     vocab_size: int
@@ -50,35 +53,34 @@ class TextConfig:
     text_depth: int
     fusion_start: int
     layer_norm_eps: float = 1e-12
-    enc_id: int | None = None  # [ENC], which begins a text that is fused with a picture; None: [CLS] does
+    enc_id: int | None = None  # [ENC], the first token of a text fused with a picture; None: [CLS]
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """A causal stack with a language-model head, of the text stack's sizes but for its depth.
+    """A causal stack with a language-model head. All sizes except its depth are those of the text stack.
 
-    A captioning decoder attends to the picture (official `models/blip.py`), an answering one to the question as it was
-    read while looking at the picture (`models/blip_vqa.py`, ALBEF's `models/model_vqa.py`). A model that does both has one
-    for both, as both have learnt to write of what they attend to.
+    A captioning decoder attends to the picture (official `models/blip.py`). An answering decoder attends to the question
+    fused with the picture (`models/blip_vqa.py`, ALBEF's `models/model_vqa.py`). A model with both tasks shares one decoder.
     """
 
     depth: int
-    dec_id: int | None = None  # [DEC], which begins what is written; None: [CLS] does
-    label_smoothing: float = 0.0  # of the loss that ranks given answers
-    first_token_twice: bool = False  # ALBEF adds the first token's log-probability to the whole answer's
+    dec_id: int | None = None  # [DEC], the first token of a generated text; None: [CLS]
+    label_smoothing: float = 0.0  # of the loss that ranks candidate answers
+    first_token_twice: bool = False  # ALBEF counts the first token's log-probability twice
 
 
 @dataclass(frozen=True)
 class ExplainConfig:
-    """How it is read off the attention where a word is seen (`explain.py`)."""
+    """How Grad-CAM shows where the model sees a word (`inference/visualization/grad_cam.py`)."""
 
-    layers: tuple[int, ...] | None = None  # None: the one that the family's official code reads
-    steps: int = 1  # strengths of the picture to average over; 1 is the official code's
+    layers: tuple[int, ...] | None = None  # None: the layer that the family's official code uses
+    steps: int = 1  # number of picture strengths to average over; 1 as in the official code
 
 
 @dataclass(frozen=True)
 class WeightsSource:
-    """Where a model's weights live: in a hub repository, at a URL, or in a file of this package."""
+    """Where a model's weights are: in a hub repository, at a URL, or in a file of this package. At most one is set."""
 
     packaged: str | None = None  # path within the package
     hub: str | None = None
@@ -87,8 +89,8 @@ class WeightsSource:
     sha256: str | None = None
 
     @property
-    def place(self) -> str | None:
-        """The one of them that is set, as one writes it."""
+    def location(self) -> str | None:
+        """The packaged path, hub id or URL, whichever is set."""
         return self.packaged or self.hub or self.url
 
 
@@ -100,31 +102,33 @@ class ModelConfig:
     family: str  # "blip" | "albef"
     summary: str
     license: str
-    tasks: tuple[str, ...]  # of TASKS: what its checkpoint has a head for
+    tasks: tuple[str, ...]  # of TASKS: those that its checkpoint has a head for
     vision: VisionConfig
     text: TextConfig
     captions: TextRules
     tokenizer: str  # the WordPiece vocabulary: a hub id, or a file's path within the package
     source: WeightsSource
     embed_dim: int | None = None  # length of a vector; None: no projections, so no vectors
-    rerank_adds_cosine: bool = False  # BLIP ranks by match logit + cosine, ALBEF by the match logit alone
-    decoder: DecoderConfig | None = None  # what captions or answers
+    rerank_adds_cosine: bool = False  # BLIP ranks by match logit + cosine, ALBEF by the match logit
+    decoder: DecoderConfig | None = None  # for the tasks 'caption' and 'answer'
     questions: TextRules | None = None
     explain: ExplainConfig = ExplainConfig()
 
 
-FAMILIES = ("blip", "albef")
-
-TASKS = ("embed", "match", "caption", "answer")
-
-
 def config_from_mapping(raw: Mapping[str, Any], where: str) -> ModelConfig:
-    """Build and check a configuration. `where` names its origin in errors."""
+    """Build and check a configuration.
+
+    Args:
+        where: the origin of `raw`, for error messages.
+
+    Raises:
+        ConfigError: an unknown or missing key, a wrong type, or values that do not fit together.
+    """
     config: ModelConfig = build_dataclass(ModelConfig, raw, where)
     vision, text = config.vision, config.text
     too_large = [name for name, size in _sizes(config) if size > (MAX_LAYERS if name.endswith("depth") else MAX_SIZE)]
     problems = [
-        (bool(too_large), f"{', '.join(too_large)}: larger than any model has"),
+        (bool(too_large), f"{', '.join(too_large)}: larger than any known model"),
         (config.family not in FAMILIES, f"family: expected one of {', '.join(FAMILIES)}, got {config.family!r}"),
         (vision.width % vision.num_heads != 0, "vision: width must be a multiple of num_heads"),
         (vision.image_size % vision.patch_size != 0, "vision: image_size must be a multiple of patch_size"),
@@ -139,27 +143,33 @@ def config_from_mapping(raw: Mapping[str, Any], where: str) -> ModelConfig:
         ),
         (
             bool(config.source.hub and config.source.sha256 and not config.source.revision),
-            "source: a sha256 of a hub file goes with the revision that has it",
+            "source: a sha256 of a hub file needs a revision",
         ),
         (
             (config.questions or config.captions).max_tokens > text.max_positions,
             "questions: max_tokens is more than text.max_positions",
         ),
         (not set(config.tasks) <= set(TASKS), f"tasks: expected some of {', '.join(TASKS)}, got {list(config.tasks)}"),
-        (("embed" in config.tasks) != (config.embed_dim is not None), "embed_dim goes with the task 'embed'"),
+        (
+            ("embed" in config.tasks) != (config.embed_dim is not None),
+            "embed_dim must be set exactly when tasks include 'embed'",
+        ),
         (
             bool({"caption", "answer"} & set(config.tasks)) != (config.decoder is not None),
-            "a decoder goes with the tasks 'caption' and 'answer'",
+            "decoder must be set exactly when tasks include 'caption' or 'answer'",
         ),
         (
             {"caption", "answer"} <= set(config.tasks) and vision.width != text.width,
-            "one decoder for the tasks 'caption' and 'answer' needs vision and text of one width",
+            "decoder: the tasks 'caption' and 'answer' together need equal widths of vision and text",
         ),
         (not 0 <= (config.decoder or DecoderConfig(1)).label_smoothing < 1, "label_smoothing must lie in [0, 1)"),
-        (("answer" in config.tasks) != (config.questions is not None), "questions go with the task 'answer'"),
+        (
+            ("answer" in config.tasks) != (config.questions is not None),
+            "questions must be set exactly when tasks include 'answer'",
+        ),
         (
             not all(text.fusion_start <= layer < text.depth - 1 for layer in config.explain.layers or ()),
-            "explain: layers must be fusion layers but the last: fusion_start..depth-2",
+            "explain: layers must be fusion layers except the last: fusion_start..depth-2",
         ),
     ]
     for wrong, message in problems:
@@ -169,7 +179,7 @@ def config_from_mapping(raw: Mapping[str, Any], where: str) -> ModelConfig:
 
 
 def _sizes(config: ModelConfig) -> Iterator[tuple[str, int]]:
-    """Whole numbers of the stacks, by names such as "vision.depth"."""
+    """The integers of the stacks, by names such as "vision.depth"."""
     for name, part in (("vision", config.vision), ("text", config.text), ("decoder", config.decoder)):
         for key, value in (vars(part) if part else {}).items():
             if isinstance(value, int):

@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""The YAML files of `configs/`: where they are, which models they name, and reading them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from image_text_embedding.foundation.errors import ConfigError, UnknownModelErro
 from image_text_embedding.foundation.messages import did_you_mean
 from image_text_embedding.models.config import ModelConfig, config_from_mapping
 
-PACKAGE_FOLDER = Path(__file__).resolve().parents[1]  # which holds the packaged weights and, in a wheel, configs/
+PACKAGE_FOLDER = Path(__file__).resolve().parents[1]  # contains the packaged weights and, in a wheel, configs/
 
 
 def config_dir() -> Path:
@@ -21,7 +21,7 @@ def config_dir() -> Path:
         if folder.is_dir():
             return folder
     raise ConfigError(
-        f"no configs/ in {PACKAGE_FOLDER} or beside it: the installation is incomplete; install the package again"
+        f"no configs/ in {PACKAGE_FOLDER} or beside it: the installation is incomplete; reinstall the package"
     )
 
 
@@ -34,27 +34,24 @@ def model_config(name: str) -> ModelConfig:
     """The configuration of a named model.
 
     Args:
-        name: one of `list_models()`; `-` and `_` are equal.
+        name: one of `list_models()`; `-` and `_` are equivalent.
 
     Raises:
-        UnknownModelError: no such name.
+        UnknownModelError: no such name; the message lists the names and guesses the typo.
         ConfigError: its YAML file is malformed.
     """
     names = list_models()
-    wanted = str(name).replace("-", "_")
-    if wanted not in names:
-        raise UnknownModelError(
-            f"unknown model {name!r}{did_you_mean(wanted, names)} Known models: {', '.join(names)}."
-        )
-    return read_config(config_dir() / f"{wanted}.yaml")
+    stem = str(name).replace("-", "_")
+    if stem not in names:
+        raise UnknownModelError(f"unknown model {name!r}{did_you_mean(stem, names)} Known models: {', '.join(names)}.")
+    return read_config(config_dir() / f"{stem}.yaml")
 
 
 @functools.lru_cache(maxsize=64)
 def read_config(path: Path) -> ModelConfig:
     """Read one YAML file. Its stem is the model's name."""
-    raw = {
-        key: value for key, value in read_yaml(path).items() if key != "training"
-    }  # `training.read_recipe` reads that
+    # `training` is the recipe, which only the training code reads.
+    raw = {key: value for key, value in read_yaml(path).items() if key != "training"}
     return config_from_mapping({"name": path.stem, **raw}, where=str(path))
 
 
@@ -66,7 +63,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: also dates that there are not
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: also impossible dates
         raise ConfigError(f"cannot read {path}: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected a mapping of keys to values, got {type(raw).__name__}")

@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""Devices and number types that a model can compute with."""
 
 from __future__ import annotations
 
@@ -7,24 +7,31 @@ from typing import Any
 import torch
 
 from image_text_embedding.foundation.errors import InputError
-from image_text_embedding.foundation.optional_imports import require_package
-
-
-def default_device(backend: Any) -> torch.device:
-    """Where a backend computes when nobody says where: a GPU if it can use it, but OpenVINO on the CPU alone."""
-    gpu = backend != "openvino" and torch.cuda.is_available()
-    if gpu and backend == "onnx":
-        gpu = "CUDAExecutionProvider" in require_package("onnxruntime", "onnx").get_available_providers()
-    return torch.device("cuda" if gpu else "cpu")
-
+from image_text_embedding.foundation.optional_imports import import_optional
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
+def default_device(backend: Any) -> torch.device:
+    """The device if the user names none: a GPU if the backend can use it, else the CPU. OpenVINO always uses the CPU."""
+    gpu = backend != "openvino" and torch.cuda.is_available()
+    if gpu and backend == "onnx":
+        gpu = (
+            "CUDAExecutionProvider"
+            in import_optional("onnxruntime", "onnx", "backend 'onnx'").get_available_providers()
+        )
+    return torch.device("cuda" if gpu else "cpu")
+
+
 def require_device(device: str | torch.device | int) -> torch.device:
+    """A torch device on which tensors can be created.
+
+    Raises:
+        InputError: torch does not know it, or this machine or build of torch does not have it.
+    """
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-        raise InputError(f"device {device!r} cannot be used by this torch {torch.__version__}: {error}") from error
+        raise InputError(f"device {device!r} is not available in torch {torch.__version__}: {error}") from error
     return chosen

@@ -1,6 +1,6 @@
-"""What a user calls a model -> its configuration, its weights file and its vocabulary on this machine's disk.
+"""A model as the user names it -> its configuration, weights file and vocabulary on this machine's disk.
 
-A model may be called by name, by hub id, by a local file or folder, or be a configuration of the user's own.
+A model is named by its name, a hub id, a local file or folder, or a `ModelConfig`.
 """
 
 from __future__ import annotations
@@ -27,32 +27,37 @@ VOCABULARY_FILES = ("vocab.txt", "tokenizer.json")
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """A model whose files are here."""
+    """A model whose files are on this machine's disk."""
 
     config: ModelConfig
     weights: Path
     sha256: str
     revision: str | None
-    folder: Path | None  # the folder that came with the weights, which may bring a vocabulary
-    official: bool = False  # whether the weights came from the source that the configuration names
+    folder: Path | None  # the folder of the weights, if it may contain a vocabulary
+    official: bool = False  # whether the weights are from the source that the configuration names
 
     @property
     def source(self) -> str:
-        """Where the weights came from: as the configuration says it, or the path of a user's own file."""
-        return (self.official and self.config.source.place) or str(self.weights)
+        """The origin of the weights: the location in the configuration, or the path of the user's own file."""
+        return (self.official and self.config.source.location) or str(self.weights)
 
 
 def resolve_model(
     model: str | os.PathLike[str] | ModelConfig, checkpoint: str | os.PathLike[str] | None
 ) -> ResolvedModel:
-    """Find a model's configuration and weights, downloading them where they are not cached.
+    """Find a model's configuration and weights, and download them if they are not cached.
+
+    Args:
+        checkpoint: a file or folder with weights for `model`, instead of the official ones.
 
     Raises:
         UnknownModelError: no such name, file or hub id.
-        ConfigError, CheckpointError, DownloadError: as their docstrings say.
+        ConfigError: a malformed configuration, or one without a source.
+        CheckpointError: the file is not found, is not a checkpoint, or contains an unknown model.
+        DownloadError: the weights are not cached and cannot be downloaded.
     """
     if not isinstance(model, (str, os.PathLike, ModelConfig)):
-        raise InputError(f"expected a model's name, a hub id, a file or a ModelConfig, got {type(model).__name__}")
+        raise InputError(f"expected a model name, a hub id, a file or a ModelConfig, got {type(model).__name__}")
     if checkpoint is not None:
         config = model if isinstance(model, ModelConfig) else model_config(os.fspath(model))
         return _local(Path(checkpoint), config)
@@ -61,18 +66,23 @@ def resolve_model(
     name = os.fspath(model)
     if isinstance(model, str) and name.replace("-", "_") in list_models():
         return _official(model_config(name))
-    if os.path.exists(name):  # not Path.exists, to which a name can be too long
+    if os.path.exists(name):  # not Path.exists, which raises for very long names
         return _local(Path(name), None)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
         return _hub(name)
     if not isinstance(model, str) or os.sep in name or Path(name).suffix in (".pth", ".pt", ".bin", ".safetensors"):
-        return _local(Path(name), None)  # which says that it does not exist
+        return _local(Path(name), None)  # raises: not found
     model_config(name)  # raises, listing the names
     raise AssertionError("unreachable")
 
 
 def find_vocabulary(resolved: ResolvedModel, tokenizer: str | os.PathLike[str] | None) -> Path:
-    """The vocabulary file: of `tokenizer` (a file, a folder, a hub id), else of the weights' folder, else the model's own."""
+    """The vocabulary file: of `tokenizer` (a file, a folder, a hub id), else of the weights' folder, else the model's own.
+
+    Raises:
+        ConfigError: `tokenizer` is neither an existing file or folder nor a hub id.
+        DownloadError: the vocabulary is not cached and cannot be downloaded.
+    """
     if tokenizer is not None and os.path.exists(tokenizer):
         return Path(tokenizer)
     if tokenizer is None and resolved.folder is not None:
@@ -88,8 +98,8 @@ def find_vocabulary(resolved: ResolvedModel, tokenizer: str | os.PathLike[str] |
 
 
 def _official(config: ModelConfig) -> ResolvedModel:
-    if config.source.place is None:
-        raise ConfigError(f"{config.name} names no source for its weights: pass checkpoint=PATH")
+    if config.source.location is None:
+        raise ConfigError(f"{config.name} has no source for its weights: pass checkpoint=PATH")
     found = locate(config.source)
     folder = found.path.parent if config.source.hub else None
     return ResolvedModel(config, found.path, found.sha256, found.revision, folder, official=True)
@@ -97,10 +107,8 @@ def _official(config: ModelConfig) -> ResolvedModel:
 
 def _local(path: Path, config: ModelConfig | None) -> ResolvedModel:
     """A file; or a folder that transformers' `save_pretrained` wrote."""
-    if not os.path.exists(path):  # not Path.exists, which raises where it may not look
-        raise CheckpointError(
-            f"expected a checkpoint file or folder, got {path}, which does not exist, or is out of reach"
-        )
+    if not os.path.exists(path):  # not Path.exists, which raises without permission
+        raise CheckpointError(f"expected a checkpoint file or folder: {path} is not found or not readable")
     if not path.is_dir():
         config = config or recognise_checkpoint(read_checkpoint(path))
         return ResolvedModel(config, path, file_sha256(path), None, None)
@@ -119,17 +127,23 @@ def _hub(repo_id: str) -> ResolvedModel:
     found = locate(WeightsSource(hub=repo_id))
     folder = hub_file(repo_id, ("config.json",), found.revision).path.parent
     for optional in (("preprocessor_config.json",), VOCABULARY_FILES):
-        hub_file(repo_id, (*optional, "config.json"), found.revision)  # which is there, so none is no error
+        # config.json exists, so a missing optional file is no error.
+        hub_file(repo_id, (*optional, "config.json"), found.revision)
     config = dataclasses.replace(config_from_transformers(folder), name=repo_id, source=WeightsSource(hub=repo_id))
     return ResolvedModel(config, found.path, found.sha256, found.revision, folder, official=True)
 
 
 def load_tokenizer(config: ModelConfig, path: Path) -> Tokenizer:
+    """The tokenizer of a vocabulary file, checked against the size of the model's embeddings.
+
+    Raises:
+        ConfigError: the vocabulary belongs to another model.
+    """
     tokenizer = Tokenizer.from_vocabulary(path)
-    # BLIP's tower has two words more than bert-base-uncased: [DEC] and [ENC], which no sentence contains.
-    fewest = config.text.vocab_size - (2 if config.family == "blip" else 0)
-    if not fewest <= tokenizer.vocab_size <= config.text.vocab_size:
+    # BLIP adds two words to bert-base-uncased, [DEC] and [ENC]. They occur in no text, so the vocabulary may lack them.
+    minimum = config.text.vocab_size - (2 if config.family == "blip" else 0)
+    if not minimum <= tokenizer.vocab_size <= config.text.vocab_size:
         raise ConfigError(
-            f"{path}: expected a vocabulary of {fewest} words for {config.name}, got one of {tokenizer.vocab_size}"
+            f"{path}: expected a vocabulary of {minimum} words for {config.name}, got one of {tokenizer.vocab_size}"
         )
     return tokenizer

@@ -1,9 +1,8 @@
-"""The process's one copy of every part of a model: towers and heads, loaded when first asked for, sharing what they have
-in common.
+"""The process's only copy of every part of a model: towers and heads, loaded on first use.
 
-However many nodes, threads or encoders ask for a part of the same weights on the same device, it is loaded once and lives
-as long as one of them. A head that reads a text with the layers of the text tower takes the tower's tensors, and the other
-way round, so nothing is in memory twice.
+All nodes, threads and encoders that use a part of the same weights on the same device share one copy, which lives as long as
+one of them does. Parts share the tensors that they have in common: a head that reads a text with the layers of the text
+tower uses the tower's tensors, and the other way round.
 """
 
 from __future__ import annotations
@@ -28,8 +27,7 @@ from image_text_embedding.models.networks.towers import TOWERS
 
 PARTS: dict[str, type[nn.Module]] = {**TOWERS, **HEADS}
 
-
-# What a checkpoint holds, on our names, and which parts read it; the others have a named rule to leave it.
+# The contents of a checkpoint, by our names, and the parts that use them. All other parts ignore them by a named rule.
 _CHECKPOINT_CONTENTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("image tower", r"^vision(_proj)?\.", ("image",)),
     ("text tower", r"^text\.", ("text", "match", "answer")),
@@ -41,11 +39,8 @@ _CHECKPOINT_CONTENTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("masked-word head", r"^mlm_head\.", ()),
 )
 
-
 _parts: weakref.WeakValueDictionary[tuple[Hashable, str], nn.Module] = weakref.WeakValueDictionary()
-
-_locks: dict[Hashable, threading.Lock] = {}
-
+_locks: dict[Hashable, threading.Lock] = {}  # one per set of weights, device and dtype
 _guard = threading.Lock()
 
 
@@ -56,13 +51,13 @@ def load_part(
     dtype: torch.dtype,
     read: Callable[[Path], Checkpoint] = read_checkpoint,
 ) -> nn.Module:
-    """One of PARTS, loaded by the first who asks while the others wait; in evaluation mode, without gradients.
+    """One of PARTS, in evaluation mode and without gradients. The first caller loads it while the others wait.
 
     Args:
-        read: opens the weights; who loads several parts at once may remember what it gave.
+        read: opens the weights; pass a caching function to load several parts from one open file.
 
     Raises:
-        CheckpointError: the weights cannot be read safely or do not fit.
+        CheckpointError: the weights cannot be read safely or do not fit the model.
         SetupError: the installation is broken.
     """
     config = resolved.config
@@ -70,7 +65,7 @@ def load_part(
     key = (*weights, device, dtype)
     with _guard:
         lock = _locks.setdefault(key, threading.Lock())
-    with lock, torch.inference_mode(False):  # a tensor made in inference mode could never be trained or changed
+    with lock, torch.inference_mode(False):  # tensors created in inference mode can never be trained or changed
         part = _parts.get((key, name))
         if part is None:
             with torch.device("meta"):
@@ -79,21 +74,22 @@ def load_part(
             checkpoint = read(resolved.weights)
             if name in ("caption", "answer") and is_untied(checkpoint, names):
                 warnings.warn(
-                    f"{checkpoint.path}: the decoder's output matrix is not that of its words, as in every official "
-                    "checkpoint (transformers 4 trains them apart). It is used as it is.",
+                    f"{checkpoint.path}: the decoder's output matrix differs from its word embeddings. Official checkpoints "
+                    "share one matrix; transformers 4 trains two. The file's output matrix is used.",
                     stacklevel=2,
                 )
                 cast(Any, part).decoder.untie()
             alive = (other for kind in PARTS if (other := _parts.get((key, kind))) is not None)
-            given = {name: tensor for other in alive for name, tensor in other.state_dict().items()}
-            load_weights(part, checkpoint, names, ignored_parameters(name, config), device, dtype, given)
+            shared = {name: tensor for other in alive for name, tensor in other.state_dict().items()}
+            load_weights(part, checkpoint, names, ignored_parameters(name, config), device, dtype, shared)
             _parts[key, name] = part.eval().requires_grad_(False)
     return part
 
 
 def ignored_parameters(name: str, config: ModelConfig) -> list[Ignore]:
-    """Rules for what a part does not read of its checkpoint."""
+    """Rules for the keys of a checkpoint that a part does not use."""
     text = config.text
+    # A text alone stops at text_depth; only heads with cross-attention use the layers above.
     above = "|".join(str(i) for i in range(text.text_depth, text.depth))
     fusion = [("fusion layers", rf"^text\.layers\.({above})\.", ("match", "answer"))] if above else []
     return [

@@ -1,12 +1,14 @@
-"""What a picture or a text is known by in an index: the sha256 of its content, and where it can be read again."""
+"""How an index identifies a picture or a text: by the sha256 of its content, and where it can be read again."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from image_text_embedding.foundation.errors import ImageError, TextError
+from image_text_embedding.foundation.file_digests import compute_digests
 from image_text_embedding.inputs.image_loading import load_picture
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.inputs.url_fetch import fetch_picture, is_url
@@ -18,9 +20,9 @@ class GalleryEntry(NamedTuple):
 
     Attributes:
         id: "image:" or "text:" and the sha256 of the content.
-        path: where it can be read again; "" = nowhere.
+        path: where it can be read again, or "".
         text: the text, or "".
-        item: the picture as `load_picture` takes it; a text's token ids.
+        item: the picture, as an input of `load_picture`; or the token ids of the text.
     """
 
     id: str
@@ -30,26 +32,23 @@ class GalleryEntry(NamedTuple):
 
 
 def picture_entry(item: Any, limits: Limits) -> GalleryEntry:
-    """A picture under the sha256 of its content: of the file, the bytes, or, where it has none, the pixels.
+    """A picture, identified by the sha256 of its file, of its bytes, or else of its pixels.
 
     Raises:
-        ImageError: it cannot be read at all. Whether it is a picture is not asked.
+        ImageError: it cannot be read. (Whether it is a picture is not checked here.)
     """
     if isinstance(item, (str, os.PathLike)):
-        where = readable_location(item)
-        if is_url(where):
-            content = fetch_picture(where, limits)
-            return GalleryEntry(_id("image", content), "" if where[:5].lower() == "data:" else where, "", content)
-        if not os.path.isfile(where):
-            load_picture(item, limits)  # which says why not
-        digest = hashlib.sha256()
+        location = readable_location(item)
+        if is_url(location):
+            content = fetch_picture(location, limits)
+            return GalleryEntry(_id("image", content), "" if location[:5].lower() == "data:" else location, "", content)
+        if not os.path.isfile(location):
+            load_picture(item, limits)  # raises, and says why
         try:
-            with open(where, "rb") as file:
-                while chunk := file.read(2**20):
-                    digest.update(chunk)
+            digest = compute_digests(Path(location), "sha256")["sha256"]
         except OSError as error:
-            raise ImageError(f"cannot read {where!r}: {error.strerror or error}") from error
-        return GalleryEntry(f"image:{digest.hexdigest()}", where, "", where)
+            raise ImageError(f"cannot read {location!r}: {error.strerror or error}") from error
+        return GalleryEntry(f"image:{digest}", location, "", location)
     if callable(getattr(item, "read", None)):
         item = item.read()
         if not isinstance(item, (bytes, bytearray)):
@@ -61,12 +60,12 @@ def picture_entry(item: Any, limits: Limits) -> GalleryEntry:
 
 
 def text_entry(text: str, row: list[int]) -> GalleryEntry:
-    """A text, with its token ids, under the sha256 of its UTF-8."""
+    """A text with its token ids, identified by the sha256 of its UTF-8."""
     return GalleryEntry(text_id(text), "", storable_text(text), row)
 
 
 def storable_text(text: str) -> str:
-    """As much of a text as the index can keep; models read less."""
+    """As much of a text as the index can store; models read less."""
     return text if len(text) * 4 <= TEXT_BYTES else text.encode()[:TEXT_BYTES].decode(errors="ignore")
 
 
@@ -89,7 +88,11 @@ def _encoded(text: Any) -> bytes:
 
 
 def readable_location(item: str | os.PathLike[str]) -> str:
-    """A URL as it is, a path made absolute."""
+    """A URL unchanged, or an absolute path.
+
+    Raises:
+        ImageError: the index cannot store it.
+    """
     text = os.fspath(item)
     if not isinstance(text, str):
         text = os.fsdecode(text)
@@ -97,7 +100,7 @@ def readable_location(item: str | os.PathLike[str]) -> str:
     try:
         length = len(found.encode())
     except UnicodeEncodeError as error:
-        raise ImageError(f"expected a path in Unicode, which the index can keep, got {ascii(found)[:300]}") from error
+        raise ImageError(f"expected a path in Unicode, as the index stores it, got {ascii(found)[:300]}") from error
     if length > PATH_BYTES and found[:5].lower() != "data:":
-        raise ImageError(f"expected a path of at most {PATH_BYTES} bytes, which the index can keep, got {length}")
+        raise ImageError(f"expected a path of at most {PATH_BYTES} bytes, the most that the index stores, got {length}")
     return found

@@ -1,4 +1,4 @@
-"""What can be indexed: a folder of pictures, a file of texts, a folder that `image-text-embedding embed` wrote."""
+"""Fills a gallery from a folder of pictures, a file of texts, or a folder that `image-text-embedding embed` wrote."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
+from image_text_embedding.bulk.shard_reading import LAYOUTS, MANIFEST, read_manifest, read_shards, shard_files
 from image_text_embedding.bulk.vector_manifest import manifest_of
-from image_text_embedding.bulk.vector_shards import LAYOUTS, MANIFEST, read_manifest, read_shards, shard_files
 from image_text_embedding.foundation.errors import ConfigError, EmbeddingError, InputError
+from image_text_embedding.inputs.collections.collection import Collection
 from image_text_embedding.inputs.collections.collection_items import PICTURE_SUFFIXES
 from image_text_embedding.inputs.collections.tables import text_lines
 
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class IndexSummary:
-    """What became of a source.
+    """The result of indexing a source.
 
     Attributes:
         total: how many pictures or texts it has.
         new: how many of them the index did not have.
-        errors: the path or the line of each that cannot be used, and why.
+        errors: the path or line of each item that cannot be used, and why.
     """
 
     total: int = 0
@@ -38,24 +39,24 @@ class IndexSummary:
 def index_collection(
     gallery: Gallery, source: str | os.PathLike[str], batch_size: int = 32, show: bool | None = None
 ) -> IndexSummary:
-    """Put a source into a gallery; what it has already costs nothing, so that an interrupted build goes on.
+    """Add a source to a gallery. What is already there costs nothing, so an interrupted build can be repeated.
 
     Args:
         gallery: to be filled.
-        source: a folder that `embed` wrote (its vectors are taken as they are), another folder (its pictures, and those in
-            the folders below), or a .txt file (a text in each line).
+        source: a folder that `embed` wrote (its vectors are used as they are), another folder (its pictures, and those of the
+            folders below), or a .txt file (a text per line).
         batch_size: items computed at once.
         show: a progress bar; None = on a terminal.
 
     Raises:
-        InputError: there is nothing to index; vectors of different lengths.
+        InputError: there is nothing to index, or vectors have different lengths.
         ConfigError: made with another model than the gallery.
         StoreError: as `Gallery.add`.
     """
     path = Path(source)
     if os.path.isdir(path):  # not Path.is_dir, which raises where it may not look
-        items: list[str] = sorted(_pictures(path))
-        # Web pages have a file of that name, too, and it may lie beside pictures.
+        items = _pictures(path)
+        # Web pages have a file of that name too, which may be in a folder of pictures.
         if (path / MANIFEST).is_file() and (not items or any(shard_files(path, layout) for layout in LAYOUTS)):
             return _index_shards(gallery, path)
         if not items:
@@ -67,32 +68,32 @@ def index_collection(
             raise InputError(f"expected a text in each line of {path}, got none")
         given = {"texts": items}
     else:
-        reach = "" if os.path.exists(path) else ", which does not exist, or is out of reach"
+        reach = "" if os.path.exists(path) else ": not found or not readable"
         raise InputError(f"expected a folder, or a .txt file with a text in each line, got {path}{reach}")
     new, errors = gallery.add(**given, batch_size=batch_size, show_progress_bar=show, on_error="skip")
-    return IndexSummary(len(items), new, [(items[place], error) for place, error in errors])
+    return IndexSummary(len(items), new, [(items[index], error) for index, error in errors])
 
 
-def _pictures(folder: Path) -> Iterator[str]:
-    def tell(error: OSError) -> None:
-        raise InputError(f"cannot read the folder {error.filename}: {error.strerror}") from error
-
-    try:
-        for here, _, names in os.walk(folder, onerror=tell):
-            yield from (os.path.join(here, name) for name in names if name.lower().endswith(PICTURE_SUFFIXES))
-    except RecursionError as error:
-        raise InputError(f"{folder}: expected folders, got a thousand within one another") from error
+def _pictures(folder: Path) -> list[str]:
+    """The picture files of a folder and of those below. (Pictures in tar shards have no path to find them by again.)"""
+    paths = []
+    for item in Collection(folder):
+        if item.problem is not None:
+            raise InputError(f"{item.path}: {item.problem}")
+        if item.picture is not None and item.picture.span is None:
+            paths.append(item.picture.file)
+    return paths
 
 
 def _index_shards(gallery: Gallery, folder: Path) -> IndexSummary:
     manifest = _manifest(folder)
-    kept = {key: value for key, value in manifest.items() if key != "modality"}
+    provenance = {key: value for key, value in manifest.items() if key != "modality"}
     done = IndexSummary()
     for table in read_shards(folder, 1000):
         done.total += len(table)
-        done.new += gallery.add_rows(_rows(table, manifest, folder), kept)
+        done.new += gallery.add_rows(_rows(table, manifest, folder), provenance)
     if not done.total:
-        raise InputError(f"expected shards beside {folder / MANIFEST}, got none: the vectors are not there yet")
+        raise InputError(f"expected shards beside {folder / MANIFEST}, got none: no vectors have been written yet")
     return done
 
 
@@ -123,12 +124,12 @@ def _rows(table: Any, manifest: Mapping[str, Any], folder: Path) -> Iterator[dic
 def _manifest(folder: Path) -> dict[str, Any]:
     raw = read_manifest(folder)
     try:
-        kept = manifest_of({**raw, "name": raw["model"], "dtype": raw["precision"]})
-        if not isinstance(kept["dim"], int) or not 0 < kept["dim"] <= 32_768:
-            raise ValueError(f"dim is {kept['dim']!r}")
+        provenance = manifest_of({**raw, "name": raw["model"], "dtype": raw["precision"]})
+        if not isinstance(provenance["dim"], int) or not 0 < provenance["dim"] <= 32_768:
+            raise ValueError(f"dim is {provenance['dim']!r}")
         modality = raw.get("modality", "image")
         if modality not in ("image", "text"):
             raise ValueError(f"modality is {modality!r}")
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder / MANIFEST}: expected the manifest of an embedded folder, got {error!r}") from error
-    return {**kept, "format": raw.get("format"), "modality": modality}
+    return {**provenance, "format": raw.get("format"), "modality": modality}

@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""Adds pictures and texts to a gallery's collection, batch by batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from image_text_embedding.retrieval.milvus_collection import MilvusCollection
 
 
 class GalleryWriter:
-    """One call of `Gallery.add`: batches in; what is new among them goes to the collection."""
+    """One call of `Gallery.add`: of each batch, the new items go to the collection."""
 
     def __init__(
         self,
@@ -36,9 +36,9 @@ class GalleryWriter:
         count = 0
         for batch in batches(items, self.size):
             entries = {entry.id: (index, entry) for index, entry in self.failures.each(batch, take)}
-            there = self.store.rows(list(entries))
-            self._move([entry for _, entry in entries.values()], there)
-            fresh = [pair for name, pair in entries.items() if name not in there]
+            existing = self.store.rows(list(entries))
+            self._move([entry for _, entry in entries.values()], existing)
+            fresh = [pair for name, pair in entries.items() if name not in existing]
             done = self._vectors(kind, fresh) if fresh else []
             self.store.put(
                 [
@@ -61,7 +61,7 @@ class GalleryWriter:
         pictures = [entry.item for entry in entries]
         vectors, errors = model.encode_image(pictures, self.size, show_progress_bar=False, on_error="skip")
         for at, error in errors:
-            # It names the place in the batch, if any: its place in the caller's list is another.
+            # Its index is the one in the batch; the caller wants the index in the list.
             if isinstance(error, InputError):
                 alone = type(error)(str(error).removeprefix(f"item {at}: "))
                 error = alone if self.failures.one else alone.at(indices[at])
@@ -71,15 +71,15 @@ class GalleryWriter:
         bad = {at for at, _ in errors}
         return [(entry, vectors[i]) for i, entry in enumerate(entries) if i not in bad]
 
-    def _move(self, entries: list[GalleryEntry], there: Mapping[str, Mapping[str, Any]]) -> None:
-        """Those whose file is not where it was get the path at which they were now found."""
+    def _move(self, entries: list[GalleryEntry], existing: Mapping[str, Mapping[str, Any]]) -> None:
+        """Update the path of entries whose old file no longer exists."""
         moved = {
             entry.id: entry.path
             for entry in entries
             if entry.path
-            and entry.id in there
-            and not is_url(there[entry.id]["path"])
-            and not os.path.exists(there[entry.id]["path"])
+            and entry.id in existing
+            and not is_url(existing[entry.id]["path"])
+            and not os.path.exists(existing[entry.id]["path"])
         }
         rows = self.store.rows(list(moved), ["kind", "text", "vector"])
         self.store.put([{**row, "path": moved[name]} for name, row in rows.items()])

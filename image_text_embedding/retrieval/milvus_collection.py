@@ -1,6 +1,6 @@
-"""Vectors in a Milvus collection, with the manifest that says where they come from: in a file (Milvus Lite) or on a server.
+"""Vectors in a Milvus collection with their manifest: in a file (Milvus Lite) or on a server.
 
-The same code serves both. What goes wrong is said in one sentence; Milvus's own errors and its log stay behind it.
+The same code serves both. Errors are one sentence; Milvus's own exceptions are their cause, and its log stays quiet.
 """
 
 from __future__ import annotations
@@ -22,43 +22,43 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from image_text_embedding.bulk.vector_manifest import FORMAT, check_comparable
-from image_text_embedding.foundation.errors import InputError, SetupError, StoreError
+from image_text_embedding.foundation.errors import InputError, StoreError
+from image_text_embedding.foundation.optional_imports import missing_package
 from image_text_embedding.inputs.url_fetch import display_url
 
 PROPERTY = "image_text_embedding.manifest"  # of the collection
 
-MAX_RESULTS = 16_384  # Milvus gives no more results at once
+MAX_RESULTS = 16_384  # the most that Milvus returns at once
 
-PATH_BYTES, TEXT_BYTES = 8_192, 65_535  # the longest VARCHAR that Milvus keeps is 65,535 bytes
+PATH_BYTES, TEXT_BYTES = 8_192, 65_535  # the longest VARCHAR in Milvus is 65,535 bytes
 
 FIELDS = ["path", "text"]
 
 
-_files: Counter[str] = (
-    Counter()
-)  # how many collections of this process are open in a file: Milvus Lite serves all by one
+# How many collections of this process are open in each file: Milvus Lite serves them all with one server.
+_open_files: Counter[str] = Counter()
 
-_guard = threading.RLock()  # a collection that is thrown away lets go wherever this thread is
+_guard = threading.RLock()  # re-entrant, as a discarded collection may be finalised anywhere in this thread
 
 
 class MilvusCollection:
-    """One collection. It comes into being when it is first written to.
+    """One collection, created when it is first written to.
 
-    Writes are serialised, as Milvus Lite asks for; reading is safe from many threads.
+    Writes are serialised, as Milvus Lite requires; reading is safe from many threads.
 
     Args:
         uri: a file that ends in .db, or a server's http(s) or tcp address.
-        name: the collection's.
+        name: of the collection.
         token: of the server, "user:password" or an API key.
-        timeout: seconds that one call may take, and the connection.
+        timeout: seconds that connecting, or one call, may take.
 
     Attributes:
-        place: the uri as one shows it: without credentials.
-        manifest: where its vectors come from (see `manifest.py`); None as long as there is no collection.
+        location: the uri for messages, without credentials.
+        manifest: where its vectors come from (see `vector_manifest`); None while there is no collection.
 
     Raises:
-        StoreError: in use, damaged, not there, too slow; or a collection that is none of ours.
-        InputError: this is no place for one.
+        StoreError: it is in use, damaged, missing or too slow, or the collection was not made by this package.
+        InputError: the uri or the name is not usable.
         SetupError: pymilvus or Milvus Lite is not installed.
     """
 
@@ -66,44 +66,44 @@ class MilvusCollection:
         text = os.fspath(uri)
         self.is_server = "://" in text
         self.uri = text if self.is_server else os.path.abspath(os.path.expanduser(text))
-        self.place = display_url(text) if self.is_server else repr(text)
+        self.location = display_url(text) if self.is_server else repr(text)
         self.name, self._token, self._timeout = name, token, timeout
         self.manifest: dict[str, Any] | None = None
         self._client: Any = None
-        self._let_go: Any = None
+        self._finalizer: Any = None
         self._closed = False
         self._writing = threading.Lock()
-        _check_place(self)
+        _check_location(self)
         if self.is_server or os.path.exists(self.uri):
             self._connect()
 
     # --- The collection itself ---
 
     def create(self, manifest: Mapping[str, Any]) -> None:
-        """Make it, if it is not there, for the vectors of a manifest.
+        """Create the collection, if it does not exist, for vectors with this manifest.
 
         Raises:
-            ConfigError: it is there, and holds vectors of another model.
-            StoreError: it cannot be made.
+            ConfigError: it exists, with vectors of another model.
+            StoreError: it cannot be created.
         """
         with self._writing:
             if self._client is None:
                 self._connect()
             if self.manifest is None:
-                with self._told("make the collection"):
-                    self._make(manifest)
+                with self._milvus_errors("create the collection"):
+                    self._create(manifest)
                     self._read_manifest()
         assert self.manifest is not None
-        check_comparable(manifest, self.manifest, self.place)
+        check_comparable(manifest, self.manifest, self.location)
 
     def close(self) -> None:
-        """Let go of the file or the connection; other processes may open the file then. Doing it again changes nothing."""
-        if self._let_go is not None:
-            self._let_go()
-        self._client = self._let_go = None
+        """Close the file or the connection; other processes can then open the file. Closing twice does nothing."""
+        if self._finalizer is not None:
+            self._finalizer()
+        self._client = self._finalizer = None
         self._closed = True
 
-    def _make(self, manifest: Mapping[str, Any]) -> None:
+    def _create(self, manifest: Mapping[str, Any]) -> None:
         from pymilvus import DataType
 
         schema = self._milvus.create_schema(auto_id=False, enable_dynamic_field=False)
@@ -113,14 +113,14 @@ class MilvusCollection:
         schema.add_field("text", DataType.VARCHAR, max_length=TEXT_BYTES)
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=manifest["dim"])
         index = self._milvus.prepare_index_params()
-        # A file is searched exactly: it is for as many vectors as that takes milliseconds for.
+        # A file is searched exhaustively: it is meant for sizes for which that takes milliseconds.
         index.add_index("vector", index_type="AUTOINDEX" if self.is_server else "FLAT", metric_type="COSINE")
         self._milvus.create_collection(
             self.name,
             schema=schema,
             index_params=index,
             properties={PROPERTY: json.dumps(dict(manifest), sort_keys=True)},
-            consistency_level="Strong",  # what was added is found by the next call
+            consistency_level="Strong",  # what is added is found by the next call
             timeout=self._timeout,
         )
 
@@ -136,8 +136,8 @@ class MilvusCollection:
             right = False
         if not right:
             raise StoreError(
-                f"{self.place}: its collection {self.name!r} was not made by this package, or by a newer one: there is no "
-                "manifest that says where its vectors come from. Choose another collection"
+                f"{self.location}: its collection {self.name!r} was not made by this package, or by a newer version: it has "
+                "no manifest of its vectors. Choose another collection"
             )
         self.manifest = manifest
         self._milvus.load_collection(self.name, timeout=self._timeout)
@@ -145,15 +145,15 @@ class MilvusCollection:
     @property
     def _milvus(self) -> Any:
         if self._client is None:
-            raise StoreError(f"{self.place} was closed: open it again")
+            raise StoreError(f"{self.location} was closed: open it again")
         return self._client
 
     def _connect(self) -> None:
         if self._closed:
-            raise StoreError(f"{self.place} was closed: open it again")
-        with self._told("open it"):
+            raise StoreError(f"{self.location} was closed: open it again")
+        with self._milvus_errors("open it"):
             self._client = _client(self)
-            self._let_go = weakref.finalize(self, _let_go, self._client, None if self.is_server else self.uri)
+            self._finalizer = weakref.finalize(self, _release, self._client, None if self.is_server else self.uri)
             try:
                 self._read_manifest()
             except BaseException:
@@ -165,16 +165,16 @@ class MilvusCollection:
     def __len__(self) -> int:
         if self.manifest is None:
             return 0
-        with self._told("count"):
+        with self._milvus_errors("count"):
             found = self._milvus.query(self.name, filter="", output_fields=["count(*)"], timeout=self._timeout)
             return int(found[0]["count(*)"])
 
     def rows(self, ids: Sequence[str], fields: Sequence[str] = FIELDS) -> dict[str, dict[str, Any]]:
-        """id -> the row's fields, of those that are there."""
+        """id -> fields of the rows that exist."""
         if self.manifest is None or not ids:
             return {}
-        with self._told("read"):
-            # Not get(), which puts ids into its filter as they are: an id could name all rows.
+        with self._milvus_errors("read"):
+            # Not get(), which puts ids into its filter unescaped: an id could select all rows.
             found = self._milvus.query(
                 self.name, filter=_among("id", ids), output_fields=["id", *fields], timeout=self._timeout
             )
@@ -184,7 +184,7 @@ class MilvusCollection:
         """The ids of rows that have one of these paths."""
         if self.manifest is None or not paths:
             return []
-        with self._told("read"):
+        with self._milvus_errors("read"):
             found = self._milvus.query(
                 self.name,
                 filter=_among("path", paths),
@@ -194,7 +194,7 @@ class MilvusCollection:
             return [row["id"] for row in found]
 
     def put(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write rows of `id`, `kind`, `path`, `text` and `vector`; one that has the id of another takes its place."""
+        """Write rows of `id`, `kind`, `path`, `text` and `vector`; a row with an existing id replaces the old one."""
         if not rows:
             return
         assert self.manifest is not None, "create() comes first"
@@ -203,22 +203,22 @@ class MilvusCollection:
             if vector.shape != (self.manifest["dim"],) or not np.isfinite(vector).all():
                 raise InputError(f"expected finite vectors of length {self.manifest['dim']}, got shape {vector.shape}")
         listed = [{**row, "vector": vector.tolist()} for row, vector in zip(rows, vectors)]
-        with self._writing, self._told("write"):
+        with self._writing, self._milvus_errors("write"):
             self._milvus.upsert(self.name, listed, timeout=self._timeout)
 
     def remove(self, ids: Sequence[str]) -> int:
-        """Take rows out; how many there were."""
-        there = list(self.rows(ids))
-        if there:
-            with self._writing, self._told("remove"):
-                self._milvus.delete(self.name, ids=there, timeout=self._timeout)
-        return len(there)
+        """Remove rows. Returns how many were removed."""
+        existing = list(self.rows(ids))
+        if existing:
+            with self._writing, self._milvus_errors("remove"):
+                self._milvus.delete(self.name, ids=existing, timeout=self._timeout)
+        return len(existing)
 
     def search(self, vector: np.ndarray, k: int, kind: str) -> list[dict[str, Any]]:
         """The k rows of a kind with the highest cosines, best first: `id`, `cosine`, `path` and `text`."""
         if self.manifest is None:
             return []
-        with self._told("search"):
+        with self._milvus_errors("search"):
             (hits,) = self._milvus.search(
                 self.name,
                 data=[np.asarray(vector, dtype=np.float32).tolist()],
@@ -231,8 +231,8 @@ class MilvusCollection:
             return [{"id": hit["id"], "cosine": float(hit["distance"]), **hit["entity"]} for hit in hits]
 
     @contextmanager
-    def _told(self, doing: str) -> Iterator[None]:
-        """Milvus's errors, in a sentence."""
+    def _milvus_errors(self, doing: str) -> Iterator[None]:
+        """Turns errors of Milvus into a StoreError of one sentence."""
         try:
             yield
         except Exception as error:
@@ -241,19 +241,21 @@ class MilvusCollection:
 
             if not isinstance(error, (MilvusException, grpc.RpcError, OSError)):
                 raise
-            raise StoreError(f"{self.place}: cannot {doing}: {self._reason(error)}") from error
+            raise StoreError(f"{self.location}: cannot {doing}: {self._reason(error)}") from error
 
     def _reason(self, error: Exception) -> str:
-        said = " ".join(str(getattr(error, "message", "") or error).split())[:300].rstrip(".")
-        if "No space left" in said or "Disk quota exceeded" in said:
-            return f"the disk is full ({said}). What was written before is kept: free some space and do it again"
-        if "Fail connecting" in said:
-            return f"no Milvus answers there within {self._timeout:g} s. Is it running, are address and token right?"
-        if "timeout" in said.lower() or "deadline" in said.lower():
-            return f"the server did not answer within {self._timeout:g} s ({said})"
+        message = " ".join(str(getattr(error, "message", "") or error).split())[:300].rstrip(".")
+        if "No space left" in message or "Disk quota exceeded" in message:
+            return f"the disk is full ({message}). Rows written before are safe: free some space and repeat the command"
+        if "Fail connecting" in message:
+            return (
+                f"no Milvus server answered within {self._timeout:g} s. Is it running, and are address and token right?"
+            )
+        if "timeout" in message.lower() or "deadline" in message.lower():
+            return f"the server did not answer within {self._timeout:g} s ({message})"
         if self.is_server:
-            return said
-        return f"the file is damaged, or the disk is ({said}). Move it away and index anew"
+            return message
+        return f"the file or the disk is damaged ({message}). Move the file away and build the index again"
 
 
 def _among(field: str, values: Sequence[str]) -> str:
@@ -263,13 +265,17 @@ def _among(field: str, values: Sequence[str]) -> str:
     return f"{field} in [{listed}]"
 
 
-def _check_place(store: MilvusCollection) -> None:
-    """What is wrong with a place, before anything is opened or made there."""
+def _check_location(store: MilvusCollection) -> None:
+    """Check uri and name before anything is opened or created.
+
+    Raises:
+        InputError, StoreError, SetupError: as `MilvusCollection`.
+    """
     if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]{0,254}", store.name):
         raise InputError(f"collection: expected a name of letters, digits and _, got {store.name!r}")
     for module in ("pymilvus", *(() if store.is_server else ("milvus_lite",))):
         if importlib.util.find_spec(module) is None:
-            raise SetupError(f"an index needs {module}: pip install 'image-text-embedding[search]'")
+            raise missing_package(module, "search", "an index")
     if store.is_server:
         try:
             parts = urlsplit(store.uri)
@@ -279,64 +285,65 @@ def _check_place(store: MilvusCollection) -> None:
         except ValueError:
             right = False
         if not right:
-            raise InputError(f"uri: expected a server's address such as http://host:19530, got {store.place}")
+            raise InputError(f"uri: expected a server's address such as http://host:19530, got {store.location}")
         return
     path = Path(store.uri)
     if path.suffix != ".db":
         raise InputError(
-            f"uri: expected a file that ends in .db, or a server's address (http://host:19530), got {store.place}"
+            f"uri: expected a file that ends in .db, or a server's address (http://host:19530), got {store.location}"
         )
-    if not os.path.isdir(path.parent):  # not Path.is_dir, which raises where it may not look
-        raise StoreError(f"{store.place}: there is no folder {str(path.parent)!r}, or it may not be entered")
+    if not os.path.isdir(path.parent):  # not Path.is_dir, which raises without permission
+        raise StoreError(f"{store.location}: the folder {str(path.parent)!r} is not found or not readable")
     if os.path.isdir(path) and not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-        raise StoreError(f"{store.place}: this user may not read and write there")
-    # Milvus Lite's "file" is a folder since its version 3.
+        raise StoreError(f"{store.location}: not readable and writable by this user")
+    # Since version 3 the "file" of Milvus Lite is a folder.
     if os.path.exists(path) and not os.path.isdir(path / "collections"):
         raise StoreError(
-            f"{store.place}: expected an index that Milvus Lite 3 or later made, got something else, or a damaged one. "
-            "Move it away and index anew"
+            f"{store.location}: expected an index made by Milvus Lite 3 or later, got something else or a damaged one. "
+            "Move it away and build the index again"
         )
 
 
 def _client(store: MilvusCollection) -> Any:
-    from pymilvus import MilvusClient  # first: its own configuration of logging undoes what was set before
+    from pymilvus import MilvusClient  # first: importing it configures logging
 
-    # Both log what they then raise, with tracebacks; it is told once, by us.
+    # Both log the errors that they then raise, with tracebacks; our error reports them once.
     for name in ("pymilvus.decorators", "milvus_lite.adapter"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    logging.getLogger("grpc._server").addFilter(_is_news)
+    logging.getLogger("grpc._server").addFilter(_is_relevant)
     if store.is_server:
         return MilvusClient(store.uri, token=store._token or "", timeout=store._timeout)
-    reasons = _Reasons()
+    opening_errors = _OpeningErrors()
     log = logging.getLogger("milvus_lite.server_manager")
-    log.addFilter(reasons)
+    log.addFilter(opening_errors)
     try:
         with _guard:
-            _files[store.uri] += 1  # first, so that nobody who lets go meanwhile stops what serves the file
+            _open_files[store.uri] += 1  # first, so that a concurrent release does not stop the server of this file
             try:
                 return MilvusClient(store.uri, timeout=store._timeout)
             except BaseException:
-                _files[store.uri] -= 1
+                _open_files[store.uri] -= 1
                 raise
     except Exception as error:
-        if reasons.error is None:
+        if opening_errors.error is None:
             raise
-        if "LockedError" in type(reasons.error).__name__:
+        if "LockedError" in type(opening_errors.error).__name__:
             raise StoreError(
-                f"{store.place} is in use by another process: Milvus Lite serves one at a time. Wait for it, or run a server"
+                f"{store.location} is in use by another process: Milvus Lite serves one process at a time. "
+                "Wait for it, or run a Milvus server"
             ) from error
-        raise OSError(str(reasons.error)) from error
+        raise OSError(str(opening_errors.error)) from error
     finally:
-        log.removeFilter(reasons)
+        log.removeFilter(opening_errors)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """Milvus Lite leaves out calls that pymilvus can do without, and grpc logs each with a traceback."""
+def _is_relevant(record: logging.LogRecord) -> bool:
+    """False for grpc's tracebacks of calls that Milvus Lite does not implement and pymilvus does not need."""
     return not (record.exc_info and isinstance(record.exc_info[1], NotImplementedError))
 
 
-class _Reasons(logging.Filter):
-    """Milvus Lite logs why a file cannot be opened, and raises an error that does not say it."""
+class _OpeningErrors(logging.Filter):
+    """Catches the log record in which Milvus Lite says why a file cannot be opened; its exception does not say it."""
 
     error: BaseException | None = None
 
@@ -345,14 +352,14 @@ class _Reasons(logging.Filter):
         return self.error is None
 
 
-def _let_go(client: Any, file: str | None) -> None:
+def _release(client: Any, file: str | None) -> None:
     client.close()
     if file is None:
         return
     from milvus_lite.server_manager import server_manager_instance
 
     with _guard:
-        _files[file] -= 1
-        if not _files[file]:
-            del _files[file]
+        _open_files[file] -= 1
+        if not _open_files[file]:
+            del _open_files[file]
             server_manager_instance.release_server(file)

@@ -1,4 +1,4 @@
-"""What a search found, as one HTML file that needs no other: thumbnails inside, nothing fetched, nothing run."""
+"""Search results as one self-contained HTML file: thumbnails are embedded, nothing is fetched, no script runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 from image_text_embedding.foundation.atomic_files import atomic_write
 
 if TYPE_CHECKING:
-    from image_text_embedding.retrieval.gallery import SearchResult
+    from image_text_embedding.retrieval.search_results import SearchResult
 
 
 PAGE_THUMBNAIL_SIDE = 256  # pixels of a thumbnail's longer side
@@ -31,7 +31,7 @@ li { border: 1px solid #ddd; border-radius: 8px; overflow: hidden; background: #
   padding: .5rem; text-align: center; overflow: hidden; }
 img { max-width: 100%; max-height: 100%; display: block; }
 .query { max-height: 12rem; margin: 0 0 1rem; border-radius: 8px; }
-.said { padding: .55rem .7rem .7rem; }
+.details { padding: .55rem .7rem .7rem; }
 .score { font-weight: 600; font-variant-numeric: tabular-nums; }
 .parts, .path { color: #666; font-size: .85rem; font-variant-numeric: tabular-nums; }
 .path { overflow-wrap: anywhere; }
@@ -48,12 +48,12 @@ def results_page(
     about: str,
     path: str | os.PathLike[str],
 ) -> Path:
-    """Write a page of results, whole or not at all. Every word on it is escaped.
+    """Write a page of results, atomically. All text on it is escaped.
 
     Args:
         query: the text, or the picture.
         results: best first.
-        pictures: one for each result, None for a text, or for a picture that cannot be shown.
+        pictures: one per result; None for a text, and for a picture that cannot be shown.
         about: a line below the query.
 
     Returns:
@@ -64,7 +64,7 @@ def results_page(
     """
     title = query if isinstance(query, str) else "Pictures like this one"
     shown = "" if isinstance(query, str) else f'<img class="query" alt="the query" src="{_thumbnail(query)}">\n'
-    items = "\n".join(_item(place, found, picture) for place, (found, picture) in enumerate(zip(results, pictures), 1))
+    items = "\n".join(_item(rank, found, picture) for rank, (found, picture) in enumerate(zip(results, pictures), 1))
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     page = f"""<!DOCTYPE html>
 <html lang="en">
@@ -87,7 +87,7 @@ def results_page(
     return atomic_write(path, page.encode("utf-8", "replace"))
 
 
-def _item(place: int, found: SearchResult, picture: Image.Image | None) -> str:
+def _item(rank: int, found: SearchResult, picture: Image.Image | None) -> str:
     name = os.path.basename(found.path) if found.path else "no file"
     if picture is not None:
         inside = f'<img alt="{_safe(found.text or name)}" src="{_thumbnail(picture)}">'
@@ -95,14 +95,14 @@ def _item(place: int, found: SearchResult, picture: Image.Image | None) -> str:
         inside = _safe(found.text or "" if found.kind == "text" else f"{name}: cannot be shown")
     itm = "" if found.itm is None else f", ITM {found.itm:.3f}"
     lines = [
-        f'<div class="score">{place} · score {found.score:.3f}</div>',
+        f'<div class="score">{rank} · score {found.score:.3f}</div>',
         f'<div class="parts">ITC {found.itc:.3f}{itm}</div>',
     ]
     if found.path:
         lines.append(f'<div class="path" title="{_safe(found.path)}">{_safe(name)}</div>')
     if found.text and found.kind == "image":
         lines.append(f"<div>{_safe(found.text)}</div>")
-    return f'<li><div class="picture">{inside}</div><div class="said">{"".join(lines)}</div></li>'
+    return f'<li><div class="picture">{inside}</div><div class="details">{"".join(lines)}</div></li>'
 
 
 def _thumbnail(picture: Image.Image) -> str:

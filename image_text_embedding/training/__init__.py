@@ -1,9 +1,9 @@
-"""Training with the families' own objectives: from scratch, or official weights further, on pictures with captions.
+"""Training with the objectives of BLIP and ALBEF, from scratch or from existing weights, on pictures with captions.
 
     from image_text_embedding.training import TrainConfig, train
     train("blip_base", "pairs.jsonl", "run", TrainConfig(steps=2000, lr=1e-5))
 
-and `image_text_embedding.load("run/model.safetensors", tokenizer="run/vocab.txt")` opens what came of it.
+Then `image_text_embedding.load("run/model.safetensors", tokenizer="run/vocab.txt")` opens the trained model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ __all__ = ["OBJECTIVES", "TrainConfig", "read_recipe", "read_settings", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "train":  # late: it imports torch
+    # Imported on first use, because it imports torch.
+    if name == "train":
         from image_text_embedding.training.trainer import train
 
         return train

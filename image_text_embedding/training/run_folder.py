@@ -1,14 +1,14 @@
-"""The folder of a run: everything that it leaves, and what it goes on from.
+"""The folder of a run: everything that it leaves, and everything that it needs to be resumed.
 
-    run.json            the model, the settings and the pairs: what a run must agree on to be resumed
+    run.json            the model, the settings and the pairs, which cannot change when a run is resumed
     vocab.txt           the vocabulary
-    metrics.jsonl       one JSON object per logged step, and per validation
-    skipped.jsonl       the pairs that could not be used, and why
-    last.pt  best.pt    checkpoints: weights, optimiser, schedule, scaler, generators, place in the data
+    metrics.jsonl       a JSON object per logged step and per validation
+    skipped.jsonl       the pairs that cannot be used, and why
+    last.pt  best.pt    checkpoints: weights, optimiser, schedule, scaler, generators, step
     model.safetensors   the weights of last.pt, which `load` opens;  best.safetensors: those of best.pt
     loss.png            the losses
 
-A file appears whole or not at all, so whatever stops a run leaves the earlier checkpoint as it was.
+Files are replaced atomically: whatever stops a run, the checkpoint before stays intact.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from typing import IO, Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
-from image_text_embedding.foundation.atomic_files import atomic_replace
-from image_text_embedding.foundation.errors import CheckpointError, ConfigError, SetupError
+from image_text_embedding.foundation.atomic_files import atomic_replace, remove_unfinished_files
+from image_text_embedding.foundation.errors import CheckpointError, ConfigError
+from image_text_embedding.foundation.exclusive_lock import LockHeldError, acquire_lock
+from image_text_embedding.foundation.optional_imports import import_optional
 from image_text_embedding.inputs.tokenizer import Tokenizer
 from image_text_embedding.models.checkpoints.checkpoint_files import save_weights
 from image_text_embedding.training.data.pair_dataset import SkippedPair
@@ -37,33 +38,34 @@ LAST, BEST, MODEL, BEST_MODEL, PLOT = "last.pt", "best.pt", "model.safetensors",
 
 
 class RunFolder:
-    """One run's files. Open it with `with`: while it is open no other process can."""
+    """The files of one run. Use it in a `with` statement, which locks the folder."""
 
     def __init__(self, path: str | os.PathLike[str], resume: bool) -> None:
         """
         Raises:
-            ConfigError: a new run would lie over another, or there is nothing to resume, or it runs elsewhere.
+            ConfigError: the folder contains a run already, or none to resume, or cannot be created.
         """
         self.path = Path(path)
         if resume and not (self.path / RUN).is_file():
-            raise ConfigError(f"{self.path} holds no run to resume: leave resume out to begin one")
+            raise ConfigError(f"{self.path} contains no run to resume: leave out resume to start one")
         if not resume and (self.path / RUN).exists():
-            raise ConfigError(f"{self.path} holds a run already: resume it, or choose another folder")
+            raise ConfigError(f"{self.path} already contains a run: resume it, or choose another folder")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"cannot make the folder {self.path}: {error}") from error
-        self._lock = FileLock(self.path / ".lock")
+            raise ConfigError(f"cannot create the folder {self.path}: {error}") from error
+        self._lock: Any = None
         self._metrics: IO[str] | None = None
         self._skipped: set[int] = set()
 
     def __enter__(self) -> RunFolder:
         try:
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            raise ConfigError(f"a training is running in {self.path}") from error
-        for left in self.path.glob(".*.part"):  # of a process that was killed while it wrote
-            left.unlink(missing_ok=True)
+            self._lock = acquire_lock(self.path / ".lock")
+        except LockHeldError as error:
+            raise ConfigError(
+                f"another process is training in {self.path}: wait for it, or choose another folder"
+            ) from error
+        remove_unfinished_files(self.path)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -71,18 +73,22 @@ class RunFolder:
             self._metrics.close()
         self._lock.release()
 
-    # What the run is
+    # Description
 
-    def describe(self, run: Mapping[str, Any], tokenizer: Tokenizer) -> None:
-        """Write down what the run is, the vocabulary first: with run.json there it can be resumed."""
+    def write_description(self, run: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+        """Write vocab.txt, then run.json: a folder with run.json can be resumed."""
         words = sorted(tokenizer.words().items(), key=lambda pair: pair[1])
-        with self._whole(VOCABULARY) as file:
+        with self._replace(VOCABULARY) as file:
             file.write("".join(f"{word}\n" for word, _ in words).encode())
-        with self._whole(RUN) as file:
+        with self._replace(RUN) as file:
             file.write(json.dumps(run, indent=2).encode())
 
-    def described(self) -> dict[str, Any]:
-        """What `describe` wrote."""
+    def read_description(self) -> dict[str, Any]:
+        """The content of run.json.
+
+        Raises:
+            ConfigError: it cannot be read.
+        """
         try:
             run: dict[str, Any] = json.loads((self.path / RUN).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -91,27 +97,31 @@ class RunFolder:
 
     # Checkpoints
 
-    def save(self, state: Mapping[str, Any]) -> None:
-        """Write the checkpoint that a run goes on from."""
-        with self._whole(LAST) as file:
+    def save_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Write last.pt, from which a run is resumed.
+
+        Raises:
+            CheckpointError: it cannot be written; the checkpoint before stays intact.
+        """
+        with self._replace(LAST) as file:
             torch.save(dict(state), file)
 
     def save_model(self, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
-        """Write the model that the run has made so far."""
+        """Write the model of the last checkpoint."""
         save_weights(self.path / MODEL, tensors, metadata)
 
     def has_checkpoint(self) -> bool:
-        """Whether there is one to go on from."""
+        """Whether there is a checkpoint to resume from."""
         return (self.path / LAST).exists()
 
-    def keep_as_best(self) -> None:
-        """What was just saved is the best so far. It is the same file until the next save: nothing is copied."""
+    def mark_as_best(self) -> None:
+        """Make the last checkpoint and its model the best ones, with hard links if the file system has them."""
         for name, best in ((LAST, BEST), (MODEL, BEST_MODEL)):
             temporary = self.path / f".{best}.part"
             try:
                 try:
                     os.link(self.path / name, temporary)
-                except OSError:  # a file system without links
+                except OSError:  # no hard links on this file system
                     shutil.copyfile(self.path / name, temporary)
                 os.replace(temporary, self.path / best)
             except OSError as error:
@@ -119,8 +129,8 @@ class RunFolder:
             finally:
                 temporary.unlink(missing_ok=True)
 
-    def read(self) -> dict[str, Any] | None:
-        """The checkpoint to go on from; None: the run was stopped before its first.
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The content of last.pt; None if the run was stopped before its first checkpoint.
 
         Raises:
             CheckpointError: it cannot be read.
@@ -130,46 +140,46 @@ class RunFolder:
         path = self.path / LAST
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch.load has no error of its own
+        # torch.load raises many kinds of errors for damaged files.
+        except Exception as error:
             raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error
         return state
 
     def last_good(self) -> str:
-        """Words for errors: where to go on from."""
+        """For error messages: which checkpoint a run can be resumed from."""
         return (
             f"the last good checkpoint is {self.path / LAST}" if self.has_checkpoint() else "there is no checkpoint yet"
         )
 
     # Metrics and skipped pairs
 
-    def rewind(self, step: int) -> None:
-        """Go on writing metrics after a step: what a killed run logged beyond its checkpoint is dropped."""
-        kept = [row for row in self.metrics() if row["step"] <= step]
-        with self._whole(METRICS) as file:
-            file.write("".join(json.dumps(row) + "\n" for row in kept).encode())
+    def start_logging(self, step: int) -> None:
+        """Open the metrics, for `log`. Rows beyond `step`, which a killed run logged after its checkpoint, are dropped."""
+        rows = [row for row in self._logged_rows() if row["step"] <= step]
+        with self._replace(METRICS) as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
         self._metrics = (self.path / METRICS).open("a", encoding="utf-8")
         with contextlib.suppress(FileNotFoundError):
-            self._skipped = {row["index"] for row in _rows(self.path / SKIPPED)}
+            self._skipped = {row["index"] for row in _read_json_lines(self.path / SKIPPED)}
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """One JSON object, written through at once."""
-        assert self._metrics is not None, "rewind() comes first"
+        """Append a row to the metrics and flush it."""
+        assert self._metrics is not None, "call start_logging() first"
         try:
             self._metrics.write(json.dumps(row) + "\n")
             self._metrics.flush()
         except OSError as error:
             raise CheckpointError(f"cannot write {self.path / METRICS}: {error}; {self.last_good()}") from error
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """What was logged so far."""
+    def _logged_rows(self) -> list[dict[str, Any]]:
         path = self.path / METRICS
-        return _rows(path) if path.exists() else []
+        return _read_json_lines(path) if path.exists() else []
 
-    def skip(self, pairs: list[SkippedPair]) -> int:
-        """Name pairs that cannot be used, each once.
+    def record_skipped(self, pairs: list[SkippedPair]) -> int:
+        """List pairs that cannot be used in skipped.jsonl, each once.
 
         Returns:
-            how many there are so far
+            the number of pairs listed so far
         """
         new = {pair.index: pair for pair in pairs if pair.index not in self._skipped}
         if new:
@@ -183,9 +193,9 @@ class RunFolder:
         return len(self._skipped)
 
     def plot(self) -> None:
-        """The losses over the steps, each in its own panel; with their running mean where they are many."""
+        """Draw loss.png: each loss over the steps in its own panel, with a running mean if there are many steps."""
         figure = _figure()
-        rows = self.metrics()
+        rows = self._logged_rows()
         trained = [row for row in rows if "lr" in row]
         checked = [row for row in rows if "validation" in row]
         names = [name for name in trained[-1]["losses"] if len(trained[-1]["losses"]) > 1] + ["loss"] if trained else []
@@ -209,40 +219,40 @@ class RunFolder:
             if window > 1 or found:
                 panel.legend()
         figure.subplots_adjust(left=0.5 / (4.5 * len(panels)), right=0.99, bottom=0.14, top=0.91)
-        with self._whole(PLOT) as file:
+        with self._replace(PLOT) as file:
             figure.savefig(file, format="png", dpi=110)
 
     @contextlib.contextmanager
-    def _whole(self, name: str) -> Iterator[IO[bytes]]:
-        """A file of the run; an error names the last good checkpoint."""
+    def _replace(self, name: str) -> Iterator[IO[bytes]]:
+        """Write a file of the run atomically; an error names the last good checkpoint."""
         try:
             with atomic_replace(self.path / name) as part, part.open("wb") as file:
                 yield file
-        except (OSError, RuntimeError) as error:  # RuntimeError: torch's writer, when its file fails
+        # torch.save raises RuntimeError if writing to its file fails.
+        except (OSError, RuntimeError) as error:
             raise CheckpointError(f"cannot write {self.path / name}: {error}; {self.last_good()}") from error
 
 
 def check_plotting() -> None:
     """
     Raises:
-        SetupError: matplotlib is not installed, which a run would notice only at its first checkpoint.
+        SetupError: matplotlib is not installed. Without this check a run would fail at its first checkpoint.
     """
     _figure()
 
 
 def _figure() -> Any:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise SetupError("the loss plot needs matplotlib: pip install 'image-text-embedding[train]'") from error
+    import_optional("matplotlib.backends.backend_agg", "train", "the loss plot")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure()
     FigureCanvasAgg(figure)
     return figure
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """JSON lines; a last one that was cut off is left out."""
+def _read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON lines file, without a last line that was cut off."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:

@@ -1,4 +1,4 @@
-"""What a run is to do: settled, checked and written down before anything is computed."""
+"""The plan of a run: model, objectives, settings and pairs, checked and written to run.json before anything is computed."""
 
 from __future__ import annotations
 
@@ -17,18 +17,24 @@ from image_text_embedding.foundation.errors import ConfigError, InputError
 from image_text_embedding.inputs.tokenizer import Tokenizer
 from image_text_embedding.models.config import TASKS, ModelConfig, WeightsSource, config_from_mapping
 from image_text_embedding.models.config_files import list_models, model_config
-from image_text_embedding.models.model_lookup import ResolvedModel, resolve_model
-from image_text_embedding.models.model_lookup import find_vocabulary as find_vocabulary
+from image_text_embedding.models.model_lookup import ResolvedModel, find_vocabulary, resolve_model
 from image_text_embedding.training.data.pair_sources import as_pair_source
 from image_text_embedding.training.run_folder import VOCABULARY, RunFolder
 from image_text_embedding.training.settings import FINE_TUNING, OBJECTIVES, TrainConfig, chosen_tasks, train_config
 
-_PYTHON = "from Python"  # stands in run.json for pairs that cannot be written down
+_FROM_PYTHON = "from Python"  # in run.json, for pairs that have no path
 
 
 @dataclass
 class RunPlan:
-    """What is to be done."""
+    """What a run needs.
+
+    Attributes:
+        config: of the finished model.
+        tasks: the objectives, in the order of OBJECTIVES.
+        source, validation: a `PairSource` each; `validation` may be None.
+        start: the weights to start from; None = from scratch, or from a checkpoint of this run.
+    """
 
     config: ModelConfig
     tasks: tuple[str, ...]
@@ -36,7 +42,7 @@ class RunPlan:
     tokenizer: Tokenizer
     source: Any
     validation: Any
-    start: ResolvedModel | None  # the weights to begin with; None: from scratch, or from a checkpoint of this run
+    start: ResolvedModel | None
 
 
 def plan_new_run(
@@ -47,10 +53,17 @@ def plan_new_run(
     vocabulary: Any,
     validation: Any,
 ) -> RunPlan:
+    """Plan a run and write its description to the folder. (Arguments: see `train`.)
+
+    Raises:
+        InputError: model or pairs are missing, or the pairs cannot be read.
+        ConfigError: impossible settings, or a vocabulary that does not fit the model.
+        UnknownModelError, DownloadError: the weights to start from are not available.
+    """
     if model is None or source is None:
-        raise InputError("expected a model and pairs to train on; only a resumed run remembers them")
+        raise InputError("expected a model and pairs to train on, got None; only a resumed run can leave them out")
     from_scratch = isinstance(model, ModelConfig)
-    settings = _settings(settings, {} if from_scratch else FINE_TUNING, "settings")
+    settings = _complete_settings(settings, {} if from_scratch else FINE_TUNING, "settings")
     start = None
     if not from_scratch:
         start = resolve_model(model, None)
@@ -58,18 +71,20 @@ def plan_new_run(
     else:
         base = model
     config, tasks = finished_config(base, settings, folder.path.absolute().name, from_scratch)
-    nowhere = ResolvedModel(base, Path(), "", None, None)
-    tokenizer = Tokenizer.from_vocabulary(find_vocabulary(start or nowhere, vocabulary))
+    without_weights = ResolvedModel(base, Path(), "", None, None)
+    tokenizer = Tokenizer.from_vocabulary(find_vocabulary(start or without_weights, vocabulary))
     _check_vocabulary(config, tokenizer)
-    plan = RunPlan(config, tasks, settings, tokenizer, _pairs(source, settings), _pairs(validation, settings), start)
-    folder.describe(
+    plan = RunPlan(
+        config, tasks, settings, tokenizer, _as_source(source, settings), _as_source(validation, settings), start
+    )
+    folder.write_description(
         {
             "config": dataclasses.asdict(config),
             "tasks": tasks,
             "settings": dataclasses.asdict(settings),
-            "start": None if start is None else {"model": _named(model), "sha256": start.sha256},
-            "source": _place(source),
-            "validation": _place(validation),
+            "start": None if start is None else {"model": _model_reference(model), "sha256": start.sha256},
+            "source": _source_reference(source),
+            "validation": _source_reference(validation),
             "version": metadata.version("image-text-embedding"),
             "torch": torch.__version__,
         },
@@ -81,59 +96,81 @@ def plan_new_run(
 def plan_resumed_run(
     folder: RunFolder, model: Any, source: Any, settings: TrainConfig | Mapping[str, Any] | None, validation: Any
 ) -> RunPlan:
-    run = folder.described()
+    """Plan the rest of a run from its folder. (Arguments: see `train`; None = as recorded in run.json.)
+
+    Raises:
+        ConfigError: an argument differs from what run.json records, or run.json cannot be read.
+        InputError: the pairs came from Python and are not given again, or cannot be read.
+    """
+    run = folder.read_description()
     where = f"{folder.path}: the run to resume"
     try:
         config = config_from_mapping(run["config"], where)
-        recorded, tasks = train_config(run["settings"], where), tuple(run["tasks"])
-        start, places = run["start"], {"source": run["source"], "validation": run["validation"]}
+        recorded_settings, tasks = train_config(run["settings"], where), tuple(run["tasks"])
+        start, recorded_pairs = run["start"], {"source": run["source"], "validation": run["validation"]}
     except KeyError as error:
         raise ConfigError(f"{where}: its run.json lacks {error}") from error
-    settings = _settings(settings, dataclasses.asdict(recorded), "settings")
-    came, was = (json.loads(json.dumps(dataclasses.asdict(each))) for each in (settings, recorded))
+    settings = _complete_settings(settings, dataclasses.asdict(recorded_settings), "settings")
+    given, recorded = _as_json(settings), _as_json(recorded_settings)
     if isinstance(model, ModelConfig):
-        came["model"], was["model"] = _plain(finished_config(model, settings, "", True)[0]), _plain(config)
+        given["model"], recorded["model"] = _as_json(finished_config(model, settings, "", True)[0]), _as_json(config)
     elif model is not None:
-        came["model"], was["model"] = _named(model), (start or {}).get("model")
-    for name, given in (("source", source), ("validation", validation)):
-        if given is not None:
-            came[name], was[name] = _place(given), places[name]
-    if changed := [name for name in came if came[name] != was[name]]:
-        said = "; ".join(f"{name} was {str(was[name])[:80]}, got {str(came[name])[:80]}" for name in changed)
-        raise ConfigError(f"{where} was begun otherwise: {said}. Leave out what is to stay, or begin a new run")
-    given = source if source is not None else places["source"]
-    checked = validation if validation is not None else places["validation"]
-    if _PYTHON in (given, checked):
-        raise InputError(f"{where} was begun with pairs from Python: hand them in again")
-    tokenizer = Tokenizer.from_vocabulary(folder.path / VOCABULARY)
-    plan = RunPlan(config, tasks, settings, tokenizer, _pairs(given, settings), _pairs(checked, settings), None)
-    if start is not None and not folder.has_checkpoint():  # it was stopped before its first checkpoint
+        given["model"], recorded["model"] = _model_reference(model), (start or {}).get("model")
+    for name, pairs in (("source", source), ("validation", validation)):
+        if pairs is not None:
+            given[name], recorded[name] = _source_reference(pairs), recorded_pairs[name]
+    if changed := [name for name in given if given[name] != recorded[name]]:
+        listed = "; ".join(f"{name} was {str(recorded[name])[:80]}, got {str(given[name])[:80]}" for name in changed)
+        raise ConfigError(
+            f"{folder.path}: cannot resume with different settings: {listed}. Leave out the arguments that stay the same, "
+            "or start a new run"
+        )
+    given_source = source if source is not None else recorded_pairs["source"]
+    given_validation = validation if validation is not None else recorded_pairs["validation"]
+    if _FROM_PYTHON in (given_source, given_validation):
+        raise InputError(
+            f"{folder.path}: the run was started with pairs from Python: pass the same pairs again to resume"
+        )
+    plan = RunPlan(
+        config,
+        tasks,
+        settings,
+        Tokenizer.from_vocabulary(folder.path / VOCABULARY),
+        _as_source(given_source, settings),
+        _as_source(given_validation, settings),
+        None,
+    )
+    # Without a checkpoint the run starts again from its first weights.
+    if start is not None and not folder.has_checkpoint():
         plan.start = resolve_model(start["model"], None)
         if plan.start.sha256 != start["sha256"]:
-            raise ConfigError(f"{where} was begun with other weights than are now in {start['model']}: begin a new run")
+            raise ConfigError(
+                f"{folder.path}: the run was started with other weights than {start['model']} contains now: start a new run"
+            )
     return plan
 
 
 def finished_config(
     base: ModelConfig, settings: TrainConfig, name: str, from_scratch: bool
 ) -> tuple[ModelConfig, tuple[str, ...]]:
-    """The configuration of what a run will give, and its objectives. It is checked now, not after hours.
+    """The configuration of the finished model, and the objectives of the run. It is checked before training starts.
 
     Raises:
-        ConfigError: the model has no head for an objective, or one is impossible.
+        ConfigError: the model has no head for an objective, or the objectives do not fit together.
     """
     tasks = chosen_tasks(base, settings, from_scratch)
     results = {OBJECTIVES[task] for task in tasks}
     decoder, questions = base.decoder, base.questions
     if "vqa" not in tasks:
         questions = None
-    elif questions is None:  # a captioning model learns to answer
+    elif questions is None:  # a captioning model that learns to answer
         questions = model_config("blip_vqa_base").questions
     if "vqa" in tasks and decoder is not None and base.family == "blip":
         smoothing = 0.1 if settings.label_smoothing is None else settings.label_smoothing
-        decoder = dataclasses.replace(decoder, label_smoothing=smoothing)  # answers are ranked by what was learnt
+        # Answers are ranked by the loss that was minimised.
+        decoder = dataclasses.replace(decoder, label_smoothing=smoothing)
     if {"lm", "vqa"} <= set(tasks) and base.vision.width != base.text.width:
-        raise ConfigError("lm and vqa share one decoder, which needs vision and text of one width")
+        raise ConfigError("lm and vqa share one decoder, which needs vision and text of the same width")
     size = settings.image_size or base.vision.image_size
     config = dataclasses.replace(
         base,
@@ -149,46 +186,47 @@ def finished_config(
     return config_from_mapping(dataclasses.asdict(config), where=f"the trained {config.name}"), tasks
 
 
-def _settings(given: TrainConfig | Mapping[str, Any] | None, rest: Mapping[str, Any], where: str) -> TrainConfig:
-    """What was given, and the rest for what was not."""
-    return given if isinstance(given, TrainConfig) else train_config({**rest, **(given or {})}, where)
+def _complete_settings(
+    given: TrainConfig | Mapping[str, Any] | None, defaults: Mapping[str, Any], where: str
+) -> TrainConfig:
+    """The given settings, with `defaults` for the keys that a mapping leaves out."""
+    return given if isinstance(given, TrainConfig) else train_config({**defaults, **(given or {})}, where)
 
 
 def _check_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> None:
     """
     Raises:
-        ConfigError: the embeddings have not one row for each word, and for [DEC] and [ENC] where the model has them.
+        ConfigError: the embeddings do not have exactly one row per word, and for [DEC] and [ENC] if the model has them.
     """
     extra = [config.text.enc_id, None if config.decoder is None else config.decoder.dec_id]
-    room = config.text.vocab_size - (2 if config.family == "blip" else 0)
-    if tokenizer.vocab_size != room or any(i is not None and i < tokenizer.vocab_size for i in extra):
-        words = tokenizer.vocab_size
-        wanted = f"vocab_size: {words}"
+    expected, words = config.text.vocab_size - (2 if config.family == "blip" else 0), tokenizer.vocab_size
+    if words != expected or any(i is not None and i < words for i in extra):
+        keys = f"vocab_size: {words}"
         if config.family == "blip":
-            wanted = f"vocab_size: {words + 2}, enc_id: {words + 1}, and for the decoder dec_id: {words}"
+            keys = f"vocab_size: {words + 2}, enc_id: {words + 1}, and for the decoder dec_id: {words}"
         raise ConfigError(
-            f"{config.name}: expected a vocabulary of {room} words, got one of {words}. For this vocabulary the "
-            f"configuration says {wanted}"
+            f"{config.name}: expected a vocabulary of {expected} words, got one of {words}. For this vocabulary, "
+            f"set {keys} in the configuration"
         )
 
 
-def _pairs(source: Any, settings: TrainConfig) -> Any:
+def _as_source(source: Any, settings: TrainConfig) -> Any:
     if source is None:
         return None
     return as_pair_source(source, settings.steps * settings.batch_size * settings.accumulate)
 
 
-def _named(model: Any) -> str | None:
-    """A model's name, whatever file of that name there is, as `load` takes it; or a place."""
-    return model if isinstance(model, str) and model.replace("-", "_") in list_models() else _place(model)
+def _model_reference(model: Any) -> str | None:
+    """A model's name, even if a file has the same name, as in `load`; or the path of a file."""
+    return model if isinstance(model, str) and model.replace("-", "_") in list_models() else _source_reference(model)
 
 
-def _place(source: Any) -> str | None:
-    """What can be written down of where pairs or weights are."""
+def _source_reference(source: Any) -> str | None:
+    """What run.json records of pairs or weights: an absolute path, another string as it is, or "from Python"."""
     if not isinstance(source, (str, os.PathLike)):
-        return None if source is None else _PYTHON
+        return None if source is None else _FROM_PYTHON
     return str(Path(source).absolute()) if Path(source).exists() else os.fspath(source)
 
 
-def _plain(config: ModelConfig) -> Any:
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+def _as_json(value: ModelConfig | TrainConfig) -> Any:
+    return json.loads(json.dumps(dataclasses.asdict(value)))

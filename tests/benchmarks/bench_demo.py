@@ -1,4 +1,4 @@
-"""How good a demonstration model is, over 1,000 held-out scenes: `python tests/benchmarks/bench_demo.py [MODEL]`. It needs the font."""
+"""How good a demonstration model is on 1,000 held-out scenes: `python tests/benchmarks/bench_demo.py [MODEL]`. Needs the font."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where words are seen, in every layer: `python tests/benchmarks/bench_explain.py [MODEL [SCENES [VOCABULARY]]]`. It needs the font.
+"""Where words are seen, layer by layer (needs the font): `bench_explain.py [MODEL [SCENES [VOCABULARY]]]`.
 
 For each fusion layer, for the mean of the first ones, and for each number of steps: how often the peak of a thing's map lies
 on that thing, over held-out scenes of two things. "word": of all things; "scene": of both things of a scene;

@@ -18,7 +18,7 @@ from support.environment import TESTS  # noqa: E402
 
 from image_text_embedding.bulk import ray_execution  # noqa: E402
 from image_text_embedding.bulk.embed_collection import embed  # noqa: E402
-from image_text_embedding.bulk.vector_shards import read_shards  # noqa: E402
+from image_text_embedding.bulk.shard_reading import read_shards  # noqa: E402
 
 pytestmark = pytest.mark.ray
 VICTIM = "17.png"

@@ -89,8 +89,8 @@ def test_the_recipe_gives_the_first_losses_of_the_model_card(name: str, tmp_path
         base, settings = read_recipe(config_dir() / f"{name}.yaml")
         plan = plan_new_run(folder, base, PAIRS[name], {**settings, "workers": None}, None, None)
         run = trainer.TrainingRun(plan, folder, torch.device("cpu"))
-        batches = run._batches()
-        rows = [run._advance(batches)["losses"] for _ in range(5)]
+        batches = run.batches()
+        rows = [run.advance(batches)["losses"] for _ in range(5)]
     words = said[2]
     # bf16, and other processors sum in another order.
     assert [rows[-1]["itc"], rows[-1][words]] == pytest.approx([float(said[1]), float(said[3])], abs=0.02)

@@ -1,166 +1,35 @@
-"""Whole lists and streams: decoding runs ahead in order, nothing is computed twice, threads end, memory stays flat."""
+"""Vectors of lists and streams: equal items once, batches by length, bounded memory, fast decoding."""
 
 from __future__ import annotations
 
 import io
 import itertools
 import math
-import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageSequence
-from skimage import data
-from sklearn.datasets import load_sample_images
+from PIL import Image
+from support.photos import jpeg, threads
 
 import image_text_embedding as ite
-from image_text_embedding.foundation.errors import ComputeError, ImageError, InputError, TextError
+from image_text_embedding.foundation.errors import ImageError, InputError, TextError
 from image_text_embedding.inference import embedding, model_runtime
 from image_text_embedding.inference.model_runtime import ModelRuntime
 from image_text_embedding.inputs import prefetch
 from image_text_embedding.inputs.pixels import resize_pixels, to_pixels
-from image_text_embedding.inputs.prefetch import prefetch_items
 
-WAIT = 60.0  # seconds, for what comes at once unless the code is wrong
 TEXTS = ["a dog", "two cats on a red mat beside a blue ball", "a bus", "three cars", "a dog", "A  dog."]
 
 
 @pytest.fixture(scope="module")
-def photos() -> list[np.ndarray]:
-    china, flower = load_sample_images().images
-    return [china, flower, data.astronaut(), data.coffee(), data.chelsea()]
-
-
-@pytest.fixture(scope="module")
 def model() -> ite.Encoder:
+    """A small model, not the full-size one of conftest.py."""
     return ite.load("blip_demo")
-
-
-def threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("image-text-embedding")]
-
-
-def jpeg(pixels: np.ndarray, size: tuple[int, int] | None = None, **options: Any) -> bytes:
-    picture = Image.fromarray(pixels)
-    buffer = io.BytesIO()
-    (picture if size is None else picture.resize(size, Image.Resampling.LANCZOS)).save(buffer, "JPEG", **options)
-    return buffer.getvalue()
-
-
-class TestReadingAhead:
-    def test_order_is_kept_though_a_later_one_is_done_first(self) -> None:
-        second = threading.Event()
-
-        def read(item: int) -> int:
-            if item == 0:
-                assert second.wait(WAIT)
-            if item == 1:
-                second.set()
-            return 10 * item
-
-        with closing(prefetch_items(enumerate(range(8)), read, 4, True)) as futures:
-            assert [(index, future.result(WAIT)) for index, future in futures] == [(i, 10 * i) for i in range(8)]
-
-    def test_what_comes_next_is_read_while_this_one_is_used(self) -> None:
-        read = [threading.Event() for _ in range(6)]
-        with closing(prefetch_items(enumerate(read), lambda event: event.set(), 3, True)) as futures:
-            next(futures)
-            assert all(event.wait(WAIT) for event in read[:4])  # with nobody asking for them
-            assert not read[5].is_set()
-
-    def test_an_endless_input_is_taken_as_fast_as_its_results(self) -> None:
-        taken: list[int] = []
-        with closing(
-            prefetch_items(((i, taken.append(i)) for i in itertools.count()), lambda item: item, 5, True)
-        ) as futures:
-            for count in range(1, 20):
-                next(futures)
-                assert len(taken) <= count + 5
-
-    def test_closing_ends_the_threads(self) -> None:
-        futures = prefetch_items(enumerate(itertools.count()), lambda item: item, 50, True)
-        next(futures)
-        assert threads()
-        futures.close()
-        assert not threads()
-
-    def test_an_error_of_the_iterable_comes_after_what_came_before(self) -> None:
-        def items() -> Iterator[tuple[int, str]]:
-            yield 0, "a"
-            yield 1, "b"
-            raise OSError("the disk is gone")
-
-        seen = []
-        with pytest.raises(OSError, match="the disk is gone"):
-            for _, future in prefetch_items(items(), str.upper, 9, True):
-                seen.append(future.result())
-        assert seen == ["A", "B"]
-
-    def test_open_files_are_read_in_order_by_the_thread_that_asks(self) -> None:
-        """Members of a tar file share one open file."""
-        who: list[Any] = []
-
-        class File:
-            def __init__(self, number: int) -> None:
-                self.number = number
-
-            def read(self) -> bytes:
-                who.append((self.number, threading.current_thread()))
-                return b""
-
-        list(prefetch_items(((i, File(i)) for i in range(5)), lambda file: file.read(), 2, True))
-        assert who == [(i, threading.main_thread()) for i in range(5)]
-        assert not prefetch._can_wait(Image.open(io.BytesIO(jpeg(data.coffee()))), kept=True)
-
-    def test_an_iterable_may_use_what_it_gave_again(self, model, photos, tmp_path) -> None:
-        """One array or PIL image for all pictures, or files that it closes behind itself."""
-        singles = [np.ascontiguousarray(photo[:300, :300]) for photo in photos]
-        expected = model.encode_image(singles)
-        paths = [tmp_path / f"{i}.png" for i in range(len(singles))]
-        for path, single in zip(paths, singles):
-            Image.fromarray(single).save(path)
-
-        def arrays() -> Iterator[np.ndarray]:
-            frame = np.empty((300, 300, 3), np.uint8)
-            for single in singles:
-                frame[:] = single
-                yield frame
-
-        def images() -> Iterator[Image.Image]:
-            canvas = Image.new("RGB", (300, 300))
-            for single in singles:
-                canvas.paste(Image.fromarray(single))
-                yield canvas
-
-        def files() -> Iterator[Image.Image]:
-            for path in paths:
-                with Image.open(path) as picture:
-                    yield picture
-
-        frames = [Image.fromarray(single) for single in singles]
-        frames[0].save(tmp_path / "all.tiff", save_all=True, append_images=frames[1:])
-        for give in (arrays, images, files, lambda: ImageSequence.Iterator(Image.open(tmp_path / "all.tiff"))):
-            np.testing.assert_allclose(list(model.stream_image(give(), batch_size=2)), expected, atol=1e-6)
-            np.testing.assert_allclose(model.encode_image(give()), expected, atol=1e-6)
-
-    def test_a_picture_that_kills_its_reader_is_named(self, model, photos, monkeypatch) -> None:
-        real = ModelRuntime.pixels
-
-        def dying(self: ModelRuntime, picture: Any) -> np.ndarray:
-            if picture is photos[3]:
-                raise MemoryError("no memory left")
-            return real(self, picture)
-
-        monkeypatch.setattr(ModelRuntime, "pixels", dying)
-        with pytest.raises(ComputeError, match="item 3: reading it failed: MemoryError: no memory left"):
-            model.encode_image(photos)
-        assert not threads()
 
 
 class TestTheSameTwice:
@@ -198,7 +67,7 @@ class TestTheSameTwice:
         )
         _, errors = model.encode_text(["a dog", "a dog"], on_error="skip")
         assert [str(error).split(" in ")[0] for _, error in errors] == [
-            f"the text tower gave no finite vector for item {i}" for i in range(2)
+            f"item {i}: the text tower produced NaN or infinity" for i in range(2)
         ]
 
 
@@ -420,9 +289,9 @@ class TestResizingOnTheDevice:
     def test_large_pictures_do_not_wait_whole(self, model, photos) -> None:
         size = model.config.vision.image_size
         large = Image.fromarray(photos[0]).resize((4 * size + 1, 4 * size))
-        assert model.runtime.pixels_whole(large).shape == (size, size, 3)
-        assert model.runtime.pixels_whole(large.crop((0, 0, 4 * size, 4 * size))).shape == (4 * size, 4 * size, 3)
-        assert model.runtime.pixels_whole(jpeg(photos[0], (9 * size, 8 * size))).shape == (
+        assert model.runtime.pixels_unresized(large).shape == (size, size, 3)
+        assert model.runtime.pixels_unresized(large.crop((0, 0, 4 * size, 4 * size))).shape == (4 * size, 4 * size, 3)
+        assert model.runtime.pixels_unresized(jpeg(photos[0], (9 * size, 8 * size))).shape == (
             math.ceil(8 * size / 4),
             math.ceil(9 * size / 4),
             3,

@@ -177,7 +177,7 @@ class TestBadInput:
         with pytest.raises(InputError, match="dtype: expected one of fp32, fp16, bf16, got 'int8'"):
             ite.load("blip_base", dtype="int8")
         for device in ("tpu9", "cuda:99", -5):
-            with pytest.raises(InputError, match="cannot be used by this torch"):
+            with pytest.raises(InputError, match="is not available in torch"):
                 ite.load("blip_base", device=device)
 
     def test_a_missing_tower_is_said(self, home) -> None:
@@ -189,7 +189,7 @@ class TestBadInput:
         kept = bias.clone()
         try:
             bias.fill_(float("nan"))
-            with pytest.raises(ComputeError, match="no finite vector for item 0"):
+            with pytest.raises(ComputeError, match=r"item 0: the .* tower produced NaN or infinity"):
                 model.encode_text("a dog")
             vectors, errors = model.encode_text(["a dog"], on_error="skip")
             assert np.isnan(vectors).all() and isinstance(errors[0][1], ComputeError)

@@ -31,7 +31,7 @@ from image_text_embedding.models import part_cache
 
 
 class TestSharing:
-    def test_towers_are_shared_and_let_go(self, home) -> None:
+    def test_towers_are_shared_and_freed(self, home) -> None:
         image, text, both = (ite.load("albef_4m", modality=m) for m in ("image", "text", None))
         assert both.runtime.parts["image"] is image.runtime.parts["image"]
         assert both.runtime.parts["text"] is text.runtime.parts["text"]
@@ -44,13 +44,13 @@ class TestSharing:
         assert ref() is None
 
     def test_a_file_is_mapped_and_parsed_once_for_all_its_parts(self, home, monkeypatch) -> None:
-        real, asked = torch.load, []
-        monkeypatch.setattr(torch, "load", lambda *args, **kwargs: (asked.append(kwargs), real(*args, **kwargs))[1])
-        model = ite.load("blip_base", dtype="fp16")  # which no other test has in memory
+        real, calls = torch.load, []
+        monkeypatch.setattr(torch, "load", lambda *args, **kwargs: (calls.append(kwargs), real(*args, **kwargs))[1])
+        model = ite.load("blip_base", dtype="fp16")  # no other test has this dtype in memory
         assert set(model.runtime.parts) == {"image", "text"}
-        assert len(asked) == 1 and asked[0]["mmap"] is True and asked[0]["weights_only"] is True
+        assert len(calls) == 1 and calls[0]["mmap"] is True and calls[0]["weights_only"] is True
 
-    def test_many_threads_load_once_and_compute_alike(self, model, home, photos, monkeypatch) -> None:
+    def test_many_threads_load_once_and_compute_the_same(self, model, home, photos, monkeypatch) -> None:
         loads = []
         real = part_cache.load_weights
         monkeypatch.setattr(part_cache, "load_weights", lambda *args: (loads.append(args), real(*args))[1])
@@ -88,7 +88,7 @@ class TestOtherWaysToNameAModel:
     def test_our_own_file_needs_nothing_else(self, model, photos, tmp_path) -> None:
         path = model.save(tmp_path / "mine.safetensors")
         again = ite.load(path)
-        assert again.config == dataclasses.replace(model.config, tasks=("embed",), decoder=None)  # no head was in use
+        assert again.config == dataclasses.replace(model.config, tasks=("embed",), decoder=None)  # no head was loaded
         np.testing.assert_array_equal(again.encode_image(photos[0]), model.encode_image(photos[0]))
         np.testing.assert_array_equal(again.encode_text("a dog"), model.encode_text("a dog"))
         only = ite.load(ite.load("blip_base", modality="text").save(tmp_path / "text.safetensors"), modality="text")
@@ -96,28 +96,29 @@ class TestOtherWaysToNameAModel:
         with pytest.raises(CheckpointError, match="missing: vision"):
             ite.load(tmp_path / "text.safetensors")
 
-    def test_a_configuration_of_ones_own(self, model, photos) -> None:
+    def test_a_custom_configuration(self, model, photos) -> None:
         bigger = dataclasses.replace(model.config, vision=dataclasses.replace(model.config.vision, image_size=288))
         vector = ite.load(bigger, modality="image").encode_image(photos[0])
         assert vector.shape == (256,) and 0.5 < vector @ model.encode_image(photos[0]) < 0.99999
 
-    def test_a_file_that_cannot_be_told(self, home) -> None:
-        with pytest.raises(CheckpointError, match=r"cannot tell from .*load\(NAME, checkpoint="):
+    def test_a_file_of_an_unknown_model(self, home) -> None:
+        with pytest.raises(CheckpointError, match=r"cannot detect the model in .*load\(NAME, checkpoint="):
             ite.load(GOLDEN / "blip_retrieval.pth")
 
 
 class TestModelsThatCannotBeLoaded:
-    def test_models_that_are_not_there(self, home, tmp_path) -> None:
+    def test_models_that_are_not_found(self, home, tmp_path) -> None:
         with pytest.raises(UnknownModelError, match="did you mean 'blip_base'"):
             ite.load("blip_bas")
-        with pytest.raises(CheckpointError, match="does not exist"):
+        with pytest.raises(CheckpointError, match="is not found or not readable"):
             ite.load("no/such/file.pth")
-        with pytest.raises(CheckpointError, match="does not exist"):
+        with pytest.raises(CheckpointError, match="is not found or not readable"):
             ite.load("blip_base", checkpoint=tmp_path / "none.pth")
         with pytest.raises(CheckpointError, match=r"expected model\.safetensors or pytorch_model\.bin"):
             ite.load(tmp_path)
         for name in ("blip_large", "Salesforce/blip-itm-base-coco", "Salesforce/blip-itm-base-flickr"):
-            with pytest.raises(EmbeddingError, match=r"checkpoint="):  # offline, nothing cached: how to go on
+            # Offline and not cached: the error says how to pass a local file.
+            with pytest.raises(EmbeddingError, match=r"checkpoint="):
                 ite.load(name)
 
     def test_a_vocabulary_of_another_model(self, home, tmp_path) -> None:
@@ -126,7 +127,7 @@ class TestModelsThatCannotBeLoaded:
             ite.load("blip_base", tokenizer=tmp_path / "vocab.txt", modality="text")
 
     def test_a_torchvision_of_another_torch(self, home, monkeypatch) -> None:
-        """What a CPU-only torch beside a CUDA torchvision says when timm imports it."""
+        """The error when timm imports a CUDA build of torchvision with a CPU build of torch."""
         import builtins
         import sys
 

@@ -88,7 +88,7 @@ def test_while_one_batch_is_computed_the_next_one_gathers(monkeypatch: pytest.Mo
             joined.release()
             return super().result(WAIT)
 
-    together = request_batching._Together(compute, size=9, wait=0)
+    together = request_batching._CallBatcher(compute, size=9, wait=0)
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(together, 0)
         assert begun.wait(WAIT)
@@ -114,7 +114,7 @@ def test_nobody_waits_for_a_call_that_died(error: BaseException) -> None:
     def compute(items: list[Any]) -> Any:
         raise error
 
-    together = request_batching._Together(compute, size=3, wait=WAIT)
+    together = request_batching._CallBatcher(compute, size=3, wait=WAIT)
     found = at_once(together, [1, 2, 3])
     if isinstance(error, RuntimeError):
         assert found == [error] * 3

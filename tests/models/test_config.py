@@ -1,4 +1,4 @@
-"""Configurations: every YAML file is whole, and a wrong one is named."""
+"""Configurations: every YAML file is complete, and errors name the wrong key or file."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ EMBEDDING_MODELS = [
 ]
 
 
-def test_the_promised_models_are_there() -> None:
+def test_the_embedding_models_are_listed() -> None:
     assert set(EMBEDDING_MODELS) <= set(ite.list_models())
 
 
 @pytest.mark.parametrize("name", config_files.list_models())
-def test_every_file_is_whole(name: str) -> None:
+def test_every_file_is_complete(name: str) -> None:
     config = ite.model_config(name)
     assert config.name == name
-    assert config.source.place is not None
+    assert config.source.location is not None
     if config.source.packaged:
         assert config.license == "Apache-2.0" and (config_files.PACKAGE_FOLDER / config.source.packaged).is_file()
         return
@@ -63,7 +63,7 @@ def test_unknown_model_lists_names_and_guesses() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"familly": "blip"}, r"unknown key 'familly'.*did you mean 'family'"),
         ({"family": "clip"}, "expected one of blip, albef, got 'clip'"),
@@ -75,34 +75,34 @@ def test_unknown_model_lists_names_and_guesses() -> None:
         ({"embed_dim": 10**400}, "positive number"),
     ],
 )
-def test_a_malformed_configuration_is_named(change: dict, said: str) -> None:
+def test_a_malformed_configuration_is_named(change: dict, message: str) -> None:
     raw = dataclasses.asdict(ite.model_config("blip_base"))
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         config_from_mapping({**raw, **change}, where="my.yaml")
 
 
 @pytest.mark.parametrize(
-    ("room", "key", "value", "said"),
+    ("part", "key", "value", "message"),
     [
         ("vision", "num_heads", 7, "multiple of num_heads"),
         ("vision", "image_size", 225, "multiple of patch_size"),
         ("vision", "mean", [0.5, 0.5], "expected 3 values"),
         ("vision", "std", [float("nan"), 1, 1], "positive number, got nan"),
-        ("vision", "depth", 20_000, "vision.depth: larger than any model has"),
+        ("vision", "depth", 20_000, "vision.depth: larger than any known model"),
         ("text", "intermediate_size", 2**60, "text.intermediate_size: larger"),
         ("text", "text_depth", 13, "text_depth must lie in"),
         ("text", "fusion_start", 3, "fusion_start must be 0 or text_depth"),
-        ("source", "sha256", "ab", "goes with the revision"),
+        ("source", "sha256", "ab", "sha256 of a hub file needs a revision"),
         ("source", "packaged", "demo/mine.safetensors", "one of packaged, hub and url"),
         ("captions", "max_tokens", 513, "more than text.max_positions"),
     ],
 )
-def test_numbers_that_do_not_fit_together_are_named(room: str, key: str, value: object, said: str) -> None:
+def test_numbers_that_do_not_fit_together_are_named(part: str, key: str, value: object, message: str) -> None:
     raw = dataclasses.asdict(ite.model_config("blip_base"))
-    raw[room] = {**raw[room], key: value}
-    if room == "source":
-        raw[room] |= {"hub": "somebody/model", "url": None}
-    with pytest.raises(ConfigError, match=said):
+    raw[part] = {**raw[part], key: value}
+    if part == "source":
+        raw[part] |= {"hub": "somebody/model", "url": None}
+    with pytest.raises(ConfigError, match=message):
         config_from_mapping(raw, where="my.yaml")
 
 

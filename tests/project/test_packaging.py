@@ -1,4 +1,4 @@
-"""The wheel and the sdist are built, carry `configs/`, and the wheel works where there is no checkout."""
+"""The wheel and the sdist build and contain `configs/`; the wheel works without a checkout."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def test_the_sdist_carries_what_a_build_and_the_tests_need(built: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert {f"configs/{name}.yaml" for name in list_models()} <= names
-    assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "tests/conftest.py"} <= names
+    assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "tests/conftest.py"} <= names
+    of_0_1_0 = [path for path in (ROOT / "tests" / "data_0_1_0").rglob("*") if path.is_file()]
+    assert {str(path.relative_to(ROOT)) for path in of_0_1_0 if path.suffix != ".pyc"} <= names
     assert not [name for name in names if name.startswith((".venv", ".cache"))]
 
 
@@ -41,15 +43,17 @@ def test_the_wheel_works_where_there_is_no_checkout(built: Path, tmp_path: Path)
         archive.extractall(tmp_path / "site")
     assert {f"image_text_embedding/configs/{name}.yaml" for name in list_models()} <= names
     assert "image_text_embedding/py.typed" in names
-    assert not [name for name in names if name.startswith(("tests/", "configs/"))]
+    assert not [name for name in names if name.startswith(("tests/", "configs/")) or "data_0_1_0" in name]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "PYTHONDONTWRITEBYTECODE": "1"}
-    where = "import image_text_embedding as i, image_text_embedding.models.config_files as c; print(i.__file__, c.config_dir())"
+    code = "import image_text_embedding as package; from image_text_embedding.models.config_files import config_dir;"
+    code += "print(package.__file__, config_dir())"
     done = subprocess.run(
-        [sys.executable, "-c", where], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
     assert all(path.startswith(str(tmp_path)) for path in done.stdout.split())
-    tests = [str(ROOT / "tests" / name) for name in ("test_config.py", "test_weights.py", "test_preprocess.py")]
+    files = ("models/test_config.py", "models/checkpoints/test_weight_loading.py", "inputs/test_image_loading.py")
+    tests = [str(ROOT / "tests" / name) for name in files]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not memory and not twice", *tests],
         env=environment,

@@ -1,4 +1,4 @@
-"""The README's examples run, and its table is the YAML files'. `python tests/test_readme.py` writes the table anew."""
+"""The README's examples run, and its table matches the YAML files. `python tests/project/test_readme.py` updates it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OPEN, CLOSE = "<!-- models -->\n", "<!-- /models -->"
 
 
 def table() -> str:
-    """The model table in Markdown, a row per YAML file."""
+    """The model table in Markdown, one row per YAML file."""
     rows = ["| name | what | tasks | picture | vector | weights | licence |", "| --- " * 7 + "|"]
     for name in ite.list_models():
         config = ite.model_config(name)
@@ -37,7 +37,7 @@ def table() -> str:
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
-    """(the comment above it or "", code) of every fenced block."""
+    """All fenced blocks of a language: (the comment above it or "", its code)."""
     pattern = rf"(?:<!-- ([^\n]*) -->\n)?```{language}\n(.*?)```"
     return [(mark or "", code) for mark, code in re.findall(pattern, README.read_text(encoding="utf-8"), re.DOTALL)]
 
@@ -46,9 +46,9 @@ PYTHON = [code for mark, code in blocks("python") if mark == ""]
 TASKS = [code for mark, code in blocks("python") if mark == "tasks"]
 
 
-def test_the_table_is_the_yaml_files() -> None:
+def test_the_table_matches_the_yaml_files() -> None:
     text = README.read_text(encoding="utf-8")
-    assert text[text.index(OPEN) + len(OPEN) : text.index(CLOSE)] == table(), "run: python tests/test_readme.py"
+    assert text[text.index(OPEN) + len(OPEN) : text.index(CLOSE)] == table(), "run: python tests/project/test_readme.py"
 
 
 @pytest.mark.parametrize("code", PYTHON, ids=range(len(PYTHON)))
@@ -60,7 +60,7 @@ def test_the_examples_run(code: str, home, tmp_path, monkeypatch) -> None:
 
 @pytest.mark.parametrize("code", TASKS, ids=range(len(TASKS)))
 def test_the_examples_of_the_other_tasks_run(code: str, small_models, tmp_path, monkeypatch) -> None:
-    """On small made-up models under the official names."""
+    """With small made-up models under the official names."""
     monkeypatch.setattr("image_text_embedding.models.config_files.config_dir", lambda: small_models)
     monkeypatch.chdir(tmp_path)
     Image.fromarray(data.astronaut()).save("teddy.jpg")
@@ -69,9 +69,9 @@ def test_the_examples_of_the_other_tasks_run(code: str, small_models, tmp_path, 
 
 
 def demonstration(name: str) -> str:
-    """The demonstration model of a model's family; BLIP's where ALBEF's lacks what it does."""
-    lacks = set(ite.model_config(name).tasks) - set(ite.model_config("albef_demo").tasks)
-    return "blip_demo" if name.startswith("blip") or lacks else "albef_demo"
+    """The demonstration model of a model's family, or BLIP's if ALBEF's lacks one of the model's tasks."""
+    missing = set(ite.model_config(name).tasks) - set(ite.model_config("albef_demo").tasks)
+    return "blip_demo" if name.startswith("blip") or missing else "albef_demo"
 
 
 @pytest.mark.parametrize("code", PYTHON + TASKS, ids=range(len(PYTHON + TASKS)))
@@ -88,7 +88,7 @@ def test_the_examples_run_on_the_demonstration_models(code: str, tmp_path, monke
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="towhee 0.9.0 needs Python 3.10 or 3.11")
 @pytest.mark.parametrize("packaged", [False, True])
 def test_the_example_of_towhee_090_runs(packaged: bool, small_models, tmp_path) -> None:
-    """On small made-up weights under its own name; on the demonstration model."""
+    """With small made-up weights under its own name, and with the demonstration model."""
     (code,) = (code for mark, code in blocks("python") if mark == "towhee 0.9")
     Image.fromarray(data.astronaut()).save(tmp_path / "teddy.jpg")
     small = (
@@ -112,7 +112,7 @@ def test_every_python_block_is_run_by_a_test() -> None:
 
 
 def test_the_main_job_runs(tmp_path) -> None:
-    """All but its installation, which CI's own is like: offline, with the packaged model and pictures."""
+    """Without the installation, which CI does: offline, with the packaged model and pictures."""
     (job,) = (code for mark, code in blocks("bash") if mark == "main job")
     install, command = re.fullmatch(r"(.*) \.venv/bin/(.*)\n", job).groups()
     assert install == "python3 -m venv .venv && .venv/bin/pip install . &&"

@@ -136,7 +136,7 @@ def test_an_interrupted_build_goes_on(tmp_path: Path, model: Any) -> None:
     whole = last.read_bytes()
     last.write_bytes(whole[: len(whole) // 2])
     with ite.Gallery.open(tmp_path / "g.db") as gallery:
-        with pytest.raises(InputError, match=r"part-00001\.parquet: a damaged shard"):
+        with pytest.raises(InputError, match=r"part-00001\.parquet: the shard is damaged"):
             index_collection(gallery, folder)
         assert len(gallery) == 5
         last.write_bytes(whole)

@@ -1,4 +1,4 @@
-"""HTTP servers on loopback for tests of downloads: one that behaves as a test asks, and one that acts as the hub."""
+"""HTTP servers on loopback for tests of downloads: one with the behaviour that a test sets, and one that acts as the hub."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ Behaviour = Callable[["Handler"], None]
 
 
 class Handler(BaseHTTPRequestHandler):
+    """Leaves every request to the behaviour of its server."""
+
     protocol_version = "HTTP/1.1"
     server: Server
 
@@ -47,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def answer(self, status: int, headers: dict[str, str], body: bytes = b"", cut: int | None = None) -> None:
-        """Send `body`; with `cut`, only so many bytes of it, and hang up."""
+        """Send `body`; with `cut`, only its first `cut` bytes, then hang up."""
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)
@@ -84,7 +86,7 @@ class Server(ThreadingHTTPServer):
         self.closing.set()
         self.shutdown()
         self.server_close()
-        for connection in self.connections:  # clients keep them open, and would be answered by the threads behind them
+        for connection in self.connections:  # clients reuse open ones, whose threads would still answer
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
@@ -94,7 +96,7 @@ def crc32c(body: bytes) -> str:
 
 
 def google_headers(body: bytes = BODY, md5: bytes = MD5, /, **more: str) -> dict[str, str]:
-    """What Google Storage says of a file. Both digests may stand in one header or in two."""
+    """The headers of Google Storage for a file. It sends both digests in one header or in two."""
     return {
         "Content-Type": "application/octet-stream",
         "x-goog-hash": f"crc32c={crc32c(body)},md5={base64.b64encode(md5).decode()}",
@@ -107,7 +109,7 @@ def google_headers(body: bytes = BODY, md5: bytes = MD5, /, **more: str) -> dict
 
 
 def serve_like_google(handler: Handler, cut: int | None = None, /, **more: str) -> None:
-    """Google Storage, ranges included."""
+    """Answer as Google Storage does, ranges included."""
     match = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
     if match and handler.headers["If-Range"] == google_headers(**more)["ETag"]:
         start = int(match[1])
@@ -118,13 +120,13 @@ def serve_like_google(handler: Handler, cut: int | None = None, /, **more: str) 
 
 
 def in_sequence(*behaviours: Behaviour) -> Behaviour:
-    """Each request gets the next behaviour; the last one stays."""
+    """Each request gets the next behaviour; the last one repeats."""
     left = list(behaviours)
     return lambda handler: (left.pop(0) if len(left) > 1 else left[0])(handler)
 
 
 class Hub:
-    """As much of the hub as huggingface_hub asks for: files by commit, large ones by way of another host."""
+    """The part of the hub that huggingface_hub needs: files by commit, large ones through a redirect to another host."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -169,18 +171,19 @@ class Hub:
 
 
 def cached_files(folder: Path) -> list[str]:
-    """Every file that could be taken for a weight file: locks and memos are not."""
+    """Every file that could be a weight file: not the locks and memos."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".lock", ".json"))
     return sorted(str(path.relative_to(folder)) for path in files)
 
 
 def hub_cache_files(tmp_path: Path) -> list[Path]:
-    """Whatever holds content in the hub's cache, and every link to it."""
+    """Every blob in the hub's cache, and every link to one."""
     folder = tmp_path / "hub" / f"models--{REPO.replace('/', '--')}"
     return [path for name in ("blobs", "snapshots") for path in (folder / name).rglob("*") if not path.is_dir()]
 
 
 def assert_refused(source: WeightsSource, *words: str) -> str:
+    """`locate` raises a DownloadError that contains every one of `words`. Returns the message."""
     with pytest.raises(DownloadError) as caught:
         locate(source)
     for word in words:

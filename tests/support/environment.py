@@ -7,6 +7,7 @@ huggingface_hub, which reads its environment variables once.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -16,10 +17,14 @@ from pathlib import Path
 Run = Callable[..., tuple[int, str, str]]
 TESTS = Path(__file__).parent.parent
 ROOT = TESTS.parent
-REAL_ENVIRONMENT = dict(os.environ)  # for tests of real weights, which need the user's caches
+# The user's own environment, for tests of real weights. A pytest-xdist worker inherits the environment that the main process
+# has already changed below; this variable hands it the original.
+_USERS_ENVIRONMENT = "ITE_TESTS_USERS_ENVIRONMENT"
+REAL_ENVIRONMENT: dict[str, str] = json.loads(os.environ.get(_USERS_ENVIRONMENT, "null")) or dict(os.environ)
 SESSION_FOLDER = tempfile.TemporaryDirectory(prefix="ite-tests-")
 SESSION = Path(SESSION_FOLDER.name)
 os.environ.update(
+    {_USERS_ENVIRONMENT: json.dumps(REAL_ENVIRONMENT)},
     IMAGE_TEXT_EMBEDDING_HOME=str(SESSION / "cache"),
     HF_HOME=str(SESSION / "hub"),
     HF_HUB_OFFLINE="1",

@@ -179,8 +179,13 @@ def dynamic_imports(modules: Modules) -> list[str]:
         calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and is_import_call(node)]
         if module == FACE or not calls:
             continue
-        strings = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-        ours = [node.lineno for node in strings if node.value.startswith((f"{PACKAGE}.", f".{PACKAGE}"))]
+        ours = [
+            node.lineno
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and f"{node.value}.".startswith(f"{PACKAGE}.")
+        ]
         relative = [
             node.lineno
             for call in calls

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import nn
 
 from image_text_embedding.inputs.text_rules import TextRules
 from image_text_embedding.models.checkpoints.checkpoint_files import Checkpoint, read_checkpoint
 from image_text_embedding.models.checkpoints.parameter_names import PARAMETER_NAMES
-from image_text_embedding.models.checkpoints.weight_loading import load_weights
+from image_text_embedding.models.checkpoints.weight_loading import LoadReport, load_weights
 from image_text_embedding.models.config import DecoderConfig, ModelConfig
 from image_text_embedding.models.config_files import model_config
 from image_text_embedding.models.part_cache import PARTS, ignored_parameters
 from support.environment import GOLDEN
 
-if TYPE_CHECKING:
-    import torch
-
-    from image_text_embedding.models.config import ModelConfig
-
 
 def small(name: str) -> ModelConfig:
-    """A model's own recipe, at a size that computes in milliseconds, over the real vocabulary."""
-    from image_text_embedding.models.config_files import model_config
-
+    """A model's own configuration at a size that computes in milliseconds, with the real vocabulary."""
     config = model_config(name)
     half = config.text.fusion_start > 0
     text = {"width": 48, "depth": 4, "num_heads": 4, "intermediate_size": 96, "max_positions": 64}
@@ -57,10 +51,6 @@ SMALL = (
 
 def official_weights(name: str, seed: int = 0) -> dict[str, Any]:
     """Made-up weights under the official names of a base model: towers, projections and the matching head."""
-    import torch
-
-    from image_text_embedding.models.config_files import model_config
-
     config = model_config(name)
     generator = torch.Generator().manual_seed(seed)
     state: dict[str, torch.Tensor] = {}
@@ -122,7 +112,7 @@ DEC, ENC, SEP, PAD = 598, 599, 2, 0  # of the golden vocabulary
 
 
 def sized(family: str, tasks: tuple[str, ...], decoder: DecoderConfig | None = None) -> ModelConfig:
-    """The golden checkpoints' sizes (shared FACTS, section 3)."""
+    """The sizes of the golden checkpoints."""
     base = model_config({"blip": "blip_base", "albef": "albef_4m"}[family])
     text_depth, fusion_start = {"blip": (4, 0), "albef": (2, 2)}[family]
     sizes = {"width": 48, "depth": 4, "num_heads": 4, "intermediate_size": 192, "vocab_size": 600, "max_positions": 64}
@@ -139,6 +129,7 @@ def sized(family: str, tasks: tuple[str, ...], decoder: DecoderConfig | None = N
 
 RETRIEVAL = {family: sized(family, ("embed", "match")) for family in ("blip", "albef")}
 
+CAPTION = sized("blip", ("caption",), DecoderConfig(4, DEC))
 
 VQA = {
     "blip": sized("blip", ("answer",), DecoderConfig(4, DEC, label_smoothing=0.1)),
@@ -148,12 +139,35 @@ VQA = {
 
 def fill(part: str, config: ModelConfig, checkpoint: Checkpoint) -> Any:
     """One part, loaded strictly."""
+    return fill_with_report(part, config, checkpoint)[0]
+
+
+def fill_with_report(part: str, config: ModelConfig, checkpoint: Checkpoint) -> tuple[Any, LoadReport]:
+    """One part, loaded strictly, and what happened to each key of the checkpoint."""
     with torch.device("meta"):
         module = PARTS[part](config)
     names = PARAMETER_NAMES[config.family]
-    load_weights(module, checkpoint, names, ignored_parameters(part, config), torch.device("cpu"), torch.float32)
-    return module.eval().requires_grad_(False)
+    ignored = ignored_parameters(part, config)
+    report = load_weights(module, checkpoint, names, ignored, torch.device("cpu"), torch.float32)
+    return module.eval().requires_grad_(False), report
 
 
 def golden_checkpoint(name: str) -> Checkpoint:
     return read_checkpoint(GOLDEN / f"{name}.pth")
+
+
+def max_difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    """The largest absolute difference of two tensors of one shape."""
+    assert a.shape == b.shape
+    return (a - b).abs().max().item()
+
+
+def make_texts_end(decoder: nn.Module) -> None:
+    """Raise the bias of [SEP]: with made-up weights hardly any text would end, and none would need padding."""
+    decoder.lm_head.bias[SEP] += 2.5
+
+
+def generated_tokens(row: torch.Tensor) -> list[int]:
+    """The tokens before the end. `generate` pads with [PAD], but beam search with [SEP], as it ignores an id of 0."""
+    tokens = row.tolist()
+    return tokens[: tokens.index(SEP)] if SEP in tokens else [token for token in tokens if token != PAD]

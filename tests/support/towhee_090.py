@@ -1,7 +1,7 @@
-"""Towhee 0.9.0 beside the installed one: an environment that holds only what this one lacks, and what is run in it.
+"""Towhee 0.9.0 next to the installed Towhee: an environment with only the packages that this one lacks, and a script for it.
 
-`python_090()` builds it, once, in the git-ignored .cache/, and gives its interpreter. With that interpreter this file is a
-script: in the current folder, with a `teddy.jpg`, it runs the operator pages and prints what came of them as JSON.
+`python_090()` builds the environment once, in the git-ignored .cache/, and returns its interpreter. Run with it in
+a folder with a `teddy.jpg`, this file runs the operator pages and prints their results as JSON.
 """
 
 from __future__ import annotations
@@ -18,48 +18,53 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 ROOT = Path(__file__).resolve().parents[2]
-# OpenCV: in `.show()` 0.9.0 draws pictures with it, and would pip-install it there and then.
+# 0.9.0 draws pictures with OpenCV in `.show()`, and pip-installs it at that moment if it is missing.
 REQUIREMENTS = ["towhee==0.9.0", "pyarrow<21", "setuptools<81", "pandas", "ipython", "opencv-python-headless"]
 
-# Of a subprocess's environment: what keeps Towhee from the network. Our own caches are set in conftest.py.
+# Environment variables that keep Towhee in a subprocess off the network. support/environment.py sets our own caches.
 OFFLINE = {"PIP_NO_INDEX": "1", "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
 
 
 def python_090() -> Path:
-    """The interpreter of the environment, which is built where it is not there or not whole.
+    """The interpreter of the environment, which is built if it is missing or incomplete.
 
     Raises:
-        RuntimeError: it cannot be built; with pip's output.
+        RuntimeError: the environment cannot be built; with pip's output.
     """
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     folder = ROOT / ".cache" / f"towhee-0.9.0-{version}"
     python, stamp = folder / "bin" / "python", folder / "complete"
     parents = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     content = "\n".join([sys.version, sys.executable, *parents, *REQUIREMENTS])
-    if stamp.is_file() and stamp.read_text() == content:
-        return python
-    shutil.rmtree(folder, ignore_errors=True)
-    venv.create(folder, symlinks=True, with_pip=False)
-    # A .pth adds its folders behind the environment's own, so this towhee comes first. addsitedir reads the parents' own
-    # .pth files, too: by one of them an editable install of this project is found.
-    lines = [f"import site; site.addsitedir({path!r})\n" for path in parents]
-    (folder / "lib" / version / "site-packages" / "parents.pth").write_text("".join(lines))
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python), "install"]
-    done = subprocess.run([*command, *REQUIREMENTS], capture_output=True, text=True, timeout=600)
-    if done.returncode != 0:
-        raise RuntimeError(f"the environment for towhee 0.9.0 cannot be built:\n{done.stdout}\n{done.stderr}")
-    stamp.write_text(content)  # last: a build that was cut short is begun anew
+    folder.parent.mkdir(exist_ok=True)
+    # Two workers of pytest-xdist may need it at once.
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        if stamp.is_file() and stamp.read_text() == content:
+            return python
+        shutil.rmtree(folder, ignore_errors=True)
+        venv.create(folder, symlinks=True, with_pip=False)
+        # A .pth adds its folders after the environment's own, so this towhee comes first. addsitedir also reads the parents'
+        # .pth files; one of them may lead to an editable install of this project.
+        lines = [f"import site; site.addsitedir({path!r})\n" for path in parents]
+        (folder / "lib" / version / "site-packages" / "parents.pth").write_text("".join(lines))
+        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python), "install"]
+        done = subprocess.run([*command, *REQUIREMENTS], capture_output=True, text=True, timeout=600)
+        if done.returncode != 0:
+            raise RuntimeError(f"the environment for towhee 0.9.0 cannot be built:\n{done.stdout}\n{done.stderr}")
+        stamp.write_text(content)  # last, so that an interrupted build is rebuilt
     return python
 
 
 def run() -> dict[str, Any]:
-    """Everything that is tried with 0.9.0, in one process, because its imports and the weights take most of the time."""
+    """All results of 0.9.0, from one process because the imports and the weights take most of the time."""
     import towhee
+    import towhee_pages as pages  # a script finds the files beside it
     from towhee.utils.thirdparty import ipython_utils
 
-    import image_text_embedding as ite  # all that it takes
-    from support import towhee_pages as pages  # beside this file
+    import image_text_embedding as ite  # registers the operators
 
     ite._register_operators()  # a second time
     shown: list[str] = []
@@ -105,7 +110,7 @@ def run() -> dict[str, Any]:
         except Exception as error:
             answer["errors"][name] = [type(error).__name__, str(error)]
 
-    # pkg_resources makes `towhee` a namespace of both versions' folders: nothing may have come from the other one.
+    # pkg_resources makes `towhee` a namespace of both versions' folders: no module may be of the other version.
     files = [getattr(module, "__file__", None) or "" for module in sys.modules.values()]
     towhees = [file for file in files if "/site-packages/towhee/" in file]
     answer["foreign"] = [file for file in towhees if not file.startswith(str(Path(sys.prefix).resolve()))]
@@ -119,7 +124,7 @@ def concurrent_builds() -> int:
     from image_text_embedding.blip import Blip
 
     built: list[int] = []
-    together = threading.Barrier(2)  # its thread pool has room for two pipelines on the smallest machine
+    together = threading.Barrier(2)  # on the smallest machine the thread pool runs two pipelines
     init, call = Blip.__init__, Blip.__call__
 
     def counting_init(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -127,7 +132,7 @@ def concurrent_builds() -> int:
         init(self, *args, **kwargs)
 
     def waiting_call(self: Any, data: Any) -> Any:
-        together.wait(timeout=60)  # until both are inside: neither can have waited for the other's operator
+        together.wait(timeout=60)  # both calls run at once, so neither waits for the other's operator
         return call(self, data)
 
     Blip.__init__, Blip.__call__ = counting_init, waiting_call

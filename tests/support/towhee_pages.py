@@ -2,7 +2,7 @@
 
 TEXT = "A teddybear on a skateboard in Times Square."
 
-# Towhee 0.9.0: what gives a page's vectors is the same chain with `.to_list()` instead of `.show()`.
+# Towhee 0.9.0. The same chain with `.to_list()` instead of `.show()` gives a page's vectors.
 CHAINS = {
     "image": """\
 towhee.glob('./teddy.jpg') \\
@@ -26,7 +26,7 @@ towhee.dc['text'](["A teddybear on a skateboard in Times Square."]) \\
       .show()""",
 }
 
-# Towhee 0.9.0 begins with `from towhee.dc2 import pipe, ops, DataCollection`, 1.x with the same from towhee.
+# Towhee 0.9.0 imports `pipe, ops, DataCollection` from towhee.dc2, 1.x from towhee.
 PIPES = """\
 img_pipe = (
     pipe.input('url')

@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""Samples to calibrate int8 towers with, and to measure the quality of any export with."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from image_text_embedding.inference.backends.compiled_tower import CompiledGraph
 from image_text_embedding.inference.backends.tower_graphs import Inputs
 from image_text_embedding.inference.model_runtime import ModelRuntime
 
-MIN_ITEMS = 8  # pictures or texts to calibrate on
+MIN_ITEMS = 8  # pictures or texts
 
-HELD_OUT = 4  # every fourth of them measures what came of it
+HELD_OUT = 4  # every fourth sample is held out to measure the quality
 
 
 class CalibrationSamples:
-    """Inputs of one tower, each a batch of one, to calibrate on and to measure with; made when they are asked for."""
+    """Inputs of one tower, each a batch of one; prepared when they are first used."""
 
     def __init__(self, runtime: ModelRuntime, modality: str, given: Iterable[Any] | None) -> None:
         self.runtime, self.modality = runtime, modality
@@ -33,12 +33,13 @@ class CalibrationSamples:
 
     @property
     def origin(self) -> str:
+        """Where the samples come from, for `Encoder.info`."""
         what = "pictures" if self.modality == "image" else "texts"
-        return "the packaged gallery" if self.given is None else f"{len(self.given)} {what} of the user's"
+        return "the packaged gallery" if self.given is None else f"{len(self.given)} {what} given by the user"
 
     @property
     def digest(self) -> str:
-        """Tells the user's items apart by what the tower sees of them."""
+        """A hash of what the tower sees of the samples."""
         if self.given is None:
             return "packaged"
         digest = hashlib.sha256()
@@ -49,6 +50,11 @@ class CalibrationSamples:
 
     @cached_property
     def inputs(self) -> list[Inputs]:
+        """All samples.
+
+        Raises:
+            ImageError, TextError: a sample cannot be used; `.index` is its index.
+        """
         items: list[Any]
         if self.given is not None:
             items = self.given
@@ -65,9 +71,9 @@ class CalibrationSamples:
         return found
 
     def split(self) -> tuple[list[Inputs], list[Inputs]]:
-        """Those to calibrate on, and those held out."""
-        learn = [each for index, each in enumerate(self.inputs) if index % HELD_OUT]
-        return learn, self.inputs[::HELD_OUT]
+        """Samples to calibrate with, and held-out ones."""
+        calibration = [each for index, each in enumerate(self.inputs) if index % HELD_OUT]
+        return calibration, self.inputs[::HELD_OUT]
 
     def _prepared(self, item: Any) -> Inputs:
         if self.modality == "image":
@@ -77,19 +83,19 @@ class CalibrationSamples:
 
 
 def measure_quality(exact: Callable[..., torch.Tensor], run: CompiledGraph, items: Sequence[Inputs]) -> dict[str, Any]:
-    """Cosines of a backend's vectors to torch's in fp32. Torch takes one at a time; the backend, batches, padded."""
+    """Cosines of a backend's vectors to torch's in fp32. torch computes single samples, the backend padded batches."""
     cosines: list[float] = []
-    for start in range(0, len(items), 5):  # 5: another batch than the one that was exported
+    for start in range(0, len(items), 5):  # 5: not the batch size of the export
         batch = items[start : start + 5]
         with torch.inference_mode():
-            right = torch.cat([exact(*map(torch.from_numpy, inputs)) for inputs in batch])
-        came = torch.from_numpy(run(*(stack_inputs(each) for each in zip(*batch))))
-        cosines += F.cosine_similarity(right, came.float(), dim=-1).tolist()
+            exact_vectors = torch.cat([exact(*map(torch.from_numpy, inputs)) for inputs in batch])
+        vectors = torch.from_numpy(run(*(stack_inputs(each) for each in zip(*batch))))
+        cosines += F.cosine_similarity(exact_vectors, vectors.float(), dim=-1).tolist()
     return {"cosine_mean": float(np.mean(cosines)), "cosine_min": min(cosines), "items": len(cosines)}
 
 
 def stack_inputs(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Batches of one -> one batch; rows of unequal length are filled with 0."""
+    """Batches of one -> one batch; rows of unequal length are padded with 0."""
     widths = {row.shape[1] for row in rows}
     if rows[0].ndim > 2 or len(widths) == 1:
         return np.concatenate(rows)

@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""Towers that OpenVINO, ONNX Runtime or a server compute, with the call shape of torch's towers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from image_text_embedding.foundation.optional_imports import require_package
 from image_text_embedding.inference.backends.export_cache import CachedExport
+from image_text_embedding.inference.backends.quiet_exporters import import_backend
 from image_text_embedding.inference.model_runtime import ModelRuntime
 
 
@@ -24,27 +24,27 @@ class CompiledGraph(Protocol):
 
 
 class CompiledTower:
-    """A tower at work on a backend, in the torch towers' call shape.
+    """A tower compiled for a backend; called as a torch tower is.
 
     Attributes:
-        quality: what its vectors are worth beside those of torch in fp32: `cosine_mean` and `cosine_min` over `items`
-            held-out pictures or texts; of an int8 tower, what it was `calibrated_on`.
+        quality: how close its vectors are to those of torch in fp32: `cosine_mean` and `cosine_min` over `items` held-out
+            pictures or texts; for an int8 tower also what it was `calibrated_on`.
         folder: its files.
     """
 
     def __init__(self, run: CompiledGraph, export: CachedExport) -> None:
         self._run, self._export = run, export
         self.quality: dict[str, Any] = export.notes["quality"]
-        self.folder = export.folder  # which lives as long as the export does
+        self.folder = export.folder  # a temporary folder lives as long as the export object
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """The inputs of `graphs.ImageGraph` or `TextGraph` -> (B, D) float32 on the CPU, not yet of unit length."""
+        """The inputs of `tower_graphs.ImageGraph` or `TextGraph` -> (B, D) float32 on the CPU, not yet of unit length."""
         return torch.from_numpy(self._run(*(tensor.cpu().numpy() for tensor in inputs)))
 
 
 @dataclass(frozen=True)
 class RemoteTower:
-    """A tower that a server computes. `call` takes what `Compiled` takes, and gives what it gives."""
+    """A tower that a server computes. `call` has the inputs and output of `CompiledTower`."""
 
     call: Callable[..., torch.Tensor]
     name: str = "triton"
@@ -52,6 +52,7 @@ class RemoteTower:
     quality: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def tower(self, runtime: ModelRuntime, modality: str) -> RemoteTower:
+        """The tower itself, as there is nothing to export."""
         return self
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
@@ -59,12 +60,12 @@ class RemoteTower:
 
 
 class OpenVINOGraph:
-    """One compiled model; as many of its requests as threads call at once."""
+    """One compiled model, with one request per thread that calls at the same time."""
 
     def __init__(self, path: Path, hint: str, threads: int) -> None:
-        openvino = require_package("openvino", "openvino")
+        openvino = import_backend("openvino", "openvino")
         settings = {
-            "INFERENCE_PRECISION_HINT": hint,  # fp32 is bf16 by default where the processor has it
+            "INFERENCE_PRECISION_HINT": hint,  # the default for fp32 is bf16 where the processor has it
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
         }
@@ -83,10 +84,10 @@ class OpenVINOGraph:
 
 
 class ONNXGraph:
-    """One session, which many threads may run at once."""
+    """One session, which many threads may use at once."""
 
     def __init__(self, path: Path, device: torch.device, threads: int) -> None:
-        runtime = require_package("onnxruntime", "onnx")
+        runtime = import_backend("onnxruntime", "onnx")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors
@@ -94,8 +95,8 @@ class ONNXGraph:
         providers = [cuda] if device.type == "cuda" else ["CPUExecutionProvider"]
         self._session = runtime.InferenceSession(str(path), options, providers=providers)
         if device.type == "cuda" and "CUDAExecutionProvider" not in self._session.get_providers():
-            warnings.warn("onnxruntime cannot use this GPU, and computes on the CPU", stacklevel=2)
-        self._names = [place.name for place in self._session.get_inputs()]
+            warnings.warn("onnxruntime cannot use this GPU and computes on the CPU", stacklevel=2)
+        self._names = [node.name for node in self._session.get_inputs()]
 
     def __call__(self, *inputs: np.ndarray) -> np.ndarray:
         return np.asarray(self._session.run(None, dict(zip(self._names, inputs)))[0])

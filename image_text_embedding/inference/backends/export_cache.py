@@ -1,4 +1,4 @@
-"""Folders of made files that outlive the process: made once whoever asks, written whole or not at all, checked when read."""
+"""Cache of exported towers: built once per machine under a lock, written atomically, verified on every read."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Any
 
 from image_text_embedding.foundation.cache_folder import HOME_VARIABLE
 from image_text_embedding.foundation.errors import DownloadError, SetupError
+from image_text_embedding.foundation.exclusive_lock import LockHeldError, acquire_lock
 from image_text_embedding.foundation.file_digests import file_sha256
 from image_text_embedding.models.checkpoints.url_download import LOCK_TIMEOUT
 
@@ -25,51 +26,51 @@ MANIFEST = "export.json"
 
 @dataclass(frozen=True)
 class CachedExport:
-    """A folder of files, and what its maker noted about them. A temporary folder goes with this object."""
+    """A folder of files with the notes of its builder. A temporary folder is removed with this object."""
 
     folder: Path
     notes: dict[str, Any]
 
 
 def get_or_build_export(
-    folder: Path, key: Mapping[str, Any], files: Sequence[str], make: Callable[[Path], dict[str, Any]]
+    folder: Path, key: Mapping[str, Any], files: Sequence[str], build: Callable[[Path], dict[str, Any]]
 ) -> CachedExport:
-    """A folder that holds `files`, made by the first who asks while other threads and processes wait.
+    """A folder that contains `files`. The first caller builds it while other threads and processes wait.
 
     Args:
-        folder: where it lies; its name should tell keys apart.
-        key: what the files depend on, as JSON. A folder of another key, or with files that are missing or changed, is made
-            anew.
-        make: writes the files into the empty folder that it is given, and returns notes, as JSON.
+        folder: its path; the name should differ between keys.
+        key: what the files depend on, as JSON. A folder with another key, or with missing or changed files, is
+            rebuilt.
+        build: writes the files into an empty folder, and returns notes, as JSON.
 
     Returns:
-        the folder and its notes. Where it cannot be written, a warning says so, and the files go into a temporary folder
-        that is removed when the result is.
+        The folder and its notes. If it is not writable, a warning says so, and the files go into a temporary folder that is
+        removed with the result.
 
     Raises:
-        SetupError: another process is still at it after LOCK_TIMEOUT; or no file can be written anywhere.
-        And what `make` raises.
+        SetupError: another process is still building it after LOCK_TIMEOUT, or no file can be written anywhere.
+        And what `build` raises.
     """
     key = json.loads(json.dumps(key))
     if (found := _read(folder, key, files)) is not None:
         return found
     try:
         with _writable(folder) as part:
-            if (found := _read(folder, key, files)) is not None:  # whoever we waited for made it
+            if (found := _read(folder, key, files)) is not None:  # the process that we waited for built it
                 return found
-            _make(part, key, files, make)
-            shutil.rmtree(folder, ignore_errors=True)  # damaged, or of another key
+            _build(part, key, files, build)
+            shutil.rmtree(folder, ignore_errors=True)  # damaged, or with another key
             os.replace(part, folder)
     except _NotWritable as error:
         warnings.warn(
-            f"{folder.parent} cannot be written ({error}): this export is made anew by every process. Set {HOME_VARIABLE} "
-            "to a folder that can be written to keep it",
+            f"{folder.parent} is not writable ({error}): every process will build this export again. Set {HOME_VARIABLE} "
+            "to a writable folder to cache it",
             stacklevel=2,
         )
     else:
         if (found := _read(folder, key, files)) is not None:
             return found
-    return _temporary(key, files, make)
+    return _temporary(key, files, build)
 
 
 class _NotWritable(Exception):
@@ -79,67 +80,64 @@ class _NotWritable(Exception):
 @contextlib.contextmanager
 def _writable(folder: Path) -> Iterator[Path]:
     """An empty folder beside `folder`, while no other thread or process has one."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(f"{folder}.lock")
     part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=LOCK_TIMEOUT)
-    except Timeout as error:
-        raise SetupError(f"{folder} is still being made by another process after {LOCK_TIMEOUT} s") from error
-    except (OSError, NotImplementedError) as error:  # the latter from a file system without locks
+        lock = acquire_lock(folder.with_name(f"{folder.name}.lock"), timeout=LOCK_TIMEOUT)
+    except LockHeldError as error:
+        raise SetupError(f"{folder} is still being built by another process after {LOCK_TIMEOUT} s") from error
+    except OSError as error:
         raise _NotWritable(str(error)) from error
     try:
         try:
-            for left in folder.parent.glob(f"{folder.name}.*.part"):  # by a process that died
-                shutil.rmtree(left, ignore_errors=True)
+            for leftover in folder.parent.glob(f"{folder.name}.*.part"):  # of a process that died
+                shutil.rmtree(leftover, ignore_errors=True)
             part.mkdir()
         except OSError as error:
             raise _NotWritable(str(error)) from error
         try:
             yield part
-        except OSError as error:  # no room, most likely
+        except OSError as error:  # a full disk, most likely
             raise _NotWritable(str(error)) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
         lock.release()
 
 
-def _temporary(key: Mapping[str, Any], files: Sequence[str], make: Callable[[Path], dict[str, Any]]) -> CachedExport:
+def _temporary(key: Mapping[str, Any], files: Sequence[str], build: Callable[[Path], dict[str, Any]]) -> CachedExport:
     try:
         folder = Path(tempfile.mkdtemp(prefix="image-text-embedding-"))
         try:
-            found = CachedExport(folder, _make(folder, key, files, make))
+            found = CachedExport(folder, _build(folder, key, files, build))
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
     except OSError as error:
-        raise SetupError(f"expected that {tempfile.gettempdir()} can be written and has room, got: {error}") from error
+        raise SetupError(f"cannot write to {tempfile.gettempdir()}: {error}") from error
     weakref.finalize(found, shutil.rmtree, folder, ignore_errors=True)
     return found
 
 
-def _make(
-    part: Path, key: Mapping[str, Any], files: Sequence[str], make: Callable[[Path], dict[str, Any]]
+def _build(
+    part: Path, key: Mapping[str, Any], files: Sequence[str], build: Callable[[Path], dict[str, Any]]
 ) -> dict[str, Any]:
-    notes: dict[str, Any] = json.loads(json.dumps(make(part)))
+    notes: dict[str, Any] = json.loads(json.dumps(build(part)))
     manifest: dict[str, Any] = {"key": key, "files": {name: file_sha256(part / name) for name in files}, "notes": notes}
     manifest["sha256"] = _digest(manifest)
     (part / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     for name in (*files, MANIFEST):
         with (part / name).open("rb+") as file:
-            os.fsync(file.fileno())  # or a power cut could leave the names without the bytes
+            os.fsync(file.fileno())  # otherwise a power cut could leave the names without the bytes
     return notes
 
 
 def _read(folder: Path, key: Mapping[str, Any], files: Sequence[str]) -> CachedExport | None:
-    """The folder, if it is of this key and its files are as they were made."""
+    """The folder, if it has this key and its files are unchanged."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
-        whole = manifest.pop("sha256") == _digest(manifest) and manifest["key"] == key
-        whole = whole and all(file_sha256(folder / name) == manifest["files"][name] for name in files)
-        return CachedExport(folder, dict(manifest["notes"])) if whole else None
+        intact = manifest.pop("sha256") == _digest(manifest) and manifest["key"] == key
+        intact = intact and all(file_sha256(folder / name) == manifest["files"][name] for name in files)
+        return CachedExport(folder, dict(manifest["notes"])) if intact else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, DownloadError):
         return None
 

@@ -22,19 +22,19 @@ SUFFIXES = {"pytorch": ".safetensors", "torchscript": ".pt", "onnx": ".onnx"}
 
 
 def save_tower(runtime: ModelRuntime, modality: str, format: str, path: str | os.PathLike[str]) -> Path:
-    """Write a tower, whole or not at all.
+    """Write a tower, atomically.
 
     Args:
         runtime: of an encoder with this tower.
         modality: "image" or "text".
-        format: "onnx" or "torchscript": the graph that `graphs` describes, uint8 pixels or token ids in, `vector` out, which
-            is not yet of unit length. In fp32, or, from an encoder with backend="onnx", the very file that it computes with.
+        format: "onnx" or "torchscript": the graph in `tower_graphs`, uint8 pixels or token ids in, `vector` out, which
+            is not yet of unit length. In fp32, or, from an encoder with backend="onnx", the file that it computes with.
             "pytorch": weights, for `load(model, checkpoint=path)`.
-        path: where; "default" is `<cache_dir()>/saved/<model>-<modality>` with the format's suffix.
+        path: the file; "default" is `<cache_dir()>/saved/<model>-<modality>` with the format's suffix.
 
     Raises:
         InputError: an unknown format.
-        SetupError: it cannot be written, or what writes ONNX is not installed.
+        SetupError: it cannot be written, or a package that writes ONNX is not installed.
     """
     if format not in SUFFIXES:
         raise InputError(
@@ -49,7 +49,7 @@ def save_tower(runtime: ModelRuntime, modality: str, format: str, path: str | os
         with atomic_replace(target) as part:
             _write(runtime, modality, format, part)
     except OSError as error:
-        raise SetupError(f"expected that {target} can be written, got: {error}") from error
+        raise SetupError(f"cannot write to {target}: {error}") from error
     return target
 
 
@@ -67,5 +67,5 @@ def _write(runtime: ModelRuntime, modality: str, format: str, path: Path) -> Non
         write_onnx(graph, modality, config, path)
         return
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-        warnings.simplefilter("ignore")  # torch deprecates TorchScript; who asks for it knows
+        warnings.simplefilter("ignore")  # torch deprecates TorchScript, which the caller asked for
         torch.jit.trace(graph, example(modality, config), check_trace=False).save(str(path))

@@ -1,4 +1,4 @@
-"""A tower as a graph that other runtimes read: pixels or token ids in, one vector out; in 8 bits, too, by their own tools."""
+"""A tower as a graph for other runtimes: pixels or token ids -> a vector. Their own tools quantise it to int8."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from image_text_embedding.foundation.optional_imports import quietly, require_package
+from image_text_embedding.inference.backends.quiet_exporters import import_backend, quietly
 from image_text_embedding.models.config import ModelConfig
 
-Inputs = tuple[np.ndarray, ...]  # of a graph, in the order of INPUTS
+Inputs = tuple[np.ndarray, ...]  # of one graph, in the order of INPUTS
 
 INPUTS = {"image": ("pixels",), "text": ("input_ids", "attention_mask")}
 
@@ -44,7 +44,7 @@ class ImageGraph(nn.Module):
 
 
 class TextGraph(nn.Module):
-    """The text tower, its vectors in float32 whatever it computes in."""
+    """The text tower; its vectors are float32 in every precision."""
 
     def __init__(self, tower: nn.Module) -> None:
         super().__init__()
@@ -56,12 +56,12 @@ class TextGraph(nn.Module):
 
 
 def graph_of(tower: nn.Module, modality: str, config: ModelConfig) -> nn.Module:
-    """A tower on the CPU -> what is exported of it."""
+    """A tower on the CPU -> the graph to export."""
     return (ImageGraph(tower, config) if modality == "image" else TextGraph(tower)).eval()
 
 
 def example(modality: str, config: ModelConfig) -> tuple[torch.Tensor, ...]:
-    """Made-up inputs. Two of them, and no two sizes equal, so that no exporter takes a size for a constant."""
+    """Made-up inputs: a batch of two in which no two sizes are equal, so that no exporter treats a size as a constant."""
     if modality == "image":
         size = config.vision.image_size
         return (torch.zeros(2, size, size, 3, dtype=torch.uint8),)
@@ -71,12 +71,12 @@ def example(modality: str, config: ModelConfig) -> tuple[torch.Tensor, ...]:
 
 
 def write_onnx(graph: nn.Module, modality: str, config: ModelConfig, path: Path) -> None:
-    """One ONNX file, batch and length of any size. (Up to 2 GB, which is protobuf's limit and no tower's size.)
+    """One ONNX file, batch and length of any size. (protobuf's limit is 2 GB; every tower is smaller.)
 
     Raises:
-        SetupError: what torch's exporter needs is not installed.
+        SetupError: a package that torch's exporter needs is not installed.
     """
-    require_package("onnx", "onnx"), require_package("onnxscript", "onnx")
+    import_backend("onnx", "onnx"), import_backend("onnxscript", "onnx")
     dynamic = {0: torch.export.Dim.DYNAMIC, **({1: torch.export.Dim.DYNAMIC} if modality == "text" else {})}
     with quietly(), torch.inference_mode(False), torch.no_grad():
         torch.onnx.export(
@@ -97,26 +97,26 @@ def write_onnx_int8(
 ) -> None:
     """ONNX Runtime's static quantiser: weights per channel, activations by their range over the samples.
 
-    Products of weights and activations alone are in 8 bits; attention's own products stay in float32.
+    Only products of weights and activations are in 8 bits; the products within attention stay in float32.
     """
-    require_package("onnxruntime", "onnx")
+    import_backend("onnxruntime", "onnx")
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(quantization.CalibrationDataReader):
         def __init__(self) -> None:
-            self.left = iter(samples)
+            self.remaining = iter(samples)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
-            inputs = next(self.left, None)
+            inputs = next(self.remaining, None)
             return None if inputs is None else dict(zip(INPUTS[modality], inputs))
 
-    whole, folded = path.with_suffix(".fp32.onnx"), path.with_suffix(".folded.onnx")
+    exported, folded = path.with_suffix(".fp32.onnx"), path.with_suffix(".folded.onnx")
     try:
-        write_onnx(graph, modality, config, whole)
+        write_onnx(graph, modality, config, exported)
         with quietly():
-            # Weights may lie behind a Transpose, where the quantiser would not know them for constants.
-            quant_pre_process(str(whole), str(folded), skip_symbolic_shape=True)
+            # Weights may be behind a Transpose, where the quantiser would not recognise them as constants.
+            quant_pre_process(str(exported), str(folded), skip_symbolic_shape=True)
             quantization.quantize_static(
                 str(folded),
                 str(path),
@@ -129,7 +129,7 @@ def write_onnx_int8(
                 extra_options={"MatMulConstBOnly": True},
             )
     finally:
-        whole.unlink(missing_ok=True)
+        exported.unlink(missing_ok=True)
         folded.unlink(missing_ok=True)
 
 
@@ -139,14 +139,14 @@ def write_openvino(
     """OpenVINO's own format, `path` (.xml) and a .bin beside it; for "int8" quantised by NNCF over the samples.
 
     Raises:
-        SetupError: openvino is not installed, or NNCF where it is needed.
+        SetupError: openvino, or for int8 NNCF, is not installed.
     """
-    openvino = require_package("openvino", "openvino")
-    nncf = require_package("nncf", "openvino") if precision == "int8" else None
+    openvino = import_backend("openvino", "openvino")
+    nncf = import_backend("nncf", "openvino") if precision == "int8" else None
     with quietly(), torch.inference_mode(False), torch.no_grad():
         model = openvino.convert_model(graph, example_input=example(modality, config))
-        for place, name in zip(model.inputs, INPUTS[modality]):
-            place.get_tensor().set_names({name})
+        for node, name in zip(model.inputs, INPUTS[modality]):
+            node.get_tensor().set_names({name})
         model.outputs[0].get_tensor().set_names({OUTPUT})
         if nncf is not None:
             items = [dict(zip(INPUTS[modality], inputs)) for inputs in samples]

@@ -1,4 +1,4 @@
-"""To Hugging Face: a folder that transformers' BLIP classes and `BlipProcessor` open. (From there: `load(folder)`.)"""
+"""Writes a folder that transformers' BLIP classes and `BlipProcessor` open. (`load(folder)` reads one.)"""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from image_text_embedding.models.checkpoints.transformers_config import TRANSFOR
 from image_text_embedding.models.config import TASKS
 from image_text_embedding.models.config_files import model_config
 
-TWINS = {
+# Tied parameters that transformers stores twice.
+TIED_PARAMETERS = {
     "text_decoder.cls.predictions.decoder.weight": "text_decoder.bert.embeddings.word_embeddings.weight",
     "text_decoder.cls.predictions.decoder.bias": "text_decoder.cls.predictions.bias",
 }
@@ -45,22 +46,25 @@ def export_transformers(runtime: ModelRuntime, folder: Path, task: str | None) -
         ours = {name: tensor for name, tensor in ours.items() if not name.startswith("vision_proj.")}
     names = rename_parameters(ours, BLIP_TO_TRANSFORMERS)
     tensors = {names[name]: tensor.contiguous().cpu() for name, tensor in ours.items()}
-    for name, twin in TWINS.items():  # transformers 4 does not tie them, and would begin with a matrix of chance
-        if twin in tensors:
-            tensors.setdefault(name, tensors[twin].clone())
+    for (
+        name,
+        source,
+    ) in TIED_PARAMETERS.items():  # transformers 4 does not tie them, and would start from a random matrix
+        if source in tensors:
+            tensors.setdefault(name, tensors[source].clone())
 
-    theirs = transformers.BlipConfig(**_sizes(runtime))
-    theirs.architectures = [kind]
-    theirs.torch_dtype = runtime.dtype
+    their_config = transformers.BlipConfig(**_sizes(runtime))
+    their_config.architectures = [kind]
+    their_config.torch_dtype = runtime.dtype
     with torch.device("meta"):
-        wanted = getattr(transformers, kind)(theirs).state_dict()
+        wanted = getattr(transformers, kind)(their_config).state_dict()
     _check(wanted, tensors)
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         words = sorted(runtime.tokenizer.words().items(), key=lambda pair: pair[1])
         (folder / "vocab.txt").write_text("".join(f"{word}\n" for word, _ in words), encoding="utf-8")
-        theirs.save_pretrained(folder)
+        their_config.save_pretrained(folder)
         tokenizer = transformers.BertTokenizer.from_pretrained(folder, model_max_length=config.text.max_positions)
         tokenizer.add_special_tokens({"bos_token": "[DEC]", "additional_special_tokens": ["[ENC]"]})
         size = config.vision.image_size
@@ -76,7 +80,7 @@ def export_transformers(runtime: ModelRuntime, folder: Path, task: str | None) -
 
 
 def _sizes(runtime: ModelRuntime) -> dict[str, Any]:
-    """What `BlipConfig` is built from."""
+    """The arguments of `BlipConfig`."""
     config = runtime.config
     vision, text, decoder = config.vision, config.text, config.decoder
     ends = {"pad_token_id": runtime.tokenizer.pad_id, "sep_token_id": runtime.tokenizer.sep_id}
@@ -90,7 +94,7 @@ def _sizes(runtime: ModelRuntime) -> dict[str, Any]:
             "num_attention_heads": vision.num_heads,
             "image_size": vision.image_size,
             "patch_size": vision.patch_size,
-            "layer_norm_eps": vision.layer_norm_eps,  # transformers' own default differs
+            "layer_norm_eps": vision.layer_norm_eps,  # the default of transformers differs
         },
         "text_config": {
             "vocab_size": text.vocab_size,
@@ -98,7 +102,7 @@ def _sizes(runtime: ModelRuntime) -> dict[str, Any]:
             "encoder_hidden_size": vision.width,
             "intermediate_size": text.intermediate_size,
             "num_hidden_layers": text.depth,
-            "num_attention_heads": text.num_heads,  # and here
+            "num_attention_heads": text.num_heads,  # as here
             "max_position_embeddings": text.max_positions,
             "layer_norm_eps": text.layer_norm_eps,
             "bos_token_id": dec_id,
@@ -110,14 +114,17 @@ def _sizes(runtime: ModelRuntime) -> dict[str, Any]:
 
 
 def _check(wanted: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> None:
-    """That transformers will find every parameter, of its shape, and no other."""
+    """
+    Raises:
+        CheckpointError: transformers would not find every parameter in its shape, or would find others.
+    """
     missing = sorted(wanted.keys() - tensors.keys())
     unexpected = sorted(tensors.keys() - wanted.keys())
     wrong = sorted(name for name in wanted.keys() & tensors.keys() if wanted[name].shape != tensors[name].shape)
     if missing or unexpected or wrong:
         raise CheckpointError(
             "this model does not fit transformers' class: "
-            f"missing {missing[:5]}, unexpected {unexpected[:5]}, of another shape {wrong[:5]}"
+            f"missing {missing[:5]}, unexpected {unexpected[:5]}, with another shape {wrong[:5]}"
         )
 
 

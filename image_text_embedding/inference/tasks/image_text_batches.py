@@ -1,4 +1,4 @@
-"""Pictures with their texts: put together, prepared, and run in batches through one pass of the ViT."""
+"""Pictures with their texts: paired, prepared, and run in batches, each picture passing the vision transformer once."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from image_text_embedding.inputs.prefetch import prefetch_batches
 from image_text_embedding.inputs.text_encoder import TextEncoder
 from image_text_embedding.models.networks.finite_values import not_finite
 
-TokenIds = list[int]  # token ids
+TokenIds = list[int]
 
 Compute = Callable[[torch.Tensor, list[Any]], list[Any]]  # states of B pictures and R rows, R = n * B -> R results
 
 
 class PictureTextBatches:
-    """Pictures and, for each, texts: as many of one as of the other, or one of either for all of the other."""
+    """Pictures and the texts of each: as many of each, or a single one of either for all of the other."""
 
     def __init__(self, runtime: ModelRuntime, images: Any, on_error: str, **texts: Any) -> None:
         """
         Args:
-            texts: under any names: one string for all pictures, or one for each; None = there are none.
+            texts: under any names: one string for all pictures, or one for each; None = no such texts.
         """
         self.runtime = runtime
         self.one_picture = is_single_picture(images)
@@ -57,13 +57,13 @@ class PictureTextBatches:
         self.failures = ItemErrors(on_error, self.one)
 
     def rows(self, kind: str, encode: Callable[[Any], TokenIds]) -> dict[int, TokenIds]:
-        """Index -> token ids of those texts that can be used. What all pictures share fails for all."""
+        """Index -> token ids of the usable texts. An error of a text that all pictures share is an error of each."""
         if self.single[kind]:
             return self._shared(range(self.count), lambda: encode(self.texts[kind][0]))
         return dict(self.failures.each(enumerate(self.texts[kind]), encode))
 
     def _shared(self, indices: Iterable[int], read: Callable[[], Any]) -> dict[int, Any]:
-        """Index -> what all of them have in common, read once; where that fails it fails for each."""
+        """Index -> what all indices share, read once; if that fails, each of them fails."""
         try:
             return dict.fromkeys(indices, read())
         except InputError as error:
@@ -74,7 +74,7 @@ class PictureTextBatches:
 
     @torch.inference_mode()
     def run(self, rows: dict[int, Any], compute: Compute, missing: Any, batch_size: int, show: bool | None) -> Any:
-        """A result for each index of `rows`, `missing` for the others; one result where all came alone."""
+        """A result for each index of `rows`, `missing` for the others; a single result for a single picture and text."""
         values = [missing] * self.count
         with progress_bar(len(rows), "image" if not self.one_picture else "text", show) as bar:
             for indices, states, batch in self._batches(rows, batch_size):
@@ -84,7 +84,7 @@ class PictureTextBatches:
         return values[0] if self.one and values else values
 
     def _batches(self, rows: dict[int, Any], size: int) -> Iterator[tuple[list[int], torch.Tensor, list[Any]]]:
-        """(indices, states of their pictures or of the one that they share, rows)"""
+        """(indices, states of their pictures or of the shared one, rows)"""
         runtime = self.runtime
         if self.one_picture:
             require_integer("batch_size", size)
@@ -104,6 +104,7 @@ class PictureTextBatches:
                     yield indices, states[torch.tensor(fine, device=states.device)], [rows[i] for i in indices]
 
     def _fine(self, states: torch.Tensor, indices: list[int]) -> list[bool]:
+        """Which states are finite; an error for each of the others."""
         good: list[bool] = states.isfinite().flatten(1).all(1).tolist()
         for index, fine in zip(indices, good):
             if not fine:

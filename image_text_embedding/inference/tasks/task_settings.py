@@ -67,7 +67,7 @@ class CaptionSettings:
                 "or sample=True draws any number"
             )
         if self.seed is not None:
-            _set(self, seed=require_integer("seed", self.seed, least=0))
+            _set(self, seed=require_integer("seed", self.seed, minimum=0))
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,8 @@ def _check_token(name: str, token: Any) -> None:
 
 
 def _check_lengths(settings: Any) -> None:
-    max_length = require_integer("max_length", settings.max_length, least=2)
-    min_length = require_integer("min_length", settings.min_length, least=0)
+    max_length = require_integer("max_length", settings.max_length, minimum=2)
+    min_length = require_integer("min_length", settings.min_length, minimum=0)
     _set(settings, num_beams=require_integer("num_beams", settings.num_beams), max_length=max_length)
     _set(settings, min_length=min_length)
     if min_length > max_length:

@@ -1,4 +1,4 @@
-"""A contact sheet: pictures in a grid, a line of words under each."""
+"""A contact sheet: pictures in a grid, each with a line of text below it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ THUMBNAIL_SIDE, GAP, LINE = 168, 12, 20  # pixels
 
 COLUMNS = 6
 
-MAX_LETTERS = 500  # of a line; no more fit
+MAX_CHARACTERS = 500  # of a line; more do not fit
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -23,13 +23,13 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 def contact_sheet(
     pictures: Sequence[Image.Image], captions: Sequence[str], title: str, path: str | os.PathLike[str]
 ) -> Path:
-    """Draw pictures in their order, a row after the other, and write them as a PNG.
+    """Draw pictures in order, row by row, and write them as a PNG.
 
     Args:
         pictures: of any size and shape; each is shrunk to fit its cell.
-        captions: one to a picture; what is too long for a cell is cut.
-        title: above them all.
-        path: the PNG, written whole or not at all.
+        captions: one per picture; long ones are shortened.
+        title: drawn above the pictures.
+        path: the PNG, written atomically.
 
     Returns:
         `path`.
@@ -52,23 +52,23 @@ def contact_sheet(
 
 
 def thumbnail(picture: Image.Image, side: int) -> Image.Image:
-    """As large as fits a square; a hair's breadth stays a pixel."""
+    """A picture scaled to fit a square; no side gets shorter than a pixel."""
     scale = side / max(picture.size)
     return picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
 
 
 def write_png(path: str | os.PathLike[str], picture: Image.Image) -> Path:
-    """A picture as a PNG, written whole or not at all."""
+    """Write a picture as a PNG, atomically."""
     encoded = io.BytesIO()
     picture.save(encoded, "PNG")
     return atomic_write(path, encoded.getvalue())
 
 
 def cut_to_width(text: str, width: int, font: Font) -> str:
-    """As much of a text as fits, with … where there is more."""
-    if len(text) <= MAX_LETTERS and font.getlength(text) <= width:
+    """As much of a text as fits, with … if there is more."""
+    if len(text) <= MAX_CHARACTERS and font.getlength(text) <= width:
         return text
-    text = text[:MAX_LETTERS]  # a stranger may send a word of a million
+    text = text[:MAX_CHARACTERS]  # an untrusted text may be one word of a million characters
     while text and font.getlength(text + "…") > width:
         text = text[:-1]
     return text + "…"

@@ -1,8 +1,8 @@
 """Where in a picture each word of a text is seen: Grad-CAM over the cross-attention of fusion layers.
 
-As the ALBEF paper shows it (§6.4; official `visualization.ipynb` and `Grounding.py`; for BLIP, `compute_gradcam` of LAVIS):
-how much each word attends to each patch, times how much that raises the match logit. They read one layer; the mean of several
-is taken where that is surer (`tests/bench_explain.py`).
+As in the ALBEF paper (§6.4; official `visualization.ipynb` and `Grounding.py`; for BLIP, `compute_gradcam` of LAVIS): how
+much each word attends to each patch, times how much that raises the match logit. They read one layer; the mean of several is
+more reliable for some models (`tests/benchmarks/bench_explain.py`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from image_text_embedding.models.config import ModelConfig
 from image_text_embedding.models.networks.bert import Layer
 from image_text_embedding.models.networks.heads import MatchHead
 
-# How far through its fusion layers a family is read: ALBEF's official code takes the third of six, LAVIS the eighth of
+# Which fusion layer is read, as a share of their number: ALBEF's official code reads the third of six, LAVIS the eighth of
 # BLIP's twelve.
 DEPTHS = {"albef": 3 / 6, "blip": 8 / 12}
 
@@ -39,13 +39,12 @@ class Explanation:
     """Where each word of a text is seen.
 
     Attributes:
-        words: as the model read them, cleaned; word pieces joined, punctuation left out, without what was cut.
+        words: as the model read them: cleaned, word pieces joined, without punctuation and truncated words.
         maps: float32 (words, grid, grid), from the picture's upper left corner; 0 = not seen there. The larger, the more
-            that patch speaks for a match; two words' values may be compared.
-        match: the probability that text and picture match, as `Encoder.match` gives it. Where it is low, the maps mean
-            little.
+            that patch supports a match; values of two words may be compared.
+        match: the probability that text and picture match, as in `Encoder.match`. If it is low, the maps mean little.
         layers: the layers that were read.
-        picture: RGB, as it was given.
+        picture: RGB, at its original size.
     """
 
     words: tuple[str, ...]
@@ -56,13 +55,13 @@ class Explanation:
 
     @property
     def peaks(self) -> np.ndarray:
-        """Where each map is highest: float32 (words, 2), x and y of that patch's middle in widths and heights."""
+        """The highest patch of each map: float32 (words, 2), x and y of its centre as shares of width and height."""
         grid = self.maps.shape[-1]
         y, x = np.divmod(self.maps.reshape(len(self.words), -1).argmax(1), grid)
         return (np.stack([x, y], 1).astype(np.float32) + 0.5) / grid
 
     def draw(self, path: str | os.PathLike[str]) -> Path:
-        """Write a PNG: the picture, then a panel for each word, each in its own scale; in rows where they are many.
+        """Write a PNG: the picture, then a panel per word, each with its own scale, in several rows if need be.
 
         Raises:
             OSError: it cannot be written.
@@ -75,7 +74,7 @@ class Explanation:
 def explain(
     runtime: ModelRuntime, image: Any, text: Any, layers: int | Sequence[int] | None, steps: int | None
 ) -> Explanation:
-    """`Encoder.explain` says what goes in and comes out."""
+    """See `Encoder.explain`."""
     runtime.require("match")
     config = runtime.config
     layers = layers_to_read(config, layers)
@@ -84,23 +83,23 @@ def explain(
         raise InputError("expected one picture and one text, got several: call explain() for each pair")
     row = (reader := text_encoder_for(runtime))(text)
     reader.warn(2)
-    places = runtime.tokenizer.places(text, config.captions)
+    positions = runtime.tokenizer.word_positions(text, config.captions)
     picture = load_picture(image, runtime.limits)
     enc = config.text.enc_id
     ids, mask = runtime.padded([[row[0] if enc is None else enc, *row[1:]]] * steps)
-    # Gradients cannot pass through what was computed in inference mode, in which a caller may be.
+    # The caller may be in inference mode, through whose tensors gradients cannot pass.
     with torch.inference_mode(False), torch.no_grad():
         states = runtime.states([to_pixels(picture, config.vision.image_size)]).clone()
         strengths = torch.arange(1, steps + 1, dtype=states.dtype, device=states.device)[:, None, None] / steps
         logits, weights, gradients = explain_pixels(runtime.part("match"), ids, mask, strengths * states, layers)
         runtime.require_finite(logits)
-        # (L, patches): the class token is nowhere
+        # (L, patches): the class token has no location
         seen = (weights * gradients.clamp(min=0)).mean((0, 1, 2))[:, 1:]
         runtime.require_finite(seen)
-        maps = torch.stack([seen[where].mean(0) for _, where in places])
+        maps = torch.stack([seen[indices].mean(0) for _, indices in positions])
     grid = config.vision.image_size // config.vision.patch_size
     return Explanation(
-        tuple(word for word, _ in places),
+        tuple(word for word, _ in positions),
         maps.unflatten(-1, (grid, grid)).cpu().numpy(),
         float(logits[-1].softmax(-1)[1]),
         layers,
@@ -115,15 +114,16 @@ def explain_pixels(
     image_states: torch.Tensor,
     layers: Sequence[int],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A pass of `MatchHead` in which some layers' cross-attention is not fused, so that its weights are there to be seen.
+    """A pass of `MatchHead` in which some layers compute cross-attention step by step, which exposes its weights.
 
     Args:
         input_ids, attention_mask: (B, L).
         image_states: (B, K, width).
-        layers: some with cross-attention.
+        layers: indices of layers with cross-attention.
 
     Returns:
-        Logits (B, 2); those layers' attention (N, B, H, L, K); its gradient of the match logit (N, B, H, L, K); all float32.
+        Logits (B, 2); the attention of those layers (N, B, H, L, K); the gradient of the match logit by it (N, B, H, L, K);
+        all float32.
     """
     stack, mask, start = head.text, attention_mask[:, None, None].bool(), head.text.config.fusion_start
     with torch.no_grad():
@@ -132,7 +132,7 @@ def explain_pixels(
     for number, layer in enumerate(cast("list[Layer]", list(stack.layers))[start:], start):
         with torch.set_grad_enabled(number >= min(layers)):
             if number in layers:
-                x, seen = _look(layer, x, mask, image_states)
+                x, seen = _attend_visibly(layer, x, mask, image_states)
                 weights.append(seen)
             else:
                 x = layer(x, mask, layer.read(image_states))
@@ -142,10 +142,10 @@ def explain_pixels(
     return logits.detach(), torch.stack(weights).detach(), torch.stack(gradients)
 
 
-def _look(
+def _attend_visibly(
     layer: Layer, x: torch.Tensor, mask: torch.Tensor, image_states: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`Layer.forward` with cross-attention, step by step: what comes of it, and the weights (B, H, L, K) float32."""
+    """`Layer.forward` with cross-attention, step by step: its result, and the weights, float32 (B, H, L, K)."""
     cross = layer.cross
     assert cross is not None
     x = layer.attention(x, layer.attention.read(x), mask)
@@ -153,7 +153,7 @@ def _look(
     queries = cross.query(x).unflatten(-1, (cross.num_heads, -1)).transpose(1, 2)
     scores = (queries @ keys.transpose(-1, -2)).float() / keys.shape[-1] ** 0.5
     weights = scores.softmax(-1)
-    if not weights.requires_grad:  # of the first layer that is read
+    if not weights.requires_grad:  # in the first layer that is read
         weights.requires_grad_()
     attended = (weights.to(values.dtype) @ values).transpose(1, 2).flatten(2)
     x = cross.norm(x + cross.out(attended))
@@ -161,25 +161,25 @@ def _look(
 
 
 def layers_to_read(config: ModelConfig, layers: int | Sequence[int] | None) -> tuple[int, ...]:
-    """The layers asked for, or the configuration's, or the family's.
+    """The requested layers, or those of the configuration, or of the family.
 
     Raises:
-        InputError: no such layer, or one whose words the match does not see.
+        InputError: no such layer, or one whose words do not influence the match.
     """
-    # The match is read off the first token alone, so that what other tokens saw in the last layer no longer counts.
+    # The match is read from the first token alone, so what other tokens see in the last layer has no influence.
     start, end = config.text.fusion_start, config.text.depth - 1
     if start >= end:
         raise InputError(
-            f"{config.name} cannot explain: it has a single fusion layer, whose words the match does not see"
+            f"{config.name} cannot explain: it has a single fusion layer, whose words do not influence the match"
         )
     if layers is None:
         usual = start + int((end + 1 - start) * DEPTHS[config.family]) - 1
         return config.explain.layers or (max(usual, start),)
-    asked = tuple(layers) if isinstance(layers, Sequence) else (layers,)
-    for layer in asked or (None,):
+    requested = tuple(layers) if isinstance(layers, Sequence) else (layers,)
+    for layer in requested or (None,):
         if not isinstance(layer, int) or isinstance(layer, bool) or not start <= layer < end:
             raise InputError(
-                f"layers: expected some of {config.name}'s fusion layers, {start} to {end - 1} (in the last, {end}, the "
-                f"match sees no words), got {layers!r}"
+                f"layers: expected some of {config.name}'s fusion layers, {start} to {end - 1} (in the last, {end}, words do "
+                f"not influence the match), got {layers!r}"
             )
-    return tuple(sorted(set(asked)))
+    return tuple(sorted(set(requested)))

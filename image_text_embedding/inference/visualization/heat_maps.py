@@ -1,4 +1,4 @@
-"""Numbers as pictures: where in a picture words are seen, and how much pictures and texts are alike."""
+"""Draws numbers: where in a picture words are seen, and how similar pictures and texts are."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.inference.visualization.contact_sheet import Font, cut_to_width, thumbnail, write_png
 from image_text_embedding.inputs.image_loading import load_picture
 
-# From little to much; its lightness falls all the way, so that it can be read in grey and by the colour-blind.
+# From low to high; lightness falls throughout, so that the scale is readable in grey and for colour-blind people.
 COLOURS = ((255, 250, 232), (254, 217, 130), (252, 150, 66), (226, 74, 51), (168, 21, 62), (82, 6, 55))
 
 INK, FAINT, FRAME, MISSING = (32, 33, 36), (110, 112, 118), (20, 60, 150), (222, 223, 226)
 
-GAP = 14  # pixels, as all that follows
+# All sizes are in pixels.
+GAP = 14
 
-PANEL, COLUMNS = 190, 6  # of a strip
+PANEL_SIDE, PANELS_PER_ROW = 190, 6
 
-CELL, ROW, SIDE = 76, 44, 340  # of a matrix: the widest column, the height of a row, the room for texts
+MAX_COLUMN_WIDTH, ROW_HEIGHT, TEXT_WIDTH = 76, 44, 340
 
-SLIMMEST, NUMBERED, LEGEND = 26, 42, 420  # the narrowest column, the narrowest with numbers in it, the scale
+MIN_COLUMN_WIDTH, MIN_NUMBERED_WIDTH, LEGEND_WIDTH = 26, 42, 420  # narrower columns show no numbers
 
 LIGHTNESS = (0.299, 0.587, 0.114)  # of RGB
 
@@ -35,44 +36,44 @@ MAX_CELLS = 300  # pictures, and texts, of a matrix
 def draw_word_maps(
     picture: Image.Image, words: Sequence[str], maps: np.ndarray, caption: str, path: str | os.PathLike[str]
 ) -> Path:
-    """Draw a picture, then a panel for each word with its map over the picture; in rows where they are many.
+    """Draw a picture, then a panel per word with its map over the picture, in several rows if need be.
 
     Args:
-        maps: (words, grid, grid), 0 or more; each is shown in its own scale.
+        maps: (words, grid, grid), 0 or more; each is shown with its own scale.
         caption: under the picture itself.
-        path: the PNG, written whole or not at all.
+        path: the PNG, written atomically.
 
     Raises:
         OSError: it cannot be written.
     """
-    fitted = thumbnail(picture.convert("RGB"), PANEL)
-    panels = [fitted, *(_warmed(fitted, one) for one in maps)]
-    rows = -(-len(panels) // COLUMNS)
-    columns, line = -(-len(panels) // rows), 34  # rows of like length
-    across, down = PANEL + GAP, fitted.height + line + GAP
+    fitted = thumbnail(picture.convert("RGB"), PANEL_SIDE)
+    panels = [fitted, *(_overlaid(fitted, one) for one in maps)]
+    rows = -(-len(panels) // PANELS_PER_ROW)
+    columns, line = -(-len(panels) // rows), 34  # rows of similar length
+    across, down = PANEL_SIDE + GAP, fitted.height + line + GAP
     sheet = Image.new("RGB", (columns * across + GAP, rows * down + GAP), "white")
     pen = ImageDraw.Draw(sheet)
     for i, (panel, word) in enumerate(zip(panels, (caption, *words))):
         x, y = GAP + i % columns * across, GAP + i // columns * down
-        sheet.paste(panel, (x + (PANEL - panel.width) // 2, y))
-        font = _fitting(word, PANEL, 20)
-        middle = (x + PANEL / 2, y + panel.height + line / 2)
-        pen.text(middle, cut_to_width(word, PANEL, font), INK if i else FAINT, font, anchor="mm")
+        sheet.paste(panel, (x + (PANEL_SIDE - panel.width) // 2, y))
+        font = _largest_font(word, PANEL_SIDE, 20)
+        middle = (x + PANEL_SIDE / 2, y + panel.height + line / 2)
+        pen.text(middle, cut_to_width(word, PANEL_SIDE, font), INK if i else FAINT, font, anchor="mm")
     return write_png(path, sheet)
 
 
 def heat_map(matrix: Any, pictures: Sequence[Any], texts: Sequence[str], path: str | os.PathLike[str]) -> Path:
-    """Draw how much pictures and texts are alike: a column a picture, a row a text, the best text of each picture framed.
+    """Draw a similarity matrix: a column per picture, a row per text, the best text of each picture framed.
 
     Args:
-        matrix: (N, M) as `Encoder.similarity` or `Encoder.match_matrix` gives it; NaN is left grey.
+        matrix: (N, M) from `Encoder.similarity` or `Encoder.match_matrix`; NaN is drawn grey.
         pictures: N, at most 300: anything that `Encoder.encode_image` takes.
-        texts: M, at most 300; what is too long for its place is cut.
-        path: the PNG, written whole or not at all.
+        texts: M, at most 300; long ones are shortened.
+        path: the PNG, written atomically.
 
     Raises:
-        InputError: no such matrix.
-        ImageError: a picture cannot be used; `.index` is its place.
+        InputError: the matrix has another shape.
+        ImageError: a picture cannot be used; `.index` is its index.
         OSError: it cannot be written.
     """
     try:
@@ -88,14 +89,14 @@ def heat_map(matrix: Any, pictures: Sequence[Any], texts: Sequence[str], path: s
     low, high = (float(values[known].min()), float(values[known].max())) if known.any() else (0.0, 0.0)
     colours = _colours((values - low) / max(high - low, 1e-6))
     best = np.where(known, values, -np.inf).argmax(1)
-    width = max(SLIMMEST, min(CELL, 1800 // len(pictures)))
-    height, most = (ROW, 2) if len(texts) <= 40 else (30, 1)
+    width = max(MIN_COLUMN_WIDTH, min(MAX_COLUMN_WIDTH, 1800 // len(pictures)))
+    height, max_lines = (ROW_HEIGHT, 2) if len(texts) <= 40 else (30, 1)
     font = ImageFont.load_default(14)
-    rows = [_lines(" ".join(text.split()), SIDE, font, most) for text in texts]
+    rows = [_lines(" ".join(text.split()), TEXT_WIDTH, font, max_lines) for text in texts]
     side = GAP + int(max(font.getlength(line) for lines in rows for line in lines))
     left, top = side + GAP, GAP + width + 8
     bottom = top + len(texts) * height
-    sheet = Image.new("RGB", (left + max(len(pictures) * width, LEGEND) + GAP, bottom + 48), "white")
+    sheet = Image.new("RGB", (left + max(len(pictures) * width, LEGEND_WIDTH) + GAP, bottom + 48), "white")
     pen = ImageDraw.Draw(sheet)
     for i, picture in enumerate(pictures):
         small = thumbnail(_picture(picture, i), width - 4)
@@ -108,7 +109,7 @@ def heat_map(matrix: Any, pictures: Sequence[Any], texts: Sequence[str], path: s
         x, y = left + i * width, top + j * height
         colour = colours[i, j] if known[i, j] else np.array(MISSING)
         pen.rectangle((x + 1, y + 1, x + width - 2, y + height - 2), tuple(map(int, colour)))
-        if known[i, j] and width >= NUMBERED:
+        if known[i, j] and width >= MIN_NUMBERED_WIDTH:
             ink = INK if colour @ LIGHTNESS > 140 else (255, 255, 255)
             pen.text((x + width / 2, y + height / 2), f"{values[i, j]:.2f}", ink, font, anchor="mm")
         if known[i, j] and j == best[i]:
@@ -118,15 +119,15 @@ def heat_map(matrix: Any, pictures: Sequence[Any], texts: Sequence[str], path: s
 
 
 def _legend(sheet: Image.Image, x: int, y: int, low: float, high: float, font: Font) -> None:
-    """The scale's ends and what the frames are."""
+    """The scale, and what the frames mean."""
     pen, width = ImageDraw.Draw(sheet), 140
-    pen.text((x, y + 8), begin := f"{low:.2f}", FAINT, font, anchor="lm")
-    x += int(font.getlength(begin)) + 8
+    pen.text((x, y + 8), lowest := f"{low:.2f}", FAINT, font, anchor="lm")
+    x += int(font.getlength(lowest)) + 8
     ramp = _colours(np.linspace(0, 1, width))[None].repeat(16, 0)
     sheet.paste(Image.fromarray(ramp.astype(np.uint8)), (x, y))
     x += width + 8
-    pen.text((x, y + 8), end := f"{high:.2f}", FAINT, font, anchor="lm")
-    x += int(font.getlength(end)) + 24
+    pen.text((x, y + 8), highest := f"{high:.2f}", FAINT, font, anchor="lm")
+    x += int(font.getlength(highest)) + 24
     pen.rectangle((x, y, x + 22, y + 16), outline=FRAME, width=3)
     pen.text((x + 30, y + 8), "a picture's best text", FAINT, font, anchor="lm")
 
@@ -138,10 +139,10 @@ def _picture(picture: Any, index: int) -> Image.Image:
         raise error.at(index) from error.__cause__
 
 
-def _warmed(picture: Image.Image, values: np.ndarray) -> Image.Image:
-    """The picture in pale grey, and in the colours of COLOURS where the values are high."""
-    grown = np.asarray(Image.fromarray(values.astype(np.float32)).resize(picture.size, Image.Resampling.BICUBIC))
-    shares = grown.clip(0) / max(float(grown.max()), 1e-12)
+def _overlaid(picture: Image.Image, values: np.ndarray) -> Image.Image:
+    """The picture in pale grey, with COLOURS over it where the values are high."""
+    enlarged = np.asarray(Image.fromarray(values.astype(np.float32)).resize(picture.size, Image.Resampling.BICUBIC))
+    shares = enlarged.clip(0) / max(float(enlarged.max()), 1e-12)
     pale = 90 + 0.62 * np.asarray(ImageOps.grayscale(picture), dtype=np.float32)[..., None]
     strength = (0.85 * shares**0.8)[..., None]
     return Image.fromarray((pale * (1 - strength) + _colours(shares * 0.85) * strength).astype(np.uint8))
@@ -153,17 +154,17 @@ def _colours(shares: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(shares, at, channel) for channel in zip(*COLOURS)], -1)
 
 
-def _fitting(text: str, width: int, size: int) -> Font:
-    """The largest font, from that size down to 12, in which the text fits; or the smallest."""
+def _largest_font(text: str, width: int, size: int) -> Font:
+    """The largest font from `size` down to 12 in which the text fits, or else the smallest."""
     fonts = [ImageFont.load_default(each) for each in range(size, 11, -2)]
     return next((font for font in fonts if font.getlength(text) <= width), fonts[-1])
 
 
-def _lines(text: str, width: int, font: Font, most: int) -> list[str]:
-    """The text in lines that fit, at word ends; the last of them cut where there is more."""
+def _lines(text: str, width: int, font: Font, max_lines: int) -> list[str]:
+    """The text in at most `max_lines` lines, broken between words; the last one is shortened if there is more."""
     lines: list[str] = []
     words = text[:1000].split(" ")
-    while words and len(lines) < most - 1:
+    while words and len(lines) < max_lines - 1:
         count = next((n for n in range(len(words), 1, -1) if font.getlength(" ".join(words[:n])) <= width), 1)
         lines.append(cut_to_width(" ".join(words[:count]), width, font))
         words = words[count:]

@@ -1,4 +1,4 @@
-"""What bulk embedding reads, not read yet: pictures and texts by the place where their bytes lie."""
+"""Items of a collection before they are read: what each is called, and where its bytes are."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_PICTURE_BYTES = 2**28  # of one picture's file
 
 @dataclass(frozen=True)
 class ContentLocation:
-    """Where bytes lie.
+    """Where bytes are stored.
 
     Attributes:
         file: a path, or a URL.
@@ -44,14 +44,14 @@ class ContentLocation:
 
 @dataclass(frozen=True)
 class CollectionItem:
-    """A picture or a text, not read yet.
+    """A picture or a text that has not been read yet.
 
     Attributes:
-        path: what it is called in the output: a picture's absolute path or URL; `shard.tar/member`; `table.csv#17`, where 17
-            is the row, 1 the first.
-        picture: where the picture is; None for a text.
-        caption: the text, where it is known already, or where it is.
-        problem: why it cannot be used, where that is known already.
+        path: its name in the output: a picture's absolute path or URL; `shard.tar/member`; `table.csv#17` (row 17; the
+            first is 1).
+        picture: where the picture is stored; None for a text.
+        caption: the text, or where it is stored.
+        problem: why it cannot be used, if that is known already.
     """
 
     path: str
@@ -61,9 +61,10 @@ class CollectionItem:
 
 
 def as_utf8(text: str) -> str:
-    """What files can hold of a name or a text: bytes that are no UTF-8 (in names) and lone surrogates as `\\udcff`."""
+    """A name or text as valid UTF-8: other bytes (in file names) and lone surrogates become `\\udcff`."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def suffix_of(path: str) -> str:
+    """The suffix in lower case, with its dot."""
     return os.path.splitext(path)[1].lower()

@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""Reads the bytes of a picture, and the text of a caption, from where a `CollectionItem` says they are."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from image_text_embedding.inputs.collections.tables import TEXT_COLUMNS
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.inputs.url_fetch import fetch_picture, is_url
 
-MAX_CAPTION_BYTES = 2**20  # bytes
+MAX_CAPTION_BYTES = 2**20
 
 
 # --- what lies at a place ----------------------------------------------------------------------------------------------
 
 
 def modified_ns(item: CollectionItem) -> int | None:
-    """When the picture's file was last written, in ns since 1970; None where it has none, or it is not there."""
+    """When the picture's file was last written, in ns since 1970; None if it has no file of its own, or it is missing."""
     if item.picture is None or is_url(item.picture.file):
         return None
     try:
@@ -29,29 +29,29 @@ def modified_ns(item: CollectionItem) -> int | None:
         return None
 
 
-def read_picture_bytes(place: ContentLocation, limits: Limits) -> bytes:
+def read_picture_bytes(location: ContentLocation, limits: Limits) -> bytes:
     """A picture's encoded bytes.
 
     Raises:
-        ImageError: not there, no ordinary file, too large, cut off.
+        ImageError: missing, not an ordinary file, too large, or truncated.
         FetchError: a URL, as in `fetch_picture`.
     """
-    if is_url(place.file):
-        return fetch_picture(place.file, limits)
+    if is_url(location.file):
+        return fetch_picture(location.file, limits)
     try:
-        if place.cell is not None:
-            return read_parquet_cell(place.file, *place.cell)
-        return _bytes(place, MAX_PICTURE_BYTES)
+        if location.cell is not None:
+            return read_parquet_cell(location.file, *location.cell)
+        return _bytes(location, MAX_PICTURE_BYTES)
     except FileNotFoundError as error:
-        raise ImageError(f"no such file: {place.file!r}") from error
+        raise ImageError(f"no such file: {location.file!r}") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte
         if isinstance(error, InputError):
             raise ImageError(str(error)) from error
-        raise ImageError(f"cannot read {place.file!r}: {getattr(error, 'strerror', None) or error}") from error
+        raise ImageError(f"cannot read {location.file!r}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def read_caption(caption: str | ContentLocation | None) -> str | None:
-    """A caption, read where it must be; None where there is none, or it cannot be read."""
+    """A caption, read from its file if need be; None if there is none, or it cannot be read."""
     if not isinstance(caption, ContentLocation):
         return caption
     try:
@@ -66,26 +66,27 @@ def read_caption(caption: str | ContentLocation | None) -> str | None:
 
 
 def require_text(item: CollectionItem) -> str:
-    """
+    """The text of an item.
+
     Raises:
-        TextError: there is none.
+        TextError: it has none.
     """
     text = read_caption(item.caption)
     if text is None:
-        raise TextError("expected a text or a caption, got none that can be read")
+        raise TextError("expected a text or a caption, found none that can be read")
     return text
 
 
-def _bytes(place: ContentLocation, most: int) -> bytes:
-    kind = os.stat(place.file)
-    if not stat.S_ISREG(kind.st_mode):  # a pipe, say, may keep open() waiting for ever
-        raise ImageError(f"expected a file, got a folder or a device: {place.file!r}")
-    offset, size = place.span or (0, kind.st_size)
-    if size > most:
-        raise ImageError(f"{place.file!r}: {size} bytes are more than {most}")
-    with open(place.file, "rb") as file:
+def _bytes(location: ContentLocation, limit: int) -> bytes:
+    kind = os.stat(location.file)
+    if not stat.S_ISREG(kind.st_mode):  # open() of a pipe, say, might wait forever
+        raise ImageError(f"expected a file, got a folder or a device: {location.file!r}")
+    offset, size = location.span or (0, kind.st_size)
+    if size > limit:
+        raise ImageError(f"{location.file!r}: {size} bytes are more than {limit}")
+    with open(location.file, "rb") as file:
         file.seek(offset)
         content = file.read(size)
     if len(content) < size:
-        raise ImageError(f"{place.file!r}: cut off: expected {size} bytes, got {len(content)}")
+        raise ImageError(f"{location.file!r}: truncated: expected {size} bytes, got {len(content)}")
     return content

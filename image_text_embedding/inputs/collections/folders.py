@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""Pictures and tar shards of a folder and the folders below, each picture with the caption file beside it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ from image_text_embedding.inputs.collections.collection_items import (
 )
 from image_text_embedding.inputs.collections.tar_shards import tar_items
 
+CAPTION_SUFFIXES = (".txt", ".json")
+
 
 def folder_items(folder: str) -> Iterator[CollectionItem]:
-    within = [iter([(folder, True, frozenset[str]())])]  # folders may lie deeper than Python's calls may
-    while within:
-        path, is_folder, names = next(within[-1], ("", False, frozenset()))
+    """The items of a folder, in the order of names. A folder that cannot be read becomes an item with a problem."""
+    # A stack of iterators, as folders may be nested deeper than Python's call stack.
+    open_folders = [iter([(folder, True, frozenset[str]())])]
+    while open_folders:
+        path, is_folder, names = next(open_folders[-1], ("", False, frozenset()))
         if not path:
-            within.pop()
+            open_folders.pop()
         elif is_folder:
             try:
-                within.append(iter(_entries(path)))
+                open_folders.append(iter(folder_entries(path)))
             except OSError as error:
                 yield CollectionItem(as_utf8(path), problem=f"cannot read the folder: {error.strerror}")
         elif suffix_of(path) in PICTURE_SUFFIXES:
@@ -33,18 +37,24 @@ def folder_items(folder: str) -> Iterator[CollectionItem]:
             yield from tar_items(path)
 
 
-def _entries(folder: str) -> list[tuple[str, bool, frozenset[str]]]:
-    """What lies in a folder, in order: the path, whether it is a folder, and the names of all."""
+def folder_entries(folder: str) -> list[tuple[str, bool, frozenset[str]]]:
+    """A folder's visible entries, sorted: path, whether it is a folder, and the names of all entries.
+
+    Names that start with a dot are hidden. A link to a folder is not followed, as it may lead back.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
     with os.scandir(folder) as entries:
-        # A link to a folder is not followed: it may lead back.
         found = sorted((e.name, e.is_dir(follow_symlinks=False)) for e in entries if not e.name.startswith("."))
     names = frozenset(name for name, _ in found)
     return [(os.path.join(folder, name), is_folder, names) for name, is_folder in found]
 
 
-def picture_file_item(path: str, there: Any) -> CollectionItem:
+def picture_file_item(path: str, exists: Any) -> CollectionItem:
+    """A picture's file, with the caption file of the same name if `exists(path)` says that there is one."""
     stem = os.path.splitext(path)[0]
-    caption = next((f"{stem}{end}" for end in (".txt", ".json") if there(f"{stem}{end}")), None)
+    caption = next((f"{stem}{suffix}" for suffix in CAPTION_SUFFIXES if exists(f"{stem}{suffix}")), None)
     return CollectionItem(
         as_utf8(path), ContentLocation(path), caption and ContentLocation(caption, is_json=caption.endswith(".json"))
     )

@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""Rows of tables (CSV, TSV, JSON lines) and lines of text files; which columns hold pictures and texts."""
 
 from __future__ import annotations
 
@@ -18,83 +18,95 @@ TEXT_COLUMNS = ("caption", "text")
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
-MAX_LINE_CHARACTERS = 2**24  # characters
+MAX_LINE_CHARACTERS = 2**24
 
 
-def text_lines(place: str, newline: str | None = None) -> Iterator[str]:
-    """Lines of UTF-8, with their ends."""
+def text_lines(path: str, newline: str | None = None) -> Iterator[str]:
+    """Lines of a UTF-8 file, with their line ends. A byte-order mark is dropped.
+
+    Raises:
+        InputError: the file cannot be read, is not UTF-8, or has a line that is too long.
+    """
     try:
-        with open(place, encoding="utf-8-sig", newline=newline) as file:
+        with open(path, encoding="utf-8-sig", newline=newline) as file:
             while line := file.readline(MAX_LINE_CHARACTERS):
                 if len(line) == MAX_LINE_CHARACTERS:
                     raise InputError(
-                        f"{place}: expected lines of text, got one of more than {MAX_LINE_CHARACTERS} characters"
+                        f"{path}: expected lines of text, got one of more than {MAX_LINE_CHARACTERS} characters"
                     )
                 yield line
     except UnicodeDecodeError as error:
-        raise InputError(f"{place}: expected UTF-8, got {error}") from error
+        raise InputError(f"{path}: expected UTF-8, got {error}") from error
     except OSError as error:
-        raise InputError(f"cannot read {place}: {error.strerror}") from error
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
 
 
-# --- tables ------------------------------------------------------------------------------------------------------------
+def csv_rows(path: str) -> Iterator[dict[str, Any]]:
+    """Rows of a .csv or .tsv file, by the names in its first line.
 
-
-def csv_rows(place: str) -> Iterator[dict[str, Any]]:
-    """Rows by the names in the first line."""
-    csv.field_size_limit(
-        max(csv.field_size_limit(), MAX_LINE_CHARACTERS)
-    )  # a data: URL is longer than the module's own limit
+    Raises:
+        InputError: it cannot be read as such.
+    """
+    # A data: URL is longer than the csv module's own limit.
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_CHARACTERS))
     reader = csv.DictReader(
-        text_lines(place, newline=""), delimiter="\t" if suffix_of(place) == ".tsv" else ",", restkey="", strict=False
+        text_lines(path, newline=""), delimiter="\t" if suffix_of(path) == ".tsv" else ",", restkey="", strict=False
     )
     try:
         yield from reader
     except csv.Error as error:
-        raise InputError(f"{place}, line {reader.line_num}: expected CSV, got {error}") from error
+        raise InputError(f"{path}, line {reader.line_num}: expected CSV, got {error}") from error
 
 
-def json_lines(place: str) -> Iterator[dict[str, Any] | str]:
-    """Rows; for a line that is none, what is wrong with it."""
-    for line in text_lines(place):
+def json_lines(path: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """(line number, row) of a .jsonl file; for a line that is no JSON object, a sentence that says so instead of the row.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    for number, line in enumerate(text_lines(path), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            yield f"expected a JSON object, got {error or 'too many brackets'}"
+            yield number, f"expected a JSON object, got {error or 'too many brackets'}"
             continue
-        yield row if isinstance(row, dict) else f"expected a JSON object, got {type(row).__name__}"
+        yield number, row if isinstance(row, dict) else f"expected a JSON object, got {type(row).__name__}"
 
 
-def find_columns(place: str, names: list[str], modality: str, column: str | None) -> tuple[str | None, str | None]:
-    """The columns of pictures and of texts."""
+def find_columns(path: str, names: list[str], modality: str, column: str | None) -> tuple[str | None, str | None]:
+    """The columns of pictures and of texts; `column` names the one to embed where it has no common name.
+
+    Raises:
+        InputError: there is no such column.
+    """
     lower = {name.lower(): name for name in reversed(names) if name}
     image, text = (
         next((lower[name] for name in wanted if name in lower), None) for wanted in (IMAGE_COLUMNS, TEXT_COLUMNS)
     )
     if column is not None:
         if column not in names:
-            raise InputError(f"{place}: no column {column!r}{did_you_mean(column, names)} It has: {', '.join(names)}")
+            raise InputError(f"{path}: no column {column!r}{did_you_mean(column, names)} It has: {', '.join(names)}")
         image, text = (column, text) if modality == "image" else (image, column)
     if (image if modality == "image" else text) is None:
         wanted = IMAGE_COLUMNS if modality == "image" else TEXT_COLUMNS
         raise InputError(
-            f"{place}: expected a column named {', '.join(wanted)}, got {', '.join(names) or 'none'}; name it with column"
+            f"{path}: expected a column named {', '.join(wanted)}, got {', '.join(names) or 'none'}; pass column=NAME"
         )
     return image, text
 
 
-def column_names(place: str) -> list[str]:
-    """A table's columns. Rows of JSON need not have the same ones: all that any row has."""
-    if suffix_of(place) == ".parquet":
-        return list(open_parquet(place).schema_arrow.names)
-    if suffix_of(place) == ".jsonl":
-        return list({name: None for row in json_lines(place) if isinstance(row, dict) for name in row})
-    return [name for name in next(csv_rows(place), {}) if name]
+def column_names(path: str) -> list[str]:
+    """A table's columns. JSON rows may have different ones: all that appear in any row."""
+    if suffix_of(path) == ".parquet":
+        return list(open_parquet(path).schema_arrow.names)
+    if suffix_of(path) == ".jsonl":
+        return list({name: None for _, row in json_lines(path) if isinstance(row, dict) for name in row})
+    return [name for name in next(csv_rows(path), {}) if name]
 
 
 def table_modality(names: list[str]) -> str:
-    """What a table with these columns is a table of."""
+    """Whether a table with these columns holds pictures or texts."""
     lower = {name.lower() for name in names}
     return "text" if lower & set(TEXT_COLUMNS) and not lower & set(IMAGE_COLUMNS) else "image"

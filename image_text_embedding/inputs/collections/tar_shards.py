@@ -1,4 +1,4 @@
-"""Tar shards as webdataset lays them out: samples are members in a row that share a name up to its first dot."""
+"""Tar shards in the webdataset layout: consecutive members that share a name up to its first dot are one sample."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from image_text_embedding.inputs.collections.collection_items import (
     suffix_of,
 )
 
-MAX_HEADER_BYTES = 2**20  # bytes that a tar's header may make us read at once
+MAX_HEADER_BYTES = 2**20  # that a tar header may ask for at once
 
 
 class _Headers:
-    """A tar as tarfile reads its headers. A header that claims to be gigabytes long is refused before they are read."""
+    """A tar file for tarfile to read headers from. A header that claims gigabytes is refused before they are read."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.seek, self.tell, self._read = file.seek, file.tell, file.read
@@ -34,12 +34,12 @@ class _Headers:
 
 
 def tar_items(path: str) -> Iterator[CollectionItem]:
-    """A shard's pictures. Nothing is unpacked: headers say where bytes lie. Damage is a problem of its own item."""
+    """A shard's pictures. Nothing is extracted: headers say where the bytes are. Damage becomes an item with a problem."""
     try:
         kind = os.stat(path).st_mode
         file = open(path, "rb") if stat.S_ISREG(kind) else None  # noqa: SIM115
     except OSError as error:
-        yield CollectionItem(as_utf8(path), problem=f"cannot read it: {error.strerror}")
+        yield CollectionItem(as_utf8(path), problem=f"cannot read the file: {error.strerror}")
         return
     if file is None:
         yield CollectionItem(as_utf8(path), problem="expected a file, got a device")
@@ -55,25 +55,25 @@ def tar_items(path: str) -> Iterator[CollectionItem]:
                     sample = []
                 sample.append(member)
         except (tarfile.TarError, OSError, ValueError, OverflowError, EOFError, RecursionError) as error:
-            problem = f"expected a tar that is not compressed, got something else or a damaged one: {error}"
+            problem = f"expected an uncompressed tar file, got something else or a damaged one: {error}"
         yield from _sample(path, sample, names)
         if problem:
             yield CollectionItem(as_utf8(path), problem=problem)
 
 
 def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """A tar's ordinary files; links and devices have nothing for us.
+    """The ordinary files of a tar; links and devices are passed over.
 
     Raises:
-        TarError, OSError, ValueError: damaged, which tarfile itself tells of the first header alone.
+        TarError, OSError, ValueError: it is damaged. (tarfile itself reports this for the first header only.)
     """
     tar = tarfile.open(fileobj=_Headers(file), mode="r:", errorlevel=2)  # type: ignore[call-overload]  # noqa: SIM115
     count, last = 0, -1
     while (member := tar.next()) is not None:
-        tar.members.clear()  # tarfile keeps them all
+        tar.members.clear()  # tarfile would hold all of them
         count += 1
         if member.offset <= last or member.size < 0:
-            raise tarfile.ReadError("a header that points back")
+            raise tarfile.ReadError("a header that points backwards")
         last = member.offset
         if member.isreg():
             yield member
@@ -90,7 +90,7 @@ def _key(name: str) -> str:
 def _sample(path: str, members: list[tarfile.TarInfo], names: Counter[str]) -> Iterator[CollectionItem]:
     """
     Args:
-        names: how often pictures of each name came before: a tar may hold several, and each has a path of its own.
+        names: how many pictures of each name there were before: each gets a path of its own.
     """
     caption = None
     for end in (".txt", ".json"):
@@ -103,14 +103,14 @@ def _sample(path: str, members: list[tarfile.TarInfo], names: Counter[str]) -> I
         name = PurePosixPath(member.name)
         names[member.name] += 1
         again = f"#{names[member.name]}" if names[member.name] > 1 else ""
-        if name.is_absolute() or ".." in name.parts:  # whoever reads our path may take it for a file's
+        if name.is_absolute() or ".." in name.parts:  # a reader of our output may take it for a file path
             yield CollectionItem(
-                as_utf8(path), problem=f"a member's name that leads elsewhere: {as_utf8(member.name)[:200]!r}"
+                as_utf8(path), problem=f"a member name that points outside the archive: {as_utf8(member.name)[:200]!r}"
             )
         elif member.issparse():
             yield CollectionItem(
-                f"{as_utf8(path)}/{as_utf8(member.name)}", problem="a sparse file in a tar is not read"
+                f"{as_utf8(path)}/{as_utf8(member.name)}", problem="sparse files in a tar are not supported"
             )
         else:
-            place = ContentLocation(path, (member.offset_data, member.size))
-            yield CollectionItem(f"{as_utf8(path)}/{as_utf8(member.name)}{again}", place, caption)
+            location = ContentLocation(path, (member.offset_data, member.size))
+            yield CollectionItem(f"{as_utf8(path)}/{as_utf8(member.name)}{again}", location, caption)

@@ -1,6 +1,6 @@
 """The command `image-text-embedding`: the table of its commands, and how errors and warnings are printed.
 
-Exit codes: 0 done; 1 not done, or not all, and a line on stderr says why; 2 wrong usage; 130 stopped by Ctrl-C.
+Exit codes: 0 = success; 1 = the command failed, or some items failed (stderr says why); 2 = wrong usage; 130 = Ctrl-C.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from image_text_embedding.foundation.errors import EmbeddingError
 from image_text_embedding.interfaces.cli.embed_command import EmbedCommand, embed
 from image_text_embedding.interfaces.cli.gallery_commands import evaluate, index, search
 from image_text_embedding.interfaces.cli.model_commands import cache, info, models
+from image_text_embedding.interfaces.cli.output import print_note
 from image_text_embedding.interfaces.cli.picture_commands import explain, similarity
 from image_text_embedding.interfaces.cli.rank_command import rank
 from image_text_embedding.interfaces.cli.task_commands import ask, caption, match
@@ -24,7 +25,7 @@ from image_text_embedding.interfaces.cli.towhee_commands import link, unlink
 from image_text_embedding.interfaces.cli.train_command import train
 
 app = typer.Typer(
-    help="BLIP and ALBEF: vectors for pictures and texts that can be compared.",
+    help="Embed pictures and texts with BLIP and ALBEF, so that you can compare and search them.",
     epilog="Examples: `image-text-embedding rank` and `image-text-embedding models`",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -32,8 +33,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         print(metadata.version("image-text-embedding"))
         raise typer.Exit
 
@@ -47,7 +48,7 @@ def _options(
     pass
 
 
-# Each command with its examples, in the order in which --help lists them.
+# Every command with its examples, in the order in which --help lists them.
 COMMANDS: dict[Callable[..., None], list[str]] = {
     rank: ["rank", 'rank "a dog on a beach" --images photos --model blip_itm_base_coco'],
     embed: [
@@ -88,25 +89,28 @@ COMMANDS: dict[Callable[..., None], list[str]] = {
     info: ["info blip_base"],
     cache: ["cache", "cache --remove blip_base"],
 }
-for command, lines in COMMANDS.items():
-    shown = [f"`image-text-embedding {line}`" for line in lines]
-    app.command(
-        epilog=f"Example{'s' if lines[1:] else ''}: {' and '.join(shown)}",
-        cls=EmbedCommand if command is embed else None,
-    )(command)
 
 
-def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"image-text-embedding: {' '.join(str(message).split())}", file=sys.stderr)
+def _epilog(examples: list[str]) -> str:
+    *others, last = [f"`image-text-embedding {example}`" for example in examples]
+    return f"Examples: {', '.join(others)} and {last}" if others else f"Example: {last}"
+
+
+for _command, _examples in COMMANDS.items():
+    app.command(epilog=_epilog(_examples), cls=EmbedCommand if _command is embed else None)(_command)
+
+
+def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print_note(message)
 
 
 def main() -> None:
     """The entry point. Our errors and warnings become one line each on stderr."""
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _warn
+            warnings.showwarning = _print_warning
             warnings.filterwarnings("always", module=r"image_text_embedding(\.|$)")
             app()
     except EmbeddingError as error:
-        print(f"image-text-embedding: {' '.join(str(error).split())}", file=sys.stderr)
+        print_note(error)
         sys.exit(1)

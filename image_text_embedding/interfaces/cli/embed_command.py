@@ -1,29 +1,29 @@
-"""TODO: say what this file is for."""
+"""The command `embed`: the vectors of a large collection in a folder of shards."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
+from image_text_embedding.interfaces.cli.options import MODEL_HELP
+from image_text_embedding.interfaces.cli.output import print_note
+
 
 class EmbedCommand(TyperCommand):
-    """`--ray [ADDRESS]`: typer knows no option whose value may be left out."""
+    """Accepts `--ray [ADDRESS]`: typer itself has no option whose value is optional."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        given = []
-        for place, word in enumerate(args):
-            if word == "--ray" and not (
-                place + 1 < len(args) and (args[place + 1] == "auto" or ":" in args[place + 1])
-            ):
-                word = "--ray="
-            given.append(word)
-        return super().parse_args(ctx, given)
+        """Rewrite `--ray` without an address to `--ray=`, then parse as usual."""
+        words = []
+        for word, following in zip(args, [*args[1:], ""]):
+            has_address = following == "auto" or ":" in following
+            words.append("--ray=" if word == "--ray" and not has_address else word)
+        return super().parse_args(ctx, words)
 
 
 def embed(
@@ -31,45 +31,55 @@ def embed(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="A folder, a glob, pictures, a list (.txt), a table (.csv, .tsv, .jsonl, .parquet), tar shards.",
+            help="A folder, a glob, pictures, a list (.txt), a table (.csv, .tsv, .jsonl, .parquet) or tar shards.",
         ),
     ],
-    model: Annotated[str, typer.Option(metavar="MODEL", help="A name that `models` lists, a hub id or a file.")],
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="New, or of a run with this model, which goes on.")],
+    model: Annotated[str, typer.Option(metavar="MODEL", help=MODEL_HELP)],
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="A new folder, or the folder of an earlier run to resume.")
+    ],
     modality: Annotated[
         str | None,
-        typer.Option(metavar="image|text", help="The default is text for a table without pictures, else image."),
+        typer.Option(metavar="image|text", help="The default is text for a table without pictures, otherwise image."),
     ] = None,
     column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A table's column to embed, where it has no common name.")
+        str | None,
+        typer.Option(metavar="NAME", help="The column of a table to embed, if its name is not a common one."),
     ] = None,
     layout: Annotated[
-        str, typer.Option("--format", metavar="parquet|npy", help="npy keeps the vectors in files of their own.")
+        str, typer.Option("--format", metavar="parquet|npy", help="npy writes the vectors to separate files.")
     ] = "parquet",
     shard_size: Annotated[
-        int, typer.Option(min=1, help="Rows in a file; one is written every ten minutes, too.")
+        int, typer.Option(min=1, help="Rows per file. A file is also written every ten minutes.")
     ] = 10_000,
-    batch_size: Annotated[str, typer.Option(metavar="N|auto", help="Items computed at once.")] = "auto",
+    batch_size: Annotated[str, typer.Option(metavar="N|auto", help="How many items to compute at once.")] = "auto",
     workers: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Threads that read pictures; with --ray, processes that hold the model.", show_default=False
+            min=1, help="Threads that read pictures; with --ray, processes that run the model.", show_default=False
         ),
     ] = None,
-    backend: Annotated[str | None, typer.Option(metavar="NAME", help="What computes; the default is torch.")] = None,
-    precision: Annotated[str | None, typer.Option(metavar="NAME", help="What it computes in.")] = None,
-    max_errors: Annotated[float, typer.Option(min=0, max=1, help="The share of the source that may fail.")] = 0.1,
+    backend: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What runs the model: torch (the default), openvino or onnx.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(metavar="NAME", help="fp32, bf16, fp16 or int8, if the backend has it.")
+    ] = None,
+    max_errors: Annotated[
+        float, typer.Option(min=0, max=1, help="The share of the source that may fail; above it the run stops.")
+    ] = 0.1,
     ray: Annotated[
         str | None,
         typer.Option(
-            metavar="[ADDRESS]", help="On Ray: the cluster at ADDRESS, else RAY_ADDRESS's, else this machine."
+            metavar="[ADDRESS]",
+            help="Run on Ray: on the cluster at ADDRESS, else at $RAY_ADDRESS, else on this machine.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON, for machines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Embed many pictures or texts into a folder of shards, with a manifest. Stopped or killed, run it again: it goes on.
+    """Embed many pictures or texts into a folder of shards with a manifest. After a stop, run the same command to resume.
 
-    What cannot be used is listed in errors.parquet; the exit code is then 1.
+    Items that fail are listed in errors.parquet; the exit code is then 1.
     """
     from image_text_embedding.bulk.embed_collection import embed as run
 
@@ -78,11 +88,11 @@ def embed(
     for name, value, known in (("modality", modality, ("image", "text")), ("format", layout, ("parquet", "npy"))):
         if value is not None and value not in known:
             raise typer.BadParameter(f"--{name}: expected {' or '.join(known)}, got {value}")
-    chosen: dict[str, Any] = {
+    options: dict[str, Any] = {
         name: value for name, value in (("backend", backend), ("precision", precision)) if value is not None
     }
     try:
-        done = run(
+        summary = run(
             source,
             model,
             out,
@@ -94,17 +104,18 @@ def embed(
             workers=workers,
             max_errors=max_errors,
             ray=False if ray is None else ray or True,
-            **chosen,
+            **options,
         )
     except KeyboardInterrupt as stopped:
-        print("image-text-embedding: stopped; what is done is kept, run it again to go on", file=sys.stderr)
+        print_note("stopped; finished rows are saved, run the same command again to resume")
         raise typer.Exit(130) from stopped
     if as_json:
-        print(json.dumps(dataclasses.asdict(done), indent=2))
+        print(json.dumps(dataclasses.asdict(summary), indent=2))
     else:
-        rate = f", {done.new / done.seconds:,.1f} a second" if done.new and done.seconds else ""
-        print(f"{done.new:,} new, {done.already:,} there already, {done.failed:,} failed; {done.seconds:,.1f} s{rate}")
-        print(f"{done.rows:,} rows in {out}")
-    if done.failed:
-        print(f"image-text-embedding: {done.failed:,} failed; {out / 'errors.parquet'} says why", file=sys.stderr)
+        rate = f", {summary.new / summary.seconds:,.1f} per second" if summary.new and summary.seconds else ""
+        counts = f"{summary.new:,} new, {summary.already:,} already there, {summary.failed:,} failed"
+        print(f"{counts}; {summary.seconds:,.1f} s{rate}")
+        print(f"{summary.rows:,} rows in {out}")
+    if summary.failed:
+        print_note(f"{summary.failed:,} failed; {out / 'errors.parquet'} says why")
         raise typer.Exit(1)

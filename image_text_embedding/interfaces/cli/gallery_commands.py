@@ -1,4 +1,4 @@
-"""The commands `index`, `search` and `evaluate`."""
+"""The commands `index`, `search` and `evaluate`: a searchable index of pictures and texts, and retrieval benchmarks."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from rich.text import Text
 from image_text_embedding.foundation.errors import ImageError, InputError
 from image_text_embedding.foundation.terminal_text import printable_text
 from image_text_embedding.inputs.url_fetch import display_url, is_url
-from image_text_embedding.interfaces.cli.options import AsJson, BatchSize, Device
-from image_text_embedding.interfaces.cli.output import console
+from image_text_embedding.interfaces.cli.options import AsJson, BatchSize, Device, ListedModel
+from image_text_embedding.interfaces.cli.output import console, print_skipped
 from image_text_embedding.models.config_files import list_models
 
 if TYPE_CHECKING:
@@ -28,27 +28,27 @@ if TYPE_CHECKING:
 
 Uri = Annotated[
     str,
-    typer.Option(metavar="URI", help="The index: a file that ends in .db, or a Milvus server (http://host:19530)."),
+    typer.Option(metavar="URI", help="The index: a file ending in .db, or a Milvus server (http://host:19530)."),
 ]
 
 Model = Annotated[
     str | None,
     typer.Option(
         metavar="MODEL",
-        help="A name that `models` lists, a hub id or a file; the default is the index's own, of a new one blip_demo.",
+        help="A name that `models` lists, a Hugging Face id or a file; the default is the index's model (blip_demo if new).",
         autocompletion=list_models,
         show_default=False,
     ),
 ]
 
-CollectionName = Annotated[str, typer.Option(metavar="NAME", help="The collection in it.")]
+CollectionName = Annotated[str, typer.Option(metavar="NAME", help="The collection in the index.")]
 
 Token = Annotated[
     str | None,
-    typer.Option(metavar="TOKEN", envvar="MILVUS_TOKEN", help="user:password or an API key of the server."),
+    typer.Option(metavar="TOKEN", envvar="MILVUS_TOKEN", help="user:password or an API key for the server."),
 ]
 
-Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="How long a call of the server may take.")]
+Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for the server.")]
 
 
 def index(
@@ -56,7 +56,7 @@ def index(
         Path,
         typer.Argument(
             metavar="SOURCE",
-            help="A folder of pictures (and those below), a folder that `embed` wrote, or a .txt file, a text in each line.",
+            help="A folder of pictures (and subfolders), a folder that `embed` wrote, or a .txt file with one text per line.",
         ),
     ],
     uri: Uri = "gallery.db",
@@ -68,43 +68,48 @@ def index(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put pictures or texts into an index that `search` searches. Again, it goes on where it stopped: nothing is there twice.
+    """Add pictures or texts to an index for `search`. Run it again to resume or update: nothing is added twice.
 
-    What cannot be read is named on stderr and left out; the exit code is then 1.
+    Items that cannot be read are named on stderr and left out; the exit code is then 1.
     """
     from image_text_embedding.retrieval.gallery import Gallery
     from image_text_embedding.retrieval.gallery_indexing import index_collection as run
 
     with Gallery.open(uri, model, collection=collection, token=token, timeout=timeout, device=device) as gallery:
-        done = run(gallery, source, batch_size)
-        size, made_with = len(gallery), (gallery.manifest or {}).get("model")
-    for _, error in done.errors:
-        print(f"left out: {printable_text(str(error))}", file=sys.stderr)
+        summary = run(gallery, source, batch_size)
+        size, model_name = len(gallery), (gallery.manifest or {}).get("model")
+    for _, error in summary.errors:
+        print_skipped(error)
     if as_json:
-        counts = {"total": done.total, "new": done.new, "failed": len(done.errors), "size": size, "model": made_with}
-        print(json.dumps(counts))
+        row = {"total": summary.total, "new": summary.new, "failed": len(summary.errors)}
+        print(json.dumps({**row, "size": size, "model": model_name}))
     else:
-        there, shown = done.total - done.new - len(done.errors), display_url(uri) if is_url(uri) else uri
-        print(f"{done.new} new, {there} there already, {len(done.errors)} left out; {shown} holds {size} ({made_with})")
-    if done.errors:
+        already = summary.total - summary.new - len(summary.errors)
+        counts = f"{summary.new} new, {already} already there, {len(summary.errors)} left out"
+        print(f"{counts}; {display_url(uri) if is_url(uri) else uri} holds {size} ({model_name})")
+    if summary.errors:
         raise typer.Exit(1)
 
 
 def search(
-    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="What to look for.", show_default=False)] = None,
+    text: Annotated[
+        str | None, typer.Argument(metavar="TEXT", help="The text to search with.", show_default=False)
+    ] = None,
     image: Annotated[
-        str | None, typer.Option(metavar="PICTURE", help="Look for what is like this picture: a path or a URL.")
+        str | None, typer.Option(metavar="PICTURE", help="The picture to search with instead: a path or a URL.")
     ] = None,
     uri: Uri = "gallery.db",
-    count: Annotated[int, typer.Option("-k", min=1, help="How many to find.")] = 10,
+    count: Annotated[int, typer.Option("-k", min=1, help="How many results to show.")] = 10,
     rerank: Annotated[
         int,
-        typer.Option(metavar="N", min=0, help="Put the best N in the order of matching, which reads text and picture."),
+        typer.Option(metavar="N", min=0, help="Re-rank the best N by ITM, which reads text and picture together."),
     ] = 0,
-    find: Annotated[str, typer.Option(metavar="KIND", help="What to find: image or text.")] = "image",
-    sheet: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the pictures as a contact sheet.")] = None,
+    find: Annotated[str, typer.Option(metavar="KIND", help="What to search for: image or text.")] = "image",
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Write the pictures found as a contact sheet.")
+    ] = None,
     page: Annotated[
-        Path | None, typer.Option("--html", metavar="HTML", help="Write one page with pictures and scores.")
+        Path | None, typer.Option("--html", metavar="HTML", help="Write an HTML page with pictures and scores.")
     ] = None,
     model: Model = None,
     collection: CollectionName = "gallery",
@@ -113,91 +118,88 @@ def search(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find pictures, or texts, that fit a text or a picture best.
+    """Find the pictures or texts in an index that best fit a text or a picture.
 
-    ITC is the cosine of the vectors; ITM the logit of matching, where re-ranked; the score is what they are ordered by.
+    ITC is the cosine of the vectors, ITM the matching logit of re-ranked results; results are sorted by the score.
     """
     if (text is None) == (image is None):
-        raise typer.BadParameter("expected a TEXT or --image PICTURE, one of them")
+        raise typer.BadParameter("expected either a TEXT or --image PICTURE")
     if find not in ("image", "text"):
         raise typer.BadParameter(f"--find: expected image or text, got {find!r}")
     from image_text_embedding.retrieval.gallery import Gallery
 
     with Gallery.open(uri, model, collection=collection, token=token, timeout=timeout, device=device) as gallery:
         query, modality = (text, "text") if image is None else (image, "image")
-        found = gallery.search(query, count, rerank, modality=modality, find=find)
-        made_with = (gallery.manifest or {}).get("model", "")
+        results = gallery.search(query, count, rerank, modality=modality, find=find)
+        model_name = (gallery.manifest or {}).get("model", "")
         size = len(gallery)
     if as_json:
-        print(json.dumps([dataclasses.asdict(each) for each in found], indent=2))
+        print(json.dumps([dataclasses.asdict(result) for result in results], indent=2))
     else:
-        console().print(_table(found))
-    about = f"{len(found)} of {size}, {made_with}" + (f", the best {rerank} re-ranked" if rerank else "")
+        console().print(_results_table(results))
+    about = f"{len(results)} of {size}, {model_name}" + (f", the best {rerank} re-ranked" if rerank else "")
     try:
-        _draw(text, image, found, sheet, page, about)
+        _draw(text, image, results, sheet, page, about)
     except OSError as error:
         raise InputError(f"cannot write {error.filename or sheet or page}: {error.strerror or error}") from error
 
 
 def evaluate(
-    images: Annotated[Path, typer.Option(metavar="DIR", help="The folder of the pictures.")],
+    images: Annotated[Path, typer.Option(metavar="DIR", help="The folder of pictures.")],
     captions: Annotated[
-        Path, typer.Option(metavar="JSON", help="dataset_coco.json or dataset_flickr30k.json of the Karpathy splits.")
+        Path, typer.Option(metavar="JSON", help="The Karpathy split: dataset_coco.json or dataset_flickr30k.json.")
     ],
-    model: Annotated[
-        str, typer.Option(metavar="MODEL", help="A name that `models` lists.", autocompletion=list_models)
-    ] = "blip_demo",
+    model: ListedModel = "blip_demo",
     split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
     rerank: Annotated[
-        int, typer.Option(metavar="K", min=0, help="How many of the best are re-ranked: 256 on COCO, 128 on Flickr30k.")
+        int,
+        typer.Option(
+            metavar="K", min=0, help="How many candidates to re-rank: the papers use 256 on COCO, 128 on Flickr30k."
+        ),
     ] = 128,
     batch_size: BatchSize = 32,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compute R@1, 5 and 10 of a model as the papers report them: both ways, by vectors alone (ITC) and re-ranked (ITM)."""
+    """Compute a model's R@1, R@5 and R@10 as in the papers: both directions, by vectors (ITC) and re-ranked (ITM)."""
     from image_text_embedding.inference.loading import load
     from image_text_embedding.retrieval.evaluation.karpathy_benchmark import evaluate as run
     from image_text_embedding.retrieval.evaluation.karpathy_benchmark import read_karpathy
 
     data = read_karpathy(captions, images, split)
-    figures = run(load(model, device=device), data, rerank, batch_size)
-    ways = {"ITC": figures.itc} | ({f"ITM on the best {rerank}": figures.reranked} if figures.reranked else {})
+    result = run(load(model, device=device), data, rerank, batch_size)
+    recalls = {"ITC": result.itc} | ({f"ITM on the best {rerank}": result.reranked} if result.reranked else {})
     if as_json:
-        kinds = {"itc": figures.itc, "reranked": figures.reranked}
-        rows = {kind: each and each._asdict() for kind, each in kinds.items()}
+        rows = {"itc": result.itc._asdict(), "reranked": result.reranked and result.reranked._asdict()}
         sizes = {"pictures": len(data.pictures), "captions": len(data.captions)}
         print(json.dumps({"model": model, "split": split, "rerank": rerank, **sizes, **rows}, indent=2))
         return
     table = Table(title=f"{model}: {len(data.pictures)} pictures, {len(data.captions)} captions ({split})", box=None)
     for column in ("", "text → picture", "R@1", "R@5", "R@10", "picture → text", "R@1", "R@5", "R@10"):
-        if "→" not in column:
-            table.add_column(column, justify="right" if column else "left")
-        else:
-            table.add_column(column)
-    for name, each in ways.items():
-        there, back = ([f"{100 * each[way][k]:.1f}" for k in (1, 5, 10)] for way in (1, 0))
-        table.add_row(name, "", *there, "", *back)
+        table.add_column(column, justify="right" if column.startswith("R@") else "left")
+    for name, recall in recalls.items():
+        to_pictures, to_texts = ([f"{100 * shares[k]:.1f}" for k in (1, 5, 10)] for shares in reversed(recall))
+        table.add_row(name, "", *to_pictures, "", *to_texts)
     console().print(table)
 
 
-def _table(found: Sequence[SearchResult]) -> Table:
+def _results_table(results: Sequence[SearchResult]) -> Table:
     table = Table(box=None)
-    matched = any(each.itm is not None for each in found)
-    for column in ("", "score", "ITC", *(["ITM"] if matched else [])):
+    reranked = any(result.itm is not None for result in results)
+    for column in ("", "score", "ITC", *(["ITM"] if reranked else [])):
         table.add_column(column, justify="right")
     table.add_column("found", overflow="fold")
-    for place, each in enumerate(found, 1):
-        itm = [] if not matched else ["-" if each.itm is None else f"{each.itm:.3f}"]
-        what = each.path or each.text or each.id
-        table.add_row(str(place), f"{each.score:.3f}", f"{each.itc:.3f}", *itm, Text(printable_text(what)))
+    for number, result in enumerate(results, 1):
+        itm = [] if not reranked else ["-" if result.itm is None else f"{result.itm:.3f}"]
+        shown = result.path or result.text or result.id
+        table.add_row(str(number), f"{result.score:.3f}", f"{result.itc:.3f}", *itm, Text(printable_text(shown)))
     return table
 
 
 def _draw(
     text: str | None,
     image: str | None,
-    found: Sequence[SearchResult],
+    results: Sequence[SearchResult],
     sheet: Path | None,
     page: Path | None,
     about: str,
@@ -209,24 +211,23 @@ def _draw(
     from image_text_embedding.retrieval.results_page import PAGE_THUMBNAIL_SIDE, results_page
 
     pictures: list[Image | None] = []
-    for each in found:
+    for result in results:
         try:
-            picture = None if each.path is None else load_picture(each.path)
+            picture = None if result.path is None else load_picture(result.path)
             if picture is not None:
-                picture.thumbnail((PAGE_THUMBNAIL_SIDE, PAGE_THUMBNAIL_SIDE))  # at once: a hundred photos are gigabytes
+                # Shrunk one by one: a hundred full-size photos take gigabytes.
+                picture.thumbnail((PAGE_THUMBNAIL_SIDE, PAGE_THUMBNAIL_SIDE))
             pictures.append(picture)
         except ImageError as error:
             print(f"not shown: {printable_text(str(error))}", file=sys.stderr)
             pictures.append(None)
     if sheet is not None:
-        shown = [(picture, each) for picture, each in zip(pictures, found) if picture is not None]
+        shown = [(picture, result) for picture, result in zip(pictures, results) if picture is not None]
         if not shown:
             raise InputError("--sheet: expected pictures to draw, got none that can be read (--html also shows texts)")
-        captions = [f"{each.score:.3f}  {Path(each.path or '').name}" for _, each in shown]
-        print(
-            contact_sheet([picture for picture, _ in shown], captions, f"{text or image} ({about})", sheet),
-            file=sys.stderr,
-        )
+        captions = [f"{result.score:.3f}  {Path(result.path or '').name}" for _, result in shown]
+        title = f"{text or image} ({about})"
+        print(contact_sheet([picture for picture, _ in shown], captions, title, sheet), file=sys.stderr)
     if page is not None:
         query: Any = text if image is None else load_picture(image)
-        print(results_page(query, found, pictures, about, page), file=sys.stderr)
+        print(results_page(query, results, pictures, about, page), file=sys.stderr)

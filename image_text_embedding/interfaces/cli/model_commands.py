@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""The commands `models`, `info` and `cache`: which models there are, what they are, and which are downloaded."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from image_text_embedding.models.config_files import list_models, model_config
 
 
 def models(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON list, for machines.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """List the models: family, tasks, picture size, length of a vector, licence, where the weights come from, if cached."""
+    """List the models: family, tasks, picture size, vector size, licence, source of the weights, and whether cached."""
     from image_text_embedding.models.checkpoints.download import is_cached
 
     configs = [model_config(name) for name in list_models()]
@@ -32,7 +32,7 @@ def models(
             "image_size": config.vision.image_size,
             "dim": config.embed_dim,
             "license": config.license,
-            "source": config.source.place,
+            "source": config.source.location,
             "cached": is_cached(config.source),
         }
         for config in configs
@@ -42,11 +42,11 @@ def models(
         return
     table = Table(*(column.replace("_", " ") for column in rows[0]), box=None)
     for row in rows:
-        table.add_row(*map(format_cell, row.values()))
+        table.add_row(*map(_format_cell, row.values()))
     console().print(table)
 
 
-def format_cell(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(value)
     return {None: "-", True: "yes", False: "no"}.get(value) or str(value)
@@ -54,16 +54,19 @@ def format_cell(value: Any) -> str:
 
 def info(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A name that `models` lists, or a file.", autocompletion=list_models)
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A name that `models` lists, or a weights file.", autocompletion=list_models
+        ),
     ] = "blip_demo",
     as_json: AsJson = False,
 ) -> None:
-    """Say what a model is, and, where its weights are on this machine, where its vectors come from. Downloads nothing."""
+    """Describe a model; if its weights are on this machine, also which file they come from. Downloads nothing."""
     from image_text_embedding.models.checkpoints.download import is_cached
 
     facts: dict[str, Any] = {}
-    named = model.replace("-", "_") in list_models()
-    if named:
+    is_listed = model.replace("-", "_") in list_models()
+    if is_listed:
         config = model_config(model)
         facts = {
             "name": config.name,
@@ -72,13 +75,13 @@ def info(
             "tasks": list(config.tasks),
             "dim": config.embed_dim,
             "license": config.license,
-            "source": config.source.place,
+            "source": config.source.location,
             "image_size": config.vision.image_size,
             "max_words": config.captions.max_words,
             "max_tokens": config.captions.max_tokens,
             "cached": is_cached(config.source),
         }
-    if facts.get("cached") or (not named and os.path.exists(model)):
+    if facts.get("cached") or (not is_listed and os.path.exists(model)):
         from image_text_embedding.inference.loading import load
 
         facts |= load(model).info
@@ -99,18 +102,18 @@ def info(
 def cache(
     remove: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="Remove the weights of this model.", autocompletion=list_models),
+        typer.Option(metavar="MODEL", help="Remove the downloaded weights of this model.", autocompletion=list_models),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the weights that were downloaded: which model, how large, where. Or remove those of a model."""
+    """List the downloaded weights with their size and path, or remove those of one model."""
     from image_text_embedding.models.checkpoints.download import cached_path, forget
 
     if remove is not None:
-        gone = forget(model_config(remove).source)
-        if gone is None:
+        removed = forget(model_config(remove).source)
+        if removed is None:
             raise InputError(f"no downloaded weights of {model_config(remove).name} are in the cache")
-        print(json.dumps({"removed": str(gone)}) if as_json else f"removed {gone}")
+        print(json.dumps({"removed": str(removed)}) if as_json else f"removed {removed}")
         return
     rows: list[dict[str, Any]] = []
     for name in list_models():

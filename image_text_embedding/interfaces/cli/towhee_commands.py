@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""The commands `link` and `unlink`: Towhee's local operator folders."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from image_text_embedding.interfaces.towhee_operators.operator_folders import (
     unlink_operators,
 )
 
-HOME_HELP = "Towhee's home; the default is $TOWHEE_HOME, else ~/.towhee, the only place where towhee 0.9.0 looks."
-
-SAID = {
+OUTCOME_TEXTS = {
     "linked": "linked",
     "unchanged": "linked already",
     "removed": "removed",
@@ -25,23 +23,31 @@ SAID = {
     "changed": "left alone, changed since it was written:",
 }
 
-Home = Annotated[Path | None, typer.Option("--towhee-home", metavar="DIR", help=HOME_HELP, show_default=False)]
+Home = Annotated[
+    Path | None,
+    typer.Option(
+        "--towhee-home",
+        metavar="DIR",
+        help="Towhee's home; the default is $TOWHEE_HOME, else ~/.towhee. Towhee 0.9.0 only looks in ~/.towhee.",
+        show_default=False,
+    ),
+]
 
 
 def link(towhee_home: Home = None) -> None:
-    """Write Towhee's local operator folders, so that pipelines find our operators by name with no import.
+    """Write Towhee's local operator folders, so that pipelines find our operators by name without an import.
 
-    For both generations of Towhee: image_text_embedding.blip and .albef, and image_decode, image_decode.cv2 and
-    .cv2_rgb where there are none. A folder that this command did not write is left alone.
+    Works for Towhee 0.9 and 1.x. Writes image_text_embedding.blip and .albef, the operators of the other tasks, and
+    image_decode, image_decode.cv2 and .cv2_rgb if you have none. Leaves folders alone that it did not write.
     """
     home = (towhee_home or default_towhee_home()).expanduser().absolute()
     _report(link_operators(home))
     if home != Path("~/.towhee").expanduser():
-        print(f"towhee 0.9.0 does not look there by itself; tell it: towhee.add_cache_path({str(home)!r})")
+        print(f"towhee 0.9.0 does not look there by itself; call this first: towhee.add_cache_path({str(home)!r})")
 
 
 def unlink(towhee_home: Home = None) -> None:
-    """Remove the folders that `link` wrote; others, and those changed since, are left alone."""
+    """Remove the folders that `link` wrote. Leaves other folders alone, and those changed since."""
     home = (towhee_home or default_towhee_home()).expanduser().absolute()
     outcomes = unlink_operators(home)
     if not outcomes:
@@ -51,6 +57,6 @@ def unlink(towhee_home: Home = None) -> None:
 
 def _report(outcomes: list[Outcome]) -> None:
     for outcome in outcomes:
-        print(SAID[outcome.state], outcome.folder, file=sys.stdout if outcome.ok else sys.stderr)
+        print(OUTCOME_TEXTS[outcome.state], outcome.folder, file=sys.stdout if outcome.ok else sys.stderr)
     if not all(outcome.ok for outcome in outcomes):
         raise typer.Exit(1)

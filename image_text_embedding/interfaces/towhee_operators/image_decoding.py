@@ -1,4 +1,4 @@
-"""`image_decode` for pipelines where Towhee's hub cannot be reached."""
+"""The operator `image_decode` for pipelines that cannot reach Towhee's hub."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from image_text_embedding.interfaces.towhee_operators.towhee_api import Image, P
 
 
 class ImageDecode(PyOperator):
-    """`image_decode` and `image_decode.cv2` where Towhee's hub is out of reach. EXIF is applied; no OpenCV is needed.
+    """`image_decode` and `image_decode.cv2` without Towhee's hub and without OpenCV. Applies EXIF rotation.
 
     Args:
-        mode: order of the channels, "BGR" as on the hub, or "RGB"; in either case.
+        mode: order of the channels: "BGR", as on the hub, or "RGB". Upper and lower case are equal.
+
+    Raises:
+        InputError: another mode.
     """
 
     def __init__(self, mode: str = "BGR") -> None:
@@ -25,26 +28,25 @@ class ImageDecode(PyOperator):
             raise InputError(f"mode: expected 'BGR' or 'RGB', got {mode!r}")
 
     def __call__(self, image_data: Any) -> Image:
-        """A path, an http(s) or data: URL or encoded bytes -> a uint8 Towhee Image (H, W, 3), its mode set.
+        """A path, an http(s) or data: URL or encoded bytes -> a uint8 Towhee Image (H, W, 3) with its mode set.
 
         Raises:
-            ImageError: it cannot be read as a picture.
+            ImageError: the data cannot be read as a picture.
         """
-        from image_text_embedding.inputs.image_loading import (
-            load_picture,  # here, so that registering does not import torch
-        )
+        # Imported here, so that registering does not import torch.
+        from image_text_embedding.inputs.image_loading import load_picture
 
         pixels = np.array(load_picture(image_data, Limits()))
         return Image(pixels if self.mode == "RGB" else pixels[:, :, ::-1].copy(), self.mode)
 
     @property
     def shared_type(self) -> SharedType:
-        """Shareable: it keeps no state."""
+        """Shareable: the operator has no state."""
         return SharedType.Shareable
 
 
 class ImageDecodeRGB(ImageDecode):
-    """`image_decode.cv2_rgb`, which takes no mode."""
+    """`image_decode.cv2_rgb`: always RGB."""
 
     def __init__(self) -> None:
         super().__init__("RGB")

@@ -1,9 +1,9 @@
-"""Towhee's local operator folders: with them a pipeline, or a server that resolves operators by name, finds ours with no
-import of this package.
+"""Writes and removes Towhee's local operator folders, in which pipelines and servers find our operators by name without
+importing this package.
 
 Towhee 1.x looks for `<home>/operators/<namespace>/<name>/versions/main/__init__.py`, Towhee 0.9.0 for
-`<home>/operators/<namespace>/<name_with_underscores>/main/__init__.py`. 1.x takes its home from TOWHEE_HOME, 0.9.0 looks
-only in ~/.towhee and where `towhee.add_cache_path` says.
+`<home>/operators/<namespace>/<name_with_underscores>/main/__init__.py`. 1.x takes its home from TOWHEE_HOME; 0.9.0 looks only
+in ~/.towhee and in the folders passed to `towhee.add_cache_path`.
 """
 
 from __future__ import annotations
@@ -31,17 +31,18 @@ STUB_CODE = {
     "image-decode/cv2-rgb": f"from {_DECODERS} import ImageDecodeRGB as cv2_rgb\n",
 }
 
+# Version 0.1.0 wrote the same first line; `unlink` recognises its folders by it.
 STUB_MARK = "# Written by `image-text-embedding link`; sha256 of what follows: "
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one operator folder.
+    """What happened to one operator folder.
 
     Attributes:
-        state: "linked", "unchanged" (it was there already) or "removed"; or left alone: "theirs", which somebody else
-            wrote, and "changed", which we wrote and somebody changed.
-        ok: False where it was left alone, unless it is somebody else's decoder: any image_decode will do.
+        state: "linked", "unchanged" (already linked) or "removed"; or, left alone, "theirs" (somebody else wrote it) or
+            "changed" (we wrote it and somebody changed it).
+        ok: False if it was left alone, except somebody else's decoder: any image_decode will do.
     """
 
     folder: Path
@@ -50,28 +51,33 @@ class Outcome:
 
 
 def default_towhee_home() -> Path:
-    """Where Towhee keeps its operators: TOWHEE_HOME, else ~/.towhee."""
+    """Towhee's home folder: TOWHEE_HOME, else ~/.towhee."""
     return Path(os.environ.get("TOWHEE_HOME") or "~/.towhee").expanduser()
 
 
 def operator_folder(home: Path, name: str, legacy: bool) -> Path:
-    """Where Towhee 0.9.0 (`legacy`) or 1.x looks for the operator `name` ("namespace/name", with dashes)."""
+    """The folder in which Towhee 0.9.0 (`legacy`) or 1.x looks for an operator, named "namespace/name" with dashes."""
     namespace, repo = name.split("/")
-    place = home / "operators" / namespace
-    return place / repo.replace("-", "_") / "main" if legacy else place / repo / "versions" / "main"
+    parent = home / "operators" / namespace
+    return parent / repo.replace("-", "_") / "main" if legacy else parent / repo / "versions" / "main"
+
+
+def stub_text(code: str) -> str:
+    """The content of a folder's `__init__.py`: the mark with the digest of `code`, then `code`."""
+    return f"{STUB_MARK}{_digest(code)}\n{code}"
 
 
 def link_operators(home: Path) -> list[Outcome]:
-    """Write our folders under `home`, for both generations. A folder that is not ours, or not any more, is left alone.
+    """Write our folders under `home`, for both generations of Towhee. Folders that others wrote or changed are left alone.
 
     Raises:
-        SetupError: a folder cannot be written; it is then not there at all, or as it was.
+        SetupError: a folder cannot be written. It is then absent, or as it was before.
     """
     return [_outcome(name, folder, _write(folder, STUB_CODE[name])) for name, folder in _folders(home)]
 
 
 def unlink_operators(home: Path) -> list[Outcome]:
-    """Remove the folders that `link` wrote and nobody changed since, and what is empty above them below `operators`.
+    """Remove the folders that `link` wrote and nobody changed since, and their parents below `operators` if now empty.
 
     Raises:
         SetupError: a folder cannot be removed.
@@ -90,27 +96,27 @@ def _outcome(name: str, folder: Path, state: str) -> Outcome:
 
 
 def _write(folder: Path, code: str) -> str:
-    text = f"{STUB_MARK}{_digest(code)}\n{code}"
-    # That the folder is there is all that Towhee checks, so it appears complete, by one rename.
-    fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    text = stub_text(code)
+    # Towhee only checks that the folder exists, so the complete folder appears by one rename.
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
         state = _state(folder)
         if state in ("theirs", "changed"):
             return state
         if state == "ours" and (folder / "__init__.py").read_text(encoding="utf-8") == text:
             return "unchanged"
-        fresh.mkdir(parents=True)
-        (fresh / "__init__.py").write_text(text, encoding="utf-8", newline="\n")
-        if state == "ours":  # written by another version
-            os.replace(fresh / "__init__.py", folder / "__init__.py")
+        temporary.mkdir(parents=True)
+        (temporary / "__init__.py").write_text(text, encoding="utf-8", newline="\n")
+        if state == "ours":  # another version wrote it
+            os.replace(temporary / "__init__.py", folder / "__init__.py")
         else:
-            fresh.rename(folder)
+            temporary.rename(folder)
     except OSError as error:
-        if _state(folder) == "ours":  # another `link` at the same time was quicker
+        if _state(folder) == "ours":  # another `link` running at the same time was faster
             return "unchanged"
         raise SetupError(f"cannot write the operator folder {folder}: {error.strerror or error}") from error
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return "linked"
 
 
@@ -131,7 +137,7 @@ def _remove(folder: Path, top: Path) -> str:
 
 
 def _state(folder: Path) -> str:
-    """ "absent"; "ours": one file, whose first line knows what follows it; "changed": ours once; or "theirs"."""
+    """ "absent", "theirs", "ours" (a single file that matches the digest in its first line) or "changed" (no longer does)."""
     file = folder / "__init__.py"
     try:
         if not os.path.lexists(folder):

@@ -1,5 +1,5 @@
-"""Registers our operators with the Towhee that is installed: 0.9.0 (which has two registries), 1.x, or the unreleased head,
-whose `ops` has fixed names.
+"""Registers our operators with the installed Towhee: 0.9.0 (which has two registries), 1.x, or the unreleased head, whose
+`ops` has fixed names.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from image_text_embedding.interfaces.towhee_operators.towhee_api import (
     OperatorRegistry,
 )
 
-OTHER_NAMES = {"image-text-embedding/blip": "image-text-embedding/bilp"}  # as the unreleased head of Towhee spells it
+# The unreleased head of Towhee spells it this way.
+OTHER_NAMES = {"image-text-embedding/blip": "image-text-embedding/bilp"}
 DECODERS: dict[str, type] = {
-    "image-decode": ImageDecode,  # `ops.image_decode()`; the head asks for it by the next name
+    "image-decode": ImageDecode,  # `ops.image_decode()`; the head of Towhee looks up the next name instead
     "towhee/image-decode": ImageDecode,
     "image-decode/cv2": ImageDecode,
     "image-decode/cv2-rgb": ImageDecodeRGB,
@@ -27,10 +28,10 @@ DECODERS: dict[str, type] = {
 
 
 def register_operators(operators: Iterable[type[ModelOperator]]) -> None:
-    """Make the families' operators known to the Towhee that is installed. Doing it again changes nothing.
+    """Register operators under the names "namespace/family", and our decoders. A second call changes nothing.
 
-    The decoders are registered only where nothing else provides them: neither a registered operator nor a folder in
-    Towhee's local cache, which a registered one would hide.
+    A decoder is registered only if nothing else provides it, neither a registered operator nor a folder in Towhee's local
+    cache (a registered operator would hide that folder).
     """
     named = {f"{operator.namespace.replace('_', '-')}/{operator.family}": operator for operator in operators}
     named |= {other: named[name] for name, other in OTHER_NAMES.items() if name in named}
@@ -45,9 +46,15 @@ def register_operators(operators: Iterable[type[ModelOperator]]) -> None:
     _complete_fixed_names()
 
 
+def registered_operator(name: str) -> type[ModelOperator]:
+    """The operator class registered as "namespace/family", with dashes."""
+    operator: type[ModelOperator] = OperatorRegistry.resolve(name)
+    return operator
+
+
 def _register(registry: Any, name: str, operator: type, output: str) -> None:
     if registry is LegacyRegistry:
-        # It replaces __call__ of the class that it is given, so it gets one of its own.
+        # The legacy registry replaces the class's __call__, so it gets a subclass of its own.
         own = type(operator.__name__, (operator,), {"__doc__": operator.__doc__, "__module__": operator.__module__})
         registry.register(name=name, output_schema=[output])(own)
     else:
@@ -64,20 +71,20 @@ def _is_in_local_cache(name: str) -> bool:
 
 
 def _complete_fixed_names() -> None:
-    """On the head `ops.image_text_embedding` and `ops.image_decode` know only the names written into their classes."""
+    """Add our names to the head's `ops.image_text_embedding` and `ops.image_decode`, whose names are class attributes."""
     try:
         from towhee.runtime.factory import HubOp
         from towhee.runtime.hub_ops.image_decode import ImageDecode as FixedDecode
         from towhee.runtime.hub_ops.image_text_embedding import ImageTextEmbedding as FixedEmbedding
     except ImportError:
         return  # a released Towhee, where every name resolves
-    wanted = {
+    names = {
         (FixedEmbedding, "blip"): "image_text_embedding.blip",
         (FixedEmbedding, "bilp"): "image_text_embedding.blip",
         (FixedEmbedding, "albef"): "image_text_embedding.albef",
         (FixedDecode, "cv2"): "image_decode.cv2",
         (FixedDecode, "cv2_rgb"): "image_decode.cv2_rgb",
     }
-    for (fixed, attribute), name in wanted.items():
+    for (fixed, attribute), name in names.items():
         if not hasattr(fixed, attribute):
             setattr(fixed, attribute, HubOp(name))

@@ -1,8 +1,8 @@
-"""The parts of Towhee that we use, in whichever generation is installed: 0.9.0 (which has two registries), 1.x, or the
+"""The parts of Towhee that we use, whichever generation is installed: 0.9.0 (which has two registries), 1.x, or the
 unreleased head.
 
 Raises:
-    SetupError: on import, where Towhee is missing or cannot be imported.
+    SetupError: on import, if Towhee is missing or cannot be imported.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ import warnings
 from image_text_embedding.foundation.errors import SetupError
 
 try:
-    with warnings.catch_warnings():  # Towhee imports pkg_resources; that is not our user's business
+    # Towhee imports pkg_resources; our users cannot do anything about that.
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "pkg_resources is deprecated")
         from towhee.operator import NNOperator as NNOperator
         from towhee.operator import PyOperator as PyOperator
         from towhee.operator import SharedType as SharedType
     from towhee.runtime.operator_manager import OperatorRegistry as OperatorRegistry
     from towhee.types import Image as Image
-except Exception as error:  # setuptools 82 has no pkg_resources, which Towhee imports; 1.1.0 fails beside pydantic 2
+except Exception as error:  # setuptools 82 has no pkg_resources, which Towhee imports; 1.1.0 fails with pydantic 2
     raise SetupError(
-        f"Towhee cannot be imported ({error}). Its operators need it: pip install towhee 'setuptools<81'. "
-        "image_text_embedding.load works without."
+        f"Towhee cannot be imported ({error}). The Towhee operators need it: pip install towhee 'setuptools<81'. "
+        "image_text_embedding.load works without it."
     ) from error
 
-try:  # 0.9.0 alone: `dc`, `glob` and `towhee.ops` look here, dc2 looks in the registry above
+try:  # only 0.9.0 has these: `dc`, `glob` and `towhee.ops` use this registry, dc2 uses the one above
     from towhee.engine.operator_registry import OperatorRegistry as LegacyRegistry
     from towhee.hub.file_manager import FileManagerConfig
 except ModuleNotFoundError:

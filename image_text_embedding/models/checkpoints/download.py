@@ -1,14 +1,11 @@
-"""Checkpoint files: from where they live onto this machine's disk, verified. Nothing here opens one.
+"""A model's weights source -> a verified file on this machine's disk. Nothing here opens a checkpoint.
 
-A hub repository comes through huggingface_hub into its own cache. A plain URL comes through pooch into
-`<cache_dir()>/weights/<host>/<path of the URL>`, where a person may also put the file by hand. A download gets that
-name only once it matches the digest and the size that the server gave and the sha256 of the model's YAML, where there
-is one. What was fetched and is wrong is removed; what a person put there is named in the error and left alone.
+Packaged files are in the package folder. A hub repository is downloaded by huggingface_hub into its own cache, a plain URL by
+pooch into ours. A corrupt download is removed; a wrong file that the user stored is named in the error and stays.
 """
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from image_text_embedding.foundation.errors import DownloadError
@@ -25,11 +22,9 @@ from image_text_embedding.models.checkpoints.url_download import url_cache_path,
 from image_text_embedding.models.config import WeightsSource
 from image_text_embedding.models.config_files import PACKAGE_FOLDER
 
-logger = logging.getLogger(__name__)
-
 
 def is_cached(source: WeightsSource) -> bool:
-    """Whether `locate` can do without the network. Looks at names only: no digest is checked.
+    """Whether `locate` needs no network. Looks at file names only; no digest is checked.
 
     Raises:
         DownloadError: this is neither a hub id nor an https URL.
@@ -38,7 +33,7 @@ def is_cached(source: WeightsSource) -> bool:
 
 
 def cached_path(source: WeightsSource) -> Path | None:
-    """Where the weights of a source lie, if they need no network.
+    """The path of a source's weights; None: they have to be downloaded.
 
     Raises:
         DownloadError: this is neither a hub id nor an https URL.
@@ -52,7 +47,7 @@ def cached_path(source: WeightsSource) -> Path | None:
 
 
 def forget(source: WeightsSource) -> Path | None:
-    """Remove the downloaded weights of a source, never those of this package. What was removed; None: nothing was there."""
+    """Remove the downloaded weights of a source and return their path; None: there were none, or they are packaged."""
     path = None if source.packaged else cached_path(source)
     if path is not None and source.hub:
         remove_from_hub_cache(path)
@@ -65,16 +60,16 @@ def locate(source: WeightsSource) -> LocalFile:
     """The weights of a source, downloaded if they are neither in this package nor in the cache.
 
     Raises:
-        DownloadError: they cannot be had, or are not what the server or the YAML promised.
+        DownloadError: they cannot be downloaded, or do not match the digests of the server or the YAML.
     """
     if source.packaged:
         path = PACKAGE_FOLDER / source.packaged
         if not path.is_file():
-            raise DownloadError(f"{path}, which comes with this package, is not there: install the package again")
+            raise DownloadError(f"{path} is missing from the installed package: reinstall the package")
         return LocalFile(path, file_sha256(path), None)
     if not source.hub:
         return url_file(source.url or "", source.sha256)
-    ours = not is_cached(source)
+    downloaded = not is_cached(source)
     found = hub_file(source.hub, (*WEIGHT_FILES, *INDEX_FILES), source.revision)
     if found.path.name in INDEX_FILES:
         raise DownloadError(
@@ -82,10 +77,10 @@ def locate(source: WeightsSource) -> LocalFile:
             "supported; merge them into one file and pass checkpoint=PATH"
         )
     if source.sha256 and found.sha256 != source.sha256.lower():
-        if ours:
+        if downloaded:
             remove_from_hub_cache(found.path)
         raise DownloadError(
-            f"{source.hub}/{found.path.name} at {found.revision}: the model's YAML says sha256 {source.sha256}, got "
-            f"{found.sha256}. The repository has changed; {PASS_LOCAL_FILES}"
+            f"{source.hub}/{found.path.name} at {found.revision}: expected sha256 {source.sha256} (from the model's YAML), "
+            f"got {found.sha256}. The repository has changed: check the YAML's revision, {PASS_LOCAL_FILES}"
         )
     return found

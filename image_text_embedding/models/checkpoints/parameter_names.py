@@ -1,7 +1,8 @@
-"""How foreign checkpoints name their parameters -> our names, as ordered lists of substitutions.
+"""The parameter names of foreign checkpoints -> ours, as ordered tables of substitutions: (pattern, replacement).
 
-Our own names match no pattern here and pass unchanged. ALBEF has two official layouts: pretrained (`text_encoder.bert.`) and
-fine-tuned (`text_encoder.`). BLIP has the official `.pth` and transformers' `BlipForImageTextRetrieval`.
+A new family adds one table here. Every substitution of a table is applied to a key, in order; our own names match no pattern
+and pass unchanged. ALBEF has two official layouts: pretrained (`text_encoder.bert.`) and fine-tuned (`text_encoder.`). BLIP
+has the official `.pth` and transformers' `Blip...` classes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# The BERT stack's official and Hugging Face names -> ours; each family's table ends with these.
+# The BERT stack, whose official and Hugging Face names are the same. Each family's table ends with these.
 BERT_NAMES: tuple[tuple[str, str], ...] = (
     (r"^(text|decoder)\.bert\.", r"\1."),
     (r"\.embeddings\.(word|position|token_type)_embeddings\.", r".embeddings.\1."),
@@ -29,19 +30,20 @@ BERT_NAMES: tuple[tuple[str, str], ...] = (
     (r"^decoder\.cls\.predictions\.decoder\.weight$", "decoder.lm_head.weight"),
 )
 
+# ALBEF's official files (`models/model_pretrain.py`, `models/model_retrieval.py`, `models/model_vqa.py`).
 ALBEF_NAMES: tuple[tuple[str, str], ...] = (
     (r"^visual_encoder\.", "vision."),
-    (r"^text_encoder\.cls\.", "mlm_head."),  # `models/model_pretrain.py`: BertForMaskedLM
+    (r"^text_encoder\.cls\.", "mlm_head."),  # only in pretrained files: BertForMaskedLM
     (r"^text_encoder\.(bert\.)?", "text."),
     (r"^text_decoder\.", "decoder."),
     *BERT_NAMES,
 )
 
-
+# BLIP's official files and transformers' classes of BLIP.
 BLIP_NAMES: tuple[tuple[str, str], ...] = (
-    # Official (`models/blip_retrieval.py`, `models/blip_pretrain.py`): timm's names below visual_encoder.
+    # The official vision tower (`models/blip_pretrain.py`): timm's names below visual_encoder.
     (r"^visual_encoder\.", "vision."),
-    # Hugging Face's vision tower.
+    # The vision tower of transformers.
     (r"^vision_model\.embeddings\.class_embedding$", "vision.cls_token"),
     (r"^vision_model\.embeddings\.position_embedding$", "vision.pos_embed"),
     (r"^vision_model\.embeddings\.patch_embedding\.", "vision.patch_embed.proj."),
@@ -50,14 +52,22 @@ BLIP_NAMES: tuple[tuple[str, str], ...] = (
     (r"^vision_model\.encoder\.layers\.(\d+)\.layer_norm(\d)\.", r"vision.blocks.\1.norm\2."),
     (r"^vision_model\.encoder\.layers\.(\d+)\.mlp\.", r"vision.blocks.\1.mlp."),
     (r"^vision_model\.post_layernorm\.", "vision.norm."),
-    # The text stack is named alike in both.
+    # The text stacks, which have the same names in both.
     (r"^text_encoder\.", "text."),
     (r"^text_decoder\.", "decoder."),
     *BERT_NAMES,
 )
 
+PARAMETER_NAMES = {"blip": BLIP_NAMES, "albef": ALBEF_NAMES}  # by family
 
-# The way back: our names -> Hugging Face's.
+# The official masked-word head, which ALBEF_NAMES leaves at `mlm_head.predictions` -> ours. Only training reads it.
+MLM_HEAD_NAMES: tuple[tuple[str, str], ...] = (
+    (r"^mlm_head\.predictions\.transform\.dense\.", "mlm_head.dense."),
+    (r"^mlm_head\.predictions\.transform\.LayerNorm\.", "mlm_head.norm."),
+    (r"^mlm_head\.predictions\.bias$", "mlm_head.bias"),
+)
+
+# The reverse direction, for exports: our names -> those of transformers.
 BLIP_TO_TRANSFORMERS: tuple[tuple[str, str], ...] = (
     (r"^vision\.cls_token$", "vision_model.embeddings.class_embedding"),
     (r"^vision\.pos_embed$", "vision_model.embeddings.position_embedding"),
@@ -85,34 +95,25 @@ BLIP_TO_TRANSFORMERS: tuple[tuple[str, str], ...] = (
     (r"^(text_.*\.layer\.\d+)\.norm\.", r"\1.output.LayerNorm."),
 )
 
-# The official masked-word head -> ours; ALBEF's own table leaves it at `mlm_head.predictions`.
-MLM_HEAD_NAMES = (
-    (r"^mlm_head\.predictions\.transform\.dense\.", "mlm_head.dense."),
-    (r"^mlm_head\.predictions\.transform\.LayerNorm\.", "mlm_head.norm."),
-    (r"^mlm_head\.predictions\.bias$", "mlm_head.bias"),
-)
-
 
 @dataclass(frozen=True)
 class Ignore:
-    """A named rule for keys of a checkpoint that are not read: why, and which (a regular expression on the key)."""
+    """A named rule for keys of a checkpoint that are not loaded: the reason, and a regular expression on the key."""
 
     reason: str
     pattern: str
 
 
-# Training leftovers of both families, under their official names.
+# What training leaves in the files of both families, under the official names.
 TRAINING_LEFTOVERS: tuple[Ignore, ...] = (
     Ignore("momentum copies", r"^(visual_encoder|text_encoder|text_decoder|vision_proj|text_proj)_m\."),
     Ignore("queues", r"^(image_queue|text_queue|idx_queue|queue_ptr|ptr_queue)$"),
     Ignore("position ids", r"(^|\.)position_ids$"),
 )
 
-PARAMETER_NAMES = {"blip": BLIP_NAMES, "albef": ALBEF_NAMES}  # by family
-
 
 def rename_parameters(keys: Iterable[str], names: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Foreign key -> our name, each substitution of the table applied in order; training leftovers are left out."""
+    """Each foreign key -> our name, by a table such as PARAMETER_NAMES[family]. Training leftovers are omitted."""
     leftovers = [re.compile(rule.pattern) for rule in TRAINING_LEFTOVERS]
     table = [(re.compile(pattern), replacement) for pattern, replacement in names]
     ours = {}

@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""Which model a lone checkpoint file contains: from our own metadata, else from its parameter names and shapes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from image_text_embedding.models.checkpoints.parameter_names import PARAMETER_NA
 from image_text_embedding.models.config import ModelConfig, WeightsSource, config_from_mapping
 from image_text_embedding.models.config_files import list_models, model_config
 
-# Family, width of the vision tower, and what else a file holds -> a model of ours that has the same parts.
+# The parts that a file contains beside its vision tower.
 _MATCHES, _WRITES = frozenset({"text", "itm_head"}), frozenset({"text", "itm_head", "decoder"})
-
 _CAPTIONS, _ANSWERS = frozenset({"decoder"}), frozenset({"text", "decoder"})
 
-_ALIKE = {
+# Family, width of the vision tower, and parts -> a model of ours with the same parts.
+_MODELS_BY_PARTS = {
     ("blip", 768, _MATCHES): "blip_itm_base_coco",
     ("blip", 768, _WRITES): "blip_base",
     ("blip", 768, _CAPTIONS): "blip_caption_base",
@@ -30,32 +30,31 @@ _ALIKE = {
 
 
 def recognise_checkpoint(checkpoint: Checkpoint) -> ModelConfig:
-    """Which model a lone file holds: from our own metadata, else from its names and shapes.
+    """The configuration of the model in a lone file, with the picture size of its position embeddings.
 
     Raises:
-        CheckpointError: it cannot be told.
+        CheckpointError: no known model has these parts and this width.
     """
     own = checkpoint.metadata.get(METADATA_KEY)
     if own is not None:
         try:
             return config_from_mapping(json.loads(own)["config"], where=str(checkpoint.path))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise CheckpointError(f"{checkpoint.path}: its metadata cannot be read: {error}") from error
+            raise CheckpointError(f"{checkpoint.path}: cannot read its metadata: {error}") from error
     family = "albef" if any("token_type_embeddings" in key for key in checkpoint.tensors) else "blip"
     names = PARAMETER_NAMES[family]
-    theirs = {ours: key for key, ours in rename_parameters(checkpoint.tensors, names).items()}
-    parts = frozenset(name.split(".")[0] for name in theirs) & {"text", "decoder", "itm_head"}
-    vectors_only = parts == {"text"} and "text_proj.weight" in theirs
+    keys = {ours: key for key, ours in rename_parameters(checkpoint.tensors, names).items()}
+    parts = frozenset(name.split(".")[0] for name in keys) & {"text", "decoder", "itm_head"}
+    vectors_only = parts == {"text"} and "text_proj.weight" in keys
     try:
-        position = checkpoint.tensors[theirs["vision.pos_embed"]]
-        base = model_config(_ALIKE[family, position.shape[-1], _MATCHES if vectors_only else parts])
-        image_size = round(max(position.shape[1] - 1, 1) ** 0.5) * base.vision.patch_size
+        pos_embed = checkpoint.tensors[keys["vision.pos_embed"]]  # (1, 1 + patches, width)
+        base = model_config(_MODELS_BY_PARTS[family, pos_embed.shape[-1], _MATCHES if vectors_only else parts])
+        image_size = round(max(pos_embed.shape[1] - 1, 1) ** 0.5) * base.vision.patch_size
     except (KeyError, IndexError) as error:
         raise CheckpointError(
-            f"cannot tell from {checkpoint.path} which model it holds (no vision tower of a known width, or heads that no "
-            "known model has together). Name the model and pass the file as its checkpoint: "
-            f"load(NAME, checkpoint={str(checkpoint.path)!r}); "
-            f"names: {', '.join(list_models())}."
+            f"cannot detect the model in {checkpoint.path} (no vision tower of a known width, or a combination of heads that "
+            "no known model has). Name the model and pass the file as its checkpoint: "
+            f"load(NAME, checkpoint={str(checkpoint.path)!r}); names: {', '.join(list_models())}."
         ) from error
     return dataclasses.replace(
         base,

@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""The configuration of a folder that transformers' `save_pretrained` wrote for BLIP -> ours."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from image_text_embedding.inputs.text_rules import TextRules
 from image_text_embedding.models.config import ModelConfig, config_from_mapping
 from image_text_embedding.models.config_files import model_config
 
-# transformers' classes of BLIP, and which of our models has the same parts.
+# transformers' classes of BLIP -> a model of ours with the same parts.
 TRANSFORMERS_CLASSES = {
     "BlipForImageTextRetrieval": "blip_itm_base_coco",
     "BlipForConditionalGeneration": "blip_caption_base",
@@ -23,36 +23,36 @@ TRANSFORMERS_CLASSES = {
 def config_from_transformers(folder: Path) -> ModelConfig:
     """The configuration of a folder that transformers' `save_pretrained` wrote for BLIP.
 
-    Sizes and epsilons are the folder's own, so vectors equal what transformers computes from it; text rules are BLIP's.
-    What the model can do is told by its class, which `save_pretrained` notes under "architectures".
+    Sizes and epsilons are the folder's own, so vectors equal those of transformers; text rules are BLIP's. The class, which
+    `save_pretrained` stores under "architectures", decides the tasks.
 
     Raises:
-        ConfigError: the folder holds another kind of model.
+        ConfigError: the folder contains another kind of model, or settings that no BLIP has.
     """
     try:
         raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        found = raw["model_type"]
+        model_type = raw["model_type"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ConfigError(f"{folder}: expected a config.json with a model_type, got {error!r}") from error
-    if found != "blip":
-        raise ConfigError(f"{folder}: expected a config.json with model_type 'blip', got {found!r}")
+    if model_type != "blip":
+        raise ConfigError(f"{folder}: expected a config.json with model_type 'blip', got {model_type!r}")
     try:
         return _from_transformers(raw, folder)
     except ConfigError:
         raise
-    except Exception as error:  # transformers checks some values with errors of its own, and others not at all
-        raise ConfigError(f"{folder}: expected the settings of a BLIP, got {str(error)[:300]}") from error
+    except Exception as error:  # transformers raises its own errors for some wrong values and fails on others
+        raise ConfigError(f"{folder}: expected the settings of a BLIP model, got {str(error)[:300]}") from error
 
 
 def _from_transformers(raw: dict[str, Any], folder: Path) -> ModelConfig:
-    from transformers import BlipConfig  # late: it takes most of a second to import
+    from transformers import BlipConfig  # imported here: it takes most of a second
 
     theirs = BlipConfig.from_dict(raw)
     (kind, *_) = raw.get("architectures") or ["BlipForImageTextRetrieval"]
     if kind not in TRANSFORMERS_CLASSES:
         raise ConfigError(
-            f"{folder}: expected a model of the class {', '.join(TRANSFORMERS_CLASSES)}, got {kind!r}; the projections of "
-            "a BlipModel are in no official checkpoint"
+            f"{folder}: expected a model of the class {', '.join(TRANSFORMERS_CLASSES)}, got {kind!r} (no official "
+            "checkpoint contains the projections of a BlipModel)"
         )
     base = model_config(TRANSFORMERS_CLASSES[kind])
     embeds = "embed" in base.tasks
@@ -60,7 +60,7 @@ def _from_transformers(raw: dict[str, Any], folder: Path) -> ModelConfig:
     if vision.intermediate_size != 4 * vision.hidden_size or {vision.hidden_act, text.hidden_act} != {"gelu"}:
         raise ConfigError(f"{folder}: expected a ViT with a GELU MLP 4 times its width, as every official BLIP has")
     mean, std = base.vision.mean, base.vision.std
-    for name in ("processor_config.json", "preprocessor_config.json"):  # of transformers 5, and before
+    for name in ("processor_config.json", "preprocessor_config.json"):  # of transformers 5, and of older releases
         processor = folder / name
         if processor.is_file():
             try:
@@ -70,15 +70,15 @@ def _from_transformers(raw: dict[str, Any], folder: Path) -> ModelConfig:
                 raise ConfigError(f"{processor}: {error}") from error
             mean, std = tuple(rules.get("image_mean", mean)), tuple(rules.get("image_std", std))
 
-    def fitting(rules: TextRules | None) -> dict[str, Any] | None:
-        most = text.max_position_embeddings
-        return None if rules is None else {**dataclasses.asdict(rules), "max_tokens": min(rules.max_tokens, most)}
+    def limit_tokens(rules: TextRules | None) -> dict[str, Any] | None:
+        limit = text.max_position_embeddings
+        return None if rules is None else {**dataclasses.asdict(rules), "max_tokens": min(rules.max_tokens, limit)}
 
     changes = {
         "name": folder.name,
         "summary": f"BLIP, from {folder.name}",
-        "captions": fitting(base.captions),
-        "questions": fitting(base.questions),
+        "captions": limit_tokens(base.captions),
+        "questions": limit_tokens(base.questions),
         "license": "unknown",
         "embed_dim": theirs.image_text_hidden_size if embeds else None,
         "decoder": base.decoder
@@ -104,7 +104,7 @@ def _from_transformers(raw: dict[str, Any], folder: Path) -> ModelConfig:
             "token_types": False,
             "text_depth": text.num_hidden_layers,
             "fusion_start": 0,
-            "enc_id": text.bos_token_id + 1,  # theirs is [DEC]; the port keeps no note of [ENC], which follows it
+            "enc_id": text.bos_token_id + 1,  # theirs is [DEC]; [ENC], which they do not store, follows it
         },
         "source": {},
     }

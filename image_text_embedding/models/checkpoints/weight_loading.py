@@ -1,7 +1,7 @@
-"""The shared weight-loader: read a checkpoint safely, rename it by a family's table, load it strictly.
+"""Strict loading: rename a checkpoint's parameters by the family's table, fill a module, account for every key.
 
-Four forms reach the same towers: BLIP `.pth`, ALBEF `.pth` (pretrained, fine-tuned, or a raw dict), Hugging Face
-safetensors or bin, and our own safetensors. A form is known by its first bytes, never by the file's name.
+The same towers load from four layouts: BLIP `.pth`, ALBEF `.pth` (pretrained, fine-tuned, or a raw dict), Hugging Face
+safetensors or bin, and our own safetensors.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from torch import nn
 
 from image_text_embedding.foundation.errors import CheckpointError
 from image_text_embedding.foundation.messages import abbreviated_names
-from image_text_embedding.models.checkpoints.checkpoint_files import Checkpoint, describe_type
+from image_text_embedding.models.checkpoints.checkpoint_files import Checkpoint
 from image_text_embedding.models.checkpoints.parameter_names import TRAINING_LEFTOVERS, Ignore, rename_parameters
 from image_text_embedding.models.networks.vision_transformer import resize_pos_embed
 
-# What foreign files may hold twice: two names become one of ours, or one of ours is the other.
-TWICE = ("decoder.lm_head.bias",)
-
+# Foreign files may store a tensor twice. Two foreign names may map to one of ours ...
+DUPLICATED = ("decoder.lm_head.bias",)
+# ... or one of ours may be the same tensor as another.
 TIED = {"decoder.lm_head.weight": "decoder.embeddings.word.weight"}
 
 
 @dataclass(frozen=True)
-class Report:
-    """What became of every key of a checkpoint."""
+class LoadReport:
+    """What happened to the keys of a checkpoint."""
 
     loaded: int
     ignored: dict[str, int]  # reason -> number of keys
@@ -43,22 +43,23 @@ def load_weights(
     device: torch.device,
     dtype: torch.dtype,
     given: Mapping[str, torch.Tensor] = types.MappingProxyType({}),
-) -> Report:
+) -> LoadReport:
     """Fill every parameter of `module` (built on the meta device) exactly once, and account for every key of the file.
 
-    Tensors are copied one at a time out of the memory map to `device` and `dtype`, so the weights are in memory once.
-    (They are not used in place: a user's file may be overwritten while the model serves.) Position embeddings of another
-    picture size are resized as the official code does.
+    Tensors are copied one at a time from the memory map to `device` and `dtype`, so the weights are in memory once. (The
+    map itself is not used: a user may overwrite the file while the model serves.) Position embeddings of another picture
+    size are resized as in the official code.
 
     Args:
-        unused: rules, on our names, for parts of the file that the asked task does not use.
-        given: parameters that are in memory already, from the same file: they are shared, not read again.
+        names: the family's table of PARAMETER_NAMES.
+        unused: rules, on our names, for the keys that this module does not use.
+        given: parameters of the same file that are already in memory, by our names: they are shared, not read again.
 
     Raises:
-        CheckpointError: one message that lists missing, unexpected, doubled and wrong-shape keys, and tied ones that
+        CheckpointError: one message that lists missing, unexpected, duplicate and wrong-shape keys, and tied keys that
             differ.
     """
-    wanted = {name: parameter.shape for name, parameter in module.state_dict().items()}
+    shapes = {name: parameter.shape for name, parameter in module.state_dict().items()}
     ours = rename_parameters(checkpoint.tensors, names)
     ignored = {rule.reason: 0 for rule in TRAINING_LEFTOVERS}
     for key in checkpoint.tensors.keys() - ours.keys():
@@ -71,14 +72,14 @@ def load_weights(
     rules = list(unused)
     keys = {name: key for key, name in ours.items()}
     for key, name in ours.items():
-        if name in TIED and name not in wanted and TIED[name] in wanted:
+        if name in TIED and name not in shapes and TIED[name] in shapes:
             twin = keys.get(TIED[name])
             if twin is not None:
                 if not torch.equal(checkpoint.tensors[twin], checkpoint.tensors[key]):
                     problems["tied but different"].append(f"{twin} and {key}")
                 continue
-            name = TIED[name]  # the file has the tied one alone
-        if name not in wanted:
+            name = TIED[name]  # the file stores the tensor under this name only
+        if name not in shapes:
             rule = next((rule for rule in rules if re.search(rule.pattern, name)), None)
             if rule is None:
                 problems["unexpected"].append(key)
@@ -86,9 +87,9 @@ def load_weights(
                 ignored[rule.reason] = ignored.get(rule.reason, 0) + 1
             continue
         if name in sources:
-            same = name in TWICE and torch.equal(checkpoint.tensors[sources[name]], checkpoint.tensors[key])
+            same = name in DUPLICATED and torch.equal(checkpoint.tensors[sources[name]], checkpoint.tensors[key])
             if not same:
-                kind = "tied but different" if name in TWICE else "filled twice"
+                kind = "tied but different" if name in DUPLICATED else "filled twice"
                 problems[kind].append(f"{name} by {sources[name]} and {key}")
             continue
         sources[name] = key
@@ -96,40 +97,44 @@ def load_weights(
             filled[name] = given[name]
             continue
         tensor = checkpoint.tensors[key]
-        if name.endswith("vision.pos_embed") and tensor.ndim == 3 and tensor.shape[1] != wanted[name][1]:
+        if name.endswith("vision.pos_embed") and tensor.ndim == 3 and tensor.shape[1] != shapes[name][1]:
             try:
-                tensor = resize_pos_embed(tensor, wanted[name][1])
+                tensor = resize_pos_embed(tensor, shapes[name][1])
             except (ValueError, RuntimeError) as error:
                 problems["wrong shape"].append(f"{key}: {error}")
                 continue
-        if tensor.shape != wanted[name] or not tensor.is_floating_point() or tensor.is_meta:
+        if tensor.shape != shapes[name] or not tensor.is_floating_point() or tensor.is_meta:
             kind = "meta" if tensor.is_meta else str(tensor.dtype).removeprefix("torch.")
             problems["wrong shape"].append(
-                f"{key}: expected {describe_type(wanted[name])}, got {describe_type(tensor.shape)} {kind}"
+                f"{key}: expected {_format_shape(shapes[name])}, got {_format_shape(tensor.shape)} {kind}"
             )
             continue
         filled[name] = tensor.to(device=device, dtype=dtype, copy=True)
-    problems["missing"] = [name for name in wanted if name not in sources]
+    problems["missing"] = [name for name in shapes if name not in sources]
     if any(problems.values()):
-        raise CheckpointError(_complaint(checkpoint.path, problems))
+        raise CheckpointError(_problem_message(checkpoint.path, problems))
     module.load_state_dict(filled, strict=True, assign=True)
-    return Report(loaded=len(filled), ignored={reason: count for reason, count in ignored.items() if count})
+    return LoadReport(loaded=len(filled), ignored={reason: count for reason, count in ignored.items() if count})
 
 
 def is_untied(checkpoint: Checkpoint, names: Iterable[tuple[str, str]]) -> bool:
-    """Whether a file's language head has an output matrix of its own."""
+    """Whether the output matrix of a file's language head differs from its word embeddings."""
     keys = {name: key for key, name in rename_parameters(checkpoint.tensors, names).items()}
     return any(
-        one in keys
-        and other in keys
-        and not torch.equal(checkpoint.tensors[keys[one]], checkpoint.tensors[keys[other]])
-        for one, other in TIED.items()
+        name in keys
+        and twin in keys
+        and not torch.equal(checkpoint.tensors[keys[name]], checkpoint.tensors[keys[twin]])
+        for name, twin in TIED.items()
     )
 
 
-def _complaint(path: Path, problems: Mapping[str, list[str]]) -> str:
-    parts = [f"{len(found)} {kind}: {abbreviated_names(found)}" for kind, found in problems.items() if found]
+def _format_shape(shape: Iterable[int]) -> str:
+    return "(" + ", ".join(map(str, shape)) + ")"
+
+
+def _problem_message(path: Path, problems: Mapping[str, list[str]]) -> str:
+    lists = [f"{len(keys)} {kind}: {abbreviated_names(keys)}" for kind, keys in problems.items() if keys]
     return (
-        f"{path} does not fit the model. {'; '.join(parts)}. Check that the checkpoint is of the asked model and task "
-        "(and not of another size or head)."
+        f"{path} does not fit the model. {'; '.join(lists)}. Check that the checkpoint belongs to this model and task "
+        "(not to another size or head)."
     )

@@ -1,7 +1,10 @@
 """Token ids -> states: one BERT stack for both families.
 
-BLIP (official `models/med.py`) and ALBEF (`models/xbert.py`) run the same post-norm layer. What differs is which layers a
-text passes alone, where the picture is attended to, whether token types are added, and whether attention is causal.
+BLIP (official `models/med.py`) and ALBEF (`models/xbert.py`) have the same post-norm layer. They differ in the layers that a
+text alone runs through, in the layers with cross-attention, and in token types.
+
+Shapes: B contexts (pictures, or questions fused with one); R = n * B texts, n per context; L tokens; K context tokens;
+H heads.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ KeysValues = tuple[torch.Tensor, torch.Tensor]  # (B, H, K, width / H) each
 
 
 class Attention(nn.Module):
-    """Multi-head attention with the residual and LayerNorm that BERT puts behind it."""
+    """Multi-head attention, followed by BERT's residual and LayerNorm."""
 
     def __init__(self, width: int, num_heads: int, context_width: int, eps: float) -> None:
         super().__init__()
@@ -38,9 +41,9 @@ class Attention(nn.Module):
         return keys, values
 
     def forward(self, x: torch.Tensor, context: KeysValues, mask: torch.Tensor | None) -> torch.Tensor:
-        """x (R, L, width) attends to keys and values of (B, H, K, ...) where mask (1 or B, 1, 1 or L, K) is True.
+        """x (R, L, width) attends to keys and values (B, H, K, width / H) where mask (1 or B, 1, 1 or L, K) is True.
 
-        R may be a multiple n of B: every n rows look at one context, and neither it nor its keys are copied.
+        R may be a multiple n of B: every n rows attend to one context, whose keys and values are not copied.
         """
         keys, values = context
         queries = self.query(x).reshape(keys.shape[0], -1, self.num_heads, keys.shape[-1])  # (B, n * L, H, width / H)
@@ -48,14 +51,14 @@ class Attention(nn.Module):
         return self.norm(x + self.out(attended.transpose(1, 2).reshape(x.shape)))
 
     def first(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """x (B, L, width) attends to itself -> its first token's state alone, (B, 1, width)."""
+        """Self-attention of x (B, L, width) -> the first token's state only, (B, 1, width)."""
         linears = self.query, self.key, self.value
         weights, biases = [linear.weight for linear in linears], [linear.bias for linear in linears]
         return self.norm(x[:, :1] + self.out(attend_first(x, weights, biases, self.num_heads, mask)))
 
 
 class Layer(nn.Module):
-    """Self-attention, cross-attention where there is any, MLP with exact GELU; each with post-norm."""
+    """Self-attention, optional cross-attention, and an MLP with exact GELU; each with post-norm."""
 
     def __init__(self, config: TextConfig, context_width: int | None) -> None:
         super().__init__()
@@ -67,7 +70,7 @@ class Layer(nn.Module):
         self.norm = nn.LayerNorm(width, eps=eps)
 
     def read(self, context: torch.Tensor) -> KeysValues:
-        """What the cross-attention needs of a context (B, K, context_width)."""
+        """The keys and values of a context (B, K, context_width) for the cross-attention."""
         assert self.cross is not None
         return self.cross.read(context)
 
@@ -77,17 +80,24 @@ class Layer(nn.Module):
         mask: torch.Tensor | None,
         context: KeysValues | None = None,
         context_mask: torch.Tensor | None = None,
-        remember: Callable[..., KeysValues] | None = None,
+        update_cache: Callable[..., KeysValues] | None = None,
     ) -> torch.Tensor:
-        """`remember` takes the keys and values of x and gives back those of all tokens so far."""
-        itself = self.attention.read(x)
-        x = self.attention(x, itself if remember is None else remember(*itself), mask)
+        """x (R, L, width) -> (R, L, width).
+
+        Args:
+            mask: (1 or R, 1, 1 or L, tokens so far), True = attended to.
+            context: of `read`.
+            context_mask: (B, 1, 1, K).
+            update_cache: takes the keys and values of x and returns those of all tokens so far.
+        """
+        own = self.attention.read(x)
+        x = self.attention(x, own if update_cache is None else update_cache(*own), mask)
         if context is not None and self.cross is not None:
             x = self.cross(x, context, context_mask)
         return self._mlp(x)
 
     def first(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """The first token of `forward(x, mask)` alone: (B, L, width) -> (B, 1, width)."""
+        """Only the first token of `forward(x, mask)`: (B, L, width) -> (B, 1, width)."""
         return self._mlp(self.attention.first(x, mask))
 
     def _mlp(self, x: torch.Tensor) -> torch.Tensor:
@@ -105,7 +115,7 @@ class Embeddings(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
 
     def forward(self, input_ids: torch.Tensor, start: int = 0) -> torch.Tensor:
-        """(B, L), the first of them at position `start` -> (B, L, width)"""
+        """Ids (B, L) at positions `start`, `start + 1`, ... -> (B, L, width)."""
         x = self.word(input_ids) + self.position.weight[start : start + input_ids.shape[1]]
         if self.token_type is not None:
             x = x + self.token_type.weight[0]
@@ -113,9 +123,9 @@ class Embeddings(nn.Module):
 
 
 class TextStack(nn.Module):
-    """The BERT stack. With `context_width` its layers from `fusion_start` on have cross-attention.
+    """The BERT stack. With `context_width`, the layers from `fusion_start` have cross-attention.
 
-    Without it only the layers that a text passes alone are built: an embedding needs no more.
+    Without it, only the layers for a text alone are built: an embedding needs no more.
     """
 
     def __init__(self, config: TextConfig, context_width: int | None = None) -> None:
@@ -132,12 +142,12 @@ class TextStack(nn.Module):
         """A text alone: ids and mask (B, L), 1 = a real token -> states (B, L, width)."""
         states = self.embeddings(input_ids)
         for layer in self.layers[: self.config.text_depth]:
-            states = layer(states, _wide(attention_mask))
+            states = layer(states, _attention_mask(attention_mask))
         return states
 
     def first(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """(B, L) -> (B, width): `forward(input_ids, attention_mask)[:, 0]`, without the last layer's work for the others."""
-        states, mask = self.embeddings(input_ids), _wide(attention_mask)
+        """(B, L) -> (B, width): `forward(input_ids, attention_mask)[:, 0]`; the last layer computes only the first token."""
+        states, mask = self.embeddings(input_ids), _attention_mask(attention_mask)
         *below, last = cast("list[Layer]", self.layers)[: self.config.text_depth]
         for layer in below:
             states = layer(states, mask)
@@ -150,27 +160,29 @@ class TextStack(nn.Module):
         context: torch.Tensor,
         context_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """A text read while looking at a picture: context (B, K, context_width) -> states (R, L, width).
+        """A text fused with a picture -> states (R, L, width).
 
-        BLIP begins at the embeddings and cross-attends in every layer (`models/blip_itm.py`); ALBEF runs the text alone
-        first and cross-attends above (`mode='fusion'` of `models/xbert.py`).
+        BLIP starts at the embeddings and cross-attends in every layer (`models/blip_itm.py`). ALBEF runs the text alone
+        first and cross-attends in the layers above (`mode='fusion'` of `models/xbert.py`).
 
         Args:
-            input_ids, attention_mask: (R, L); R = n * B texts, every n of which look at one picture.
+            input_ids, attention_mask: (R, L); R = n * B texts, n per picture; 1 = a real token.
+            context: (B, K, context_width), the picture's states.
+            context_mask: (B, K), 1 = a real position; None: all are.
         """
         start = self.config.fusion_start
         states = self(input_ids, attention_mask) if start else self.embeddings(input_ids)
-        cross_mask = None if context_mask is None else _wide(context_mask)
+        cross_mask = None if context_mask is None else _attention_mask(context_mask)
         for layer in cast("list[Layer]", self.layers)[start:]:
-            states = layer(states, _wide(attention_mask), layer.read(context), cross_mask)
+            states = layer(states, _attention_mask(attention_mask), layer.read(context), cross_mask)
         return states
 
 
 class Decoder(TextStack):
-    """The stack made causal, every layer of it with cross-attention, and a head that predicts the next token.
+    """A causal stack with cross-attention in every layer, and a head that predicts the next token.
 
     Official `BertLMHeadModel` of `models/med.py` and `models/xbert.py`. The head's output matrix is the word embeddings,
-    unless it is untied.
+    unless `untie` gives it one of its own.
     """
 
     def __init__(self, config: TextConfig, context_width: int) -> None:
@@ -182,7 +194,7 @@ class Decoder(TextStack):
         self.lm_head.weight = nn.Parameter(torch.empty_like(self.embeddings.word.weight))
 
     def read(self, context: torch.Tensor) -> list[KeysValues]:
-        """What each layer's cross-attention needs of a context (B, K, context_width), whatever is then written."""
+        """Each layer's keys and values of a context (B, K, context_width). They do not depend on the generated text."""
         return [layer.read(context) for layer in cast("list[Layer]", self.layers)]
 
     def logits(
@@ -193,28 +205,28 @@ class Decoder(TextStack):
         attention_mask: torch.Tensor | None = None,
         cache: Any = None,
     ) -> torch.Tensor:
-        """Each position's prediction of the token after it.
+        """The prediction of the next token at each position.
 
         Args:
-            input_ids: (R, L); with a cache, the tokens after those that it holds. R = n * B, as in `fuse`.
+            input_ids: (R, L); with a cache, only the tokens after the cached ones. R = n * B, as in `fuse`.
             context: of `read`.
-            context_mask: (B, K), 1 = a real place of the context.
+            context_mask: (B, K), 1 = a real position of the context; None: all are.
             attention_mask: (R, L), 1 = a real token; None: all are.
-            cache: a `Cache` of transformers, which this call extends.
+            cache: a `Cache` of transformers; this call extends it.
 
         Returns:
-            (R, L, vocabulary)
+            (R, L, vocabulary) logits.
         """
-        seen = 0 if cache is None else cache.get_seq_length()
+        past = 0 if cache is None else cache.get_seq_length()
         length = input_ids.shape[1]
-        mask = torch.ones(length, seen + length, dtype=torch.bool, device=input_ids.device).tril(seen)
+        mask = torch.ones(length, past + length, dtype=torch.bool, device=input_ids.device).tril(past)
         if attention_mask is not None:
-            mask = mask & _wide(attention_mask)
-        cross_mask = None if context_mask is None else _wide(context_mask)
-        states = self.embeddings(input_ids, seen)
+            mask = mask & _attention_mask(attention_mask)
+        cross_mask = None if context_mask is None else _attention_mask(context_mask)
+        states = self.embeddings(input_ids, past)
         for i, (layer, keys_values) in enumerate(zip(self.layers, context)):
-            remember = None if cache is None else functools.partial(cache.update, layer_idx=i)
-            states = layer(states, mask, keys_values, cross_mask, remember)
+            update = None if cache is None else functools.partial(cache.update, layer_idx=i)
+            states = layer(states, mask, keys_values, cross_mask, update)
         return self.lm_head(states, self.embeddings.word.weight)
 
 
@@ -231,11 +243,11 @@ class LanguageHead(nn.Module):
         self.register_parameter("weight", None)
 
     def forward(self, states: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-        """(B, L, width) and the word embeddings (vocabulary, width) -> (B, L, vocabulary)"""
+        """States (B, L, width) and word embeddings (vocabulary, width) -> logits (B, L, vocabulary)."""
         weight = words if self.weight is None else self.weight
         return F.linear(self.norm(F.gelu(self.dense(states))), weight, self.bias)
 
 
-def _wide(mask: torch.Tensor) -> torch.Tensor:
-    """(B, K), 1 = a real place -> (B, 1, 1, K), True = attended to."""
+def _attention_mask(mask: torch.Tensor) -> torch.Tensor:
+    """(B, K), 1 = a real position -> (B, 1, 1, K), True = attended to."""
     return mask[:, None, None].bool()

@@ -1,4 +1,4 @@
-"""Finds NaN and infinity where they are produced, so that no task answers from them."""
+"""Checks for NaN and infinity, so that no task returns results computed from them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def require_finite(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """The values, unchanged.
 
     Args:
-        dtype: what the model computed in, for the message.
+        dtype: the model's dtype, for the message.
 
     Raises:
         ComputeError: a value is NaN or infinite.
@@ -22,7 +22,7 @@ def require_finite(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def not_finite(dtype: torch.dtype) -> str:
-    """The end of a sentence about a model or a tower that failed."""
+    """The end of a sentence about the failing model or tower."""
     return (
         f"produced NaN or infinity in {dtype}: the weights are damaged, or half precision overflows; try dtype='fp32'"
     )

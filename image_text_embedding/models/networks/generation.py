@@ -1,4 +1,4 @@
-"""Writing with a `Decoder`: transformers' generation (greedy, beams, sampling, penalties, lengths) over our stack."""
+"""Text generation with a `Decoder`: greedy, beams, sampling, penalties and lengths, by transformers' `generate`."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from image_text_embedding.models.networks.bert import Decoder, KeysValues
 
-TOP_K = 50  # transformers' own default, which was in force in the official nucleus sampling
+TOP_K = 50  # transformers' default, which the official nucleus sampling uses without naming it
 
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How a text is written. Lengths are in tokens and count the prompt, as in the official code."""
+    """How a text is generated. Lengths are in tokens and include the prompt, as in the official code."""
 
     max_length: int
     min_length: int
     num_beams: int = 1
     repetition_penalty: float = 1.0
     num_return_sequences: int = 1
-    top_p: float | None = None  # None: the likeliest text (greedy or beams), else nucleus sampling
+    top_p: float | None = None  # None: greedy or beam search; a number: nucleus sampling
     use_cache: bool = True
 
 
@@ -35,57 +35,57 @@ def generate(
     prompt_ids: torch.Tensor,
     states: torch.Tensor,
     states_mask: torch.Tensor | None,
-    manner: GenerationSettings,
+    settings: GenerationSettings,
     end_id: int,
     pad_id: int,
     seeds: list[int] | None = None,
 ) -> torch.Tensor:
-    """Continue prompts while looking at contexts.
+    """Continue prompts with attention to contexts.
 
     Args:
         decoder: in evaluation mode.
         prompt_ids: (B, L), all of one length, first token included.
-        states, states_mask: (B, K, width) and (B, K), 1 = a real place. Keys and values are computed once for each, and
-            shared by its beams.
-        seeds: B * num_return_sequences when sampling, one for each text. A text depends on its context, its prompt and
-            its seed alone, not on what else is in the batch, nor on torch's global generator.
+        states, states_mask: the contexts (B, K, width), and (B, K) with 1 = a real position; None: all are. Keys and values
+            are computed once per context, and its beams share them.
+        seeds: for sampling, one per text: B * num_return_sequences. A text depends only on its context, prompt and seed, not
+            on the rest of the batch or on torch's global generator.
 
     Returns:
-        (B * num_return_sequences, longest), prompts included, padded with `pad_id`.
+        (B * num_return_sequences, longest) ids, prompts included, padded with `pad_id`.
     """
-    context = _Context(decoder.read(states), states_mask)
-    count, drawn = manner.num_return_sequences, LogitsProcessorList()
-    if manner.top_p is not None:
+    context = _DecoderContext(decoder.read(states), states_mask)
+    count, processors = settings.num_return_sequences, LogitsProcessorList()
+    if settings.top_p is not None:
         assert seeds is not None and len(seeds) == len(prompt_ids) * count
         prompt_ids, count = prompt_ids.repeat_interleave(count, dim=0), 1
-        drawn += [TopKLogitsWarper(TOP_K), TopPLogitsWarper(manner.top_p), _Draw(seeds)]
-    return _Writer(decoder).generate(
+        processors += [TopKLogitsWarper(TOP_K), TopPLogitsWarper(settings.top_p), _SeededSampling(seeds)]
+    return _GenerationModel(decoder).generate(
         prompt_ids,
-        logits_processor=drawn,
+        logits_processor=processors,
         context=context,
-        # Each by itself: within a GenerationConfig some releases take a max_length of 20 for their default, and add to it.
-        max_length=manner.max_length,
-        min_length=manner.min_length,
-        num_beams=manner.num_beams,
+        # As separate arguments: in a GenerationConfig some releases take a max_length of 20 for the default and add to it.
+        max_length=settings.max_length,
+        min_length=settings.min_length,
+        num_beams=settings.num_beams,
         num_return_sequences=count,
-        repetition_penalty=manner.repetition_penalty,
-        do_sample=False,  # what is drawn is drawn by _Draw
-        use_cache=manner.use_cache,
+        repetition_penalty=settings.repetition_penalty,
+        do_sample=False,  # _SeededSampling draws the tokens
+        use_cache=settings.use_cache,
         eos_token_id=end_id,
         pad_token_id=pad_id,
     )
 
 
 @dataclass(frozen=True)
-class _Context:
-    """What the decoder looks at. No tensor itself, so that `generate` does not copy it for every beam."""
+class _DecoderContext:
+    """The context that the decoder attends to. It is not a tensor, so `generate` does not copy it for every beam."""
 
     keys_values: list[KeysValues]
     mask: torch.Tensor | None
 
 
-class _Writer(PreTrainedModel, GenerationMixin):
-    """A Decoder in the shape that `generate` drives. It has no parameters of its own."""
+class _GenerationModel(PreTrainedModel, GenerationMixin):
+    """A Decoder with the interface that `generate` needs. It has no parameters of its own."""
 
     config_class = TransformersConfig
     main_input_name = "input_ids"
@@ -104,23 +104,23 @@ class _Writer(PreTrainedModel, GenerationMixin):
         self.decoder = decoder
 
     def prepare_inputs_for_generation(
-        self, input_ids: torch.Tensor, past_key_values: Any = None, context: _Context | None = None, **_: Any
+        self, input_ids: torch.Tensor, past_key_values: Any = None, context: _DecoderContext | None = None, **_: Any
     ) -> dict[str, Any]:
-        seen = 0 if past_key_values is None else past_key_values.get_seq_length()
-        return {"input_ids": input_ids[:, seen:], "past_key_values": past_key_values, "context": context}
+        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        return {"input_ids": input_ids[:, past:], "past_key_values": past_key_values, "context": context}
 
     def forward(
-        self, input_ids: torch.Tensor, context: _Context, past_key_values: Any = None, **_: Any
+        self, input_ids: torch.Tensor, context: _DecoderContext, past_key_values: Any = None, **_: Any
     ) -> CausalLMOutputWithPast:
         logits = self.decoder.logits(input_ids, context.keys_values, context.mask, cache=past_key_values)
         return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
 
 
-class _Draw(LogitsProcessor):
-    """Draws the next token with generators of its own, and leaves no other choice.
+class _SeededSampling(LogitsProcessor):
+    """Draws the next token with one generator per text, and excludes all other tokens.
 
-    `generate` would draw the whole batch from torch's global generator: other threads, and other items of the batch, would
-    change what an item gets.
+    `generate` itself draws from torch's global generator: other threads and other items of the batch would change the
+    result of an item.
     """
 
     def __init__(self, seeds: list[int]) -> None:
@@ -128,6 +128,6 @@ class _Draw(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         waits = torch.stack([torch.empty(scores.shape[1]).exponential_(generator=g) for g in self.generators])
-        waits = waits.clamp_(min=torch.finfo(waits.dtype).tiny).to(scores.device)  # a wait of 0 would make 0 / 0
+        waits = waits.clamp_(min=torch.finfo(waits.dtype).tiny).to(scores.device)  # a wait of 0 could give 0 / 0
         drawn = (scores.softmax(-1) / waits).argmax(-1, keepdim=True)  # as torch.multinomial draws
         return torch.full_like(scores, float("-inf")).scatter(1, drawn, 0.0)

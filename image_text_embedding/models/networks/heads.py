@@ -1,7 +1,6 @@
-"""What reads states of a picture and a text together: matching, captioning, question answering.
+"""Heads that combine a picture with a text: matching, captioning, question answering.
 
-Each head is a module under the official parameters' names, so that it is loaded, strictly, by itself; what it has in
-common with a tower in memory it shares.
+Each head is a module of its own that loads strictly by itself and shares tensors with a tower in memory.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from image_text_embedding.models.networks.bert import Decoder, TextStack
 
 
 class MatchHead(nn.Module):
-    """ITM: does the text say what the picture shows (BLIP paper §3.2, ALBEF paper §3.2; official `models/blip_itm.py`)."""
+    """ITM: whether a text describes a picture (BLIP paper §3.2, ALBEF paper §3.2; official `models/blip_itm.py`)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -27,12 +26,12 @@ class MatchHead(nn.Module):
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, image_states: torch.Tensor
     ) -> torch.Tensor:
-        """Texts (R, L), every R / B of which look at one of the pictures (B, K, width) -> logits (R, 2); 1 = match."""
+        """Texts (R, L), R / B per picture, and pictures (B, K, width) -> logits (R, 2); class 1 = match."""
         return self.itm_head(self.text.fuse(input_ids, attention_mask, image_states)[:, 0])
 
 
 class CaptionHead(nn.Module):
-    """A decoder that looks at the picture (BLIP paper §3.2; official `models/blip.py`)."""
+    """A decoder that attends to the picture (BLIP paper §3.2; official `models/blip.py`)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -40,7 +39,7 @@ class CaptionHead(nn.Module):
 
 
 class AnswerHead(nn.Module):
-    """The question, read while looking at the picture, and a decoder that looks at the question.
+    """A text stack that fuses the question with the picture, and a decoder that attends to the result.
 
     Official `models/blip_vqa.py`, ALBEF's `models/model_vqa.py`.
     """
@@ -51,14 +50,12 @@ class AnswerHead(nn.Module):
         self.decoder = build_decoder(config, config.text.width)
 
 
-MAX_LOGITS = 2**26  # at once, in ranking: a quarter of a gigabyte
-
-
 HEADS: dict[str, type[nn.Module]] = {"match": MatchHead, "caption": CaptionHead, "answer": AnswerHead}
+MAX_LOGITS = 2**26  # per chunk of answers in ranking: a quarter of a gigabyte
 
 
 def build_decoder(config: ModelConfig, context_width: int) -> Decoder:
-    """The causal stack of a configuration that has one: every layer looks at a context of that width."""
+    """The decoder of a configuration that has one. Every layer attends to a context of the given width."""
     assert config.decoder is not None
     depth = config.decoder.depth
     return Decoder(dataclasses.replace(config.text, depth=depth, text_depth=depth, fusion_start=0), context_width)
@@ -73,41 +70,40 @@ def rank_answers(
     answer_mask: torch.Tensor,
     k: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Given answers by how well they answer: the k that begin best, by what the decoder makes of the whole of them.
+    """Rank candidate answers: preselect the k with the likeliest first token, then sort by the loss of the full answer.
 
-    Official `rank_answer` of `models/blip_vqa.py` and ALBEF's `models/model_vqa.py`, with the quirks that gave the
-    published numbers: BLIP's loss is label-smoothed, as in training; ALBEF counts the first token's log-probability
-    twice. Answers that begin alike are taken in their given order where k cuts between them.
+    Official `rank_answer` of `models/blip_vqa.py` and ALBEF's `models/model_vqa.py`, with the quirks behind the published
+    numbers: BLIP's loss is label-smoothed, as in training; ALBEF counts the first token's log-probability twice. Among
+    answers with the same first token, the preselection takes the earlier ones.
 
     Args:
-        question_states, question_mask: (Q, K, width) and (Q, K).
-        answer_ids, answer_mask: (A, L): the decoder's first token, the answer, [SEP], padding.
-        k: at most A.
+        question_states, question_mask: (Q, K, width) and (Q, K), 1 = a real token.
+        answer_ids, answer_mask: (A, L): the decoder's first token, the answer, [SEP], padding; 1 = a real token.
+        k: the number of answers to return, at most A.
 
     Returns:
         Indices into the answers (Q, k), best first, and their probabilities among these k.
     """
-    rule = config.decoder
-    assert rule is not None
-    found, probabilities = [], []
+    decoder_config = config.decoder
+    assert decoder_config is not None
+    indices, probabilities = [], []
     for states, mask in zip(question_states.split(1), question_mask.split(1)):
         context = head.decoder.read(states)
-        begin = head.decoder.logits(answer_ids[:1, :1], context, mask)[0, 0].float().log_softmax(-1)
-        first = begin[answer_ids[:, 1]]  # (A,)
-        likely = first.argsort(descending=True, stable=True)[:k]
+        start_logits = head.decoder.logits(answer_ids[:1, :1], context, mask)[0, 0]  # (vocabulary,)
+        first = start_logits.float().log_softmax(-1)[answer_ids[:, 1]]  # (A,)
+        likely = first.argsort(descending=True, stable=True)[:k]  # (k,)
         ids, real = answer_ids[likely], answer_mask[likely].bool()
         target = ids[:, 1:].masked_fill(~real[:, 1:], -100)
         losses = []
         for part in torch.arange(len(ids)).split(max(1, MAX_LOGITS // (ids.shape[1] * config.text.vocab_size))):
-            logits = head.decoder.logits(ids[part], context, mask, real[part])[
-                :, :-1
-            ].float()  # (.., L - 1, vocabulary)
+            logits = head.decoder.logits(ids[part], context, mask, real[part])  # (.., L, vocabulary)
+            logits = logits[:, :-1].float()
             loss = F.cross_entropy(
-                logits.transpose(1, 2), target[part], reduction="none", label_smoothing=rule.label_smoothing
+                logits.transpose(1, 2), target[part], reduction="none", label_smoothing=decoder_config.label_smoothing
             )
             losses.append(loss.sum(1))
-        score = -torch.cat(losses) + (first[likely] if rule.first_token_twice else 0)
+        score = -torch.cat(losses) + (first[likely] if decoder_config.first_token_twice else 0)
         order = score.argsort(descending=True, stable=True)
-        found.append(likely[order])
+        indices.append(likely[order])
         probabilities.append(score[order].softmax(-1))
-    return torch.stack(found), torch.stack(probabilities)
+    return torch.stack(indices), torch.stack(probabilities)

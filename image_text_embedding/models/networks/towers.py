@@ -1,6 +1,6 @@
 """The two towers and their projections into one space (ITC: BLIP paper §3.2, ALBEF paper §3.2).
 
-Each is a module of its own, because an image node needs no text tower, nor the other way round.
+Each is a module of its own, because an image operator needs no text tower, and the other way round.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from image_text_embedding.models.networks.vision_transformer import build_vision
 
 
 class ImageTower(nn.Module):
-    """Pixels -> patch states -> one vector, where the checkpoint has a projection for it."""
+    """Pixels -> patch states -> one vector, if the checkpoint has a projection."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class ImageTower(nn.Module):
             self.vision_proj = nn.Linear(config.vision.width, config.embed_dim)
 
     def states(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """(B, 3, S, S) normalized pixels -> (B, 1 + patches, width), class token first."""
+        """Normalized pixels (B, 3, S, S) -> (B, 1 + patches, width), class token first."""
         return self.vision.forward_features(pixel_values)
 
     def project(self, states: torch.Tensor) -> torch.Tensor:
@@ -31,7 +31,7 @@ class ImageTower(nn.Module):
         return self.vision_proj(states[:, 0])
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """(B, 3, S, S) -> (B, embed_dim), not yet of unit length: `project(states(pixel_values))`, for less work."""
+        """(B, 3, S, S) -> (B, embed_dim), not yet of unit length. Equals `project(states(pixel_values))` with less work."""
         return self.vision_proj(class_state(self.vision, pixel_values))
 
 
@@ -45,7 +45,7 @@ class TextTower(nn.Module):
         self.text_proj = nn.Linear(config.text.width, config.embed_dim)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """(B, L), 1 = a real token -> (B, embed_dim), not yet of unit length."""
+        """Ids and mask (B, L), 1 = a real token -> (B, embed_dim), not yet of unit length."""
         return self.text_proj(self.text.first(input_ids, attention_mask))
 
 

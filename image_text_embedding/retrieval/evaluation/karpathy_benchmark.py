@@ -21,7 +21,7 @@ from image_text_embedding.inference.tasks.task_settings import MatchSettings
 from image_text_embedding.inputs.item_lists import batches, progress_bar
 from image_text_embedding.retrieval.evaluation.metrics import Recall, recall, reranked, shortlist
 
-CAPTIONS = 5  # of a picture: some of COCO have six or seven, of which the standard evaluation takes the first five
+CAPTIONS = 5  # per picture: some of COCO have six or seven; the standard evaluation uses the first five
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class KarpathySplit:
     """One split of a data set.
 
     Attributes:
-        pictures: their paths.
+        pictures: paths.
         captions: of all pictures, in the order of the pictures.
         pairs: (N, 2) rows of (picture, caption) that belong together.
     """
@@ -41,7 +41,7 @@ class KarpathySplit:
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """R@1, 5 and 10 both ways: by cosine alone (ITC), and with the best of these re-ranked (None: not asked for)."""
+    """R@1, 5 and 10 both ways: by cosine alone (ITC), and with the best re-ranked (None if not requested)."""
 
     itc: Recall
     reranked: Recall | None
@@ -51,12 +51,12 @@ def read_karpathy(path: str | os.PathLike[str], images: str | os.PathLike[str], 
     """Read `{"images": [{"filename", "filepath"?, "split", "sentences": [{"raw"}]}]}`.
 
     Args:
-        path: `dataset_coco.json`, `dataset_flickr30k.json`, or one like them.
-        images: the folder that the pictures are in: at `filepath/filename` in it, or at `filename`.
-        split: "test", "val", "train", ... ("restval" of COCO goes with none of them.)
+        path: `dataset_coco.json`, `dataset_flickr30k.json`, or a similar file.
+        images: the folder with the pictures, at `filepath/filename` or at `filename`.
+        split: "test", "val", "train", ... (COCO's "restval" is a split of its own.)
 
     Raises:
-        InputError: not such a file; no picture of that split; a picture is not there, or has no caption.
+        InputError: it is no such file, the split is empty, or a picture is missing or has no caption.
     """
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8"))["images"]
@@ -80,13 +80,13 @@ def read_karpathy(path: str | os.PathLike[str], images: str | os.PathLike[str], 
 
 
 def _picture(entry: Mapping[str, Any], folder: Path) -> Path:
-    places = [folder / str(entry.get("filepath", "")) / str(entry["filename"]), folder / str(entry["filename"])]
-    for place in places:
-        if not Path(os.path.normpath(place)).is_relative_to(os.path.normpath(folder)):
-            raise InputError(f"expected a picture within {folder}, got {place}")
-        if place.is_file():
-            return place
-    raise InputError(f"expected a picture at {places[0]}, got none: is this the folder of the pictures?")
+    candidates = [folder / str(entry.get("filepath", "")) / str(entry["filename"]), folder / str(entry["filename"])]
+    for candidate in candidates:
+        if not Path(os.path.normpath(candidate)).is_relative_to(os.path.normpath(folder)):
+            raise InputError(f"expected a picture within {folder}, got {candidate}")
+        if candidate.is_file():
+            return candidate
+    raise InputError(f"expected a picture at {candidates[0]}, found none: is this the folder with the pictures?")
 
 
 def _captions(entry: Mapping[str, Any]) -> list[str]:
@@ -101,16 +101,16 @@ def evaluate(
 ) -> BenchmarkResult:
     """R@k of a model on a split.
 
-    Re-ranking follows the official `evaluation` of `train_retrieval.py` (BLIP) and `Retrieval.py` (ALBEF): of each text the
-    `rerank` best pictures, and of each picture the `rerank` best texts, in the order of the family's own rule. The papers
-    took 256 on COCO and 128 on Flickr30k. A picture passes the ViT twice then, so that states of one batch alone are in
-    memory.
+    Re-ranking follows the official `evaluation` of `train_retrieval.py` (BLIP) and `Retrieval.py` (ALBEF): the
+    `rerank` best pictures of each text, and the `rerank` best texts of each picture, are ordered by the family's own rule.
+    The papers use 256 on COCO and 128 on Flickr30k. A picture then passes the vision transformer twice, so that the states
+    of only one batch are in memory.
 
     Raises:
-        ImageError, TextError: an item cannot be used; `.index` is its place.
+        ImageError, TextError: an item cannot be used; `.index` is its index.
         InputError: the model makes no vectors, or cannot match.
     """
-    rerank = require_integer("rerank", rerank, least=0)
+    rerank = require_integer("rerank", rerank, minimum=0)
     if rerank:
         Reranker(model.runtime, MatchSettings())  # raises now, and not after hours of work, if the model cannot match
     pictures = model.encode_image([str(path) for path in split.pictures], batch_size, show)
@@ -128,7 +128,7 @@ def evaluate(
 def _matches(
     model: Encoder, split: KarpathySplit, cosines: np.ndarray, k: int, size: int, show: bool | None
 ) -> np.ndarray:
-    """(pictures, texts): the family's score of every pair that a shortlist of k has; NaN elsewhere."""
+    """(pictures, texts): the family's score of every pair in a shortlist of k; NaN elsewhere."""
     runtime = model.runtime
     reranker = Reranker(runtime, MatchSettings(), size)
     reader = text_encoder_for(runtime)

@@ -1,4 +1,4 @@
-"""TODO: say what this file is for."""
+"""The tensors of one training batch, and the vectors that the contrastive loss (ITC) compares them with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 @dataclass
 class TokenRows:
-    """Token ids and mask, (R, L) each; 1 = a real token."""
+    """Token ids and attention mask of R texts, (R, L) each; 1 = a real token."""
 
     ids: torch.Tensor
     mask: torch.Tensor
@@ -20,38 +20,50 @@ class TokenRows:
 
 @dataclass
 class TrainingBatch:
-    """N pictures and the texts that the objectives need."""
+    """N pictures and the texts that the objectives need.
 
-    pixels: torch.Tensor  # uint8 (N, S, S, 3)
-    image_keys: torch.Tensor  # int64 (N,), equal where the picture is the same
-    caption_keys: torch.Tensor  # int64 (N,), equal where the caption is the same
-    captions: TokenRows | None = None  # [CLS] first
-    prompted: TokenRows | None = None  # (n * N, L): [DEC], the prompt, a caption, [SEP]; every n of one picture
-    prompt_length: int = 1  # how many tokens of `prompted` are given, the first included
-    questions: TokenRows | None = None  # (n * N, L), every n about one picture
-    answers: TokenRows | None = None  # (A, L), A >= n * N; [DEC] first, [SEP] last
-    answer_of: torch.Tensor | None = None  # (A,), which question an answer is for
-    answer_weights: torch.Tensor | None = None  # (A,), the share of the question's answers that are this one
+    Attributes:
+        pixels: uint8 (N, S, S, 3), RGB.
+        image_keys, caption_keys: int64 (N,); equal keys mean the same picture, or the same caption.
+        captions: N rows that start with [CLS]; for ITC, ITM and MLM.
+        prompted: n * N rows for LM, the n texts of a picture side by side: [DEC], the prompt, a caption, [SEP].
+        prompt_length: tokens at the start of each `prompted` row that are not learnt, [DEC] included.
+        questions: n * N rows, the n questions about a picture side by side.
+        answers: A >= n * N rows: [DEC], an answer, [SEP].
+        answer_of: (A,), the question's row in `questions`.
+        answer_weights: (A,), the share of the question's annotators who gave this answer.
+    """
+
+    pixels: torch.Tensor
+    image_keys: torch.Tensor
+    caption_keys: torch.Tensor
+    captions: TokenRows | None = None
+    prompted: TokenRows | None = None
+    prompt_length: int = 1
+    questions: TokenRows | None = None
+    answers: TokenRows | None = None
+    answer_of: torch.Tensor | None = None
+    answer_weights: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> TrainingBatch:
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> TrainingBatch:
-        """DataLoader calls it, so that a GPU can fetch the next batch while it computes."""
-        return self._each(torch.Tensor.pin_memory)
+        """Called by DataLoader, so that the next batch is copied to a GPU while the GPU computes."""
+        return self._map(torch.Tensor.pin_memory)
 
-    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> TrainingBatch:
+    def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> TrainingBatch:
         def changed(value: Any) -> Any:
             if isinstance(value, TokenRows):
-                return TokenRows(change(value.ids), change(value.mask))
-            return change(value) if isinstance(value, torch.Tensor) else value
+                return TokenRows(function(value.ids), function(value.mask))
+            return function(value) if isinstance(value, torch.Tensor) else value
 
         return TrainingBatch(**{field.name: changed(getattr(self, field.name)) for field in dataclasses.fields(self)})
 
 
 @dataclass
 class ContrastiveKeys:
-    """What ITC compares with: unit vectors (K, D) and the keys of their pictures and captions (K,)."""
+    """The candidates of ITC: unit vectors (K, D) of pictures and captions, and their keys (K,) as in `TrainingBatch`."""
 
     image: torch.Tensor
     text: torch.Tensor

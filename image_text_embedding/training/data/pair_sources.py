@@ -1,9 +1,8 @@
-"""TODO: say what this file is for."""
+"""Where training pairs come from: a file, a folder, a Python object, or a function that draws them."""
 
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from image_text_embedding.foundation.errors import InputError, SetupError
-from image_text_embedding.inputs.collections.collection_items import PICTURE_SUFFIXES
+from image_text_embedding.foundation.errors import InputError
+from image_text_embedding.inputs.collections.collection_items import PICTURE_SUFFIXES, suffix_of
+from image_text_embedding.inputs.collections.folders import folder_entries
+from image_text_embedding.inputs.collections.parquet_tables import open_parquet
+from image_text_embedding.inputs.collections.tables import json_lines
 from image_text_embedding.inputs.url_fetch import is_url
 
 _COLUMNS = {"image": ("image", "file_name", "image_path"), "caption": ("caption", "text")}  # ours, then Hugging Face's
@@ -31,33 +33,33 @@ class PairSource(Protocol):
     def __getitem__(self, index: int, /) -> Any: ...
 
 
-def read_pairs(place: str | os.PathLike[str]) -> PairSource:
+def read_pairs(location: str | os.PathLike[str]) -> PairSource:
     """Pairs from a file or a folder.
 
     Args:
-        place: a `.jsonl` file, a mapping per line, pictures' paths relative to the file; a `.parquet` file, with paths or
+        location: a `.jsonl` file, an object per line, picture paths relative to the file; a `.parquet` file, with paths or
             bytes; a folder with `metadata.jsonl` (Hugging Face's imagefolder) or with `x.jpg` beside `x.txt`, a caption
-            per line; or `package.module:name`, a source in Python or a function without arguments that gives one. Columns
+            per line; or `package.module:name`, a source in Python, or a function without arguments that returns one. Columns
             are called `image` (or `file_name`), `caption` (or `text`), `question`, `answer`.
 
     Raises:
-        InputError: it is not there, is something else, or holds no pairs.
+        InputError: it does not exist, is something else, or holds no pairs.
         SetupError: a parquet file, and pyarrow is not installed.
     """
-    path = Path(place)
-    if not path.exists() and (named := re.fullmatch(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)", os.fspath(place))):
+    path = Path(location)
+    if not path.exists() and (named := re.fullmatch(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)", os.fspath(location))):
         return _python_source(*named.groups())
     if path.is_dir():
         listed = path / "metadata.jsonl"
-        rows: Sequence[Mapping[str, Any]] = _json_lines(listed) if listed.is_file() else _beside(path)
+        rows: Sequence[Mapping[str, Any]] = _json_rows(listed) if listed.is_file() else _captioned_pictures(path)
         folder = path
     elif path.suffix == ".parquet":
         rows, folder = _parquet(path), path.parent
     elif path.is_file():
-        rows, folder = _json_lines(path), path.parent
+        rows, folder = _json_rows(path), path.parent
     else:
         raise InputError(
-            f"pairs: expected a .jsonl or .parquet file, a folder, or package.module:name, got {os.fspath(place)!r}, "
+            f"pairs: expected a .jsonl or .parquet file, a folder, or package.module:name, got {os.fspath(location)!r}, "
             "which does not exist"
         )
     if not len(rows):
@@ -66,12 +68,12 @@ def read_pairs(place: str | os.PathLike[str]) -> PairSource:
 
 
 def as_pair_source(source: Any, length: int) -> PairSource:
-    """What a caller may hand in -> a source.
+    """Anything that a caller may pass as pairs -> a source.
 
     Args:
-        source: a place for `read_pairs`, a source, an iterable of items (which is held in memory), or a function from an
+        source: a location for `read_pairs`, a source, an iterable of items (kept in memory), or a function from an
             index to an item, which draws pictures on the fly.
-        length: how many pairs the run takes, and so the indices that such a function is called with.
+        length: how many pairs the run uses: such a function is called with the indices below it.
     """
     if isinstance(source, (str, os.PathLike)):
         return read_pairs(source)
@@ -102,7 +104,7 @@ class _DrawnPairs:
 
 @dataclass(frozen=True)
 class _ListedPairs:
-    """Pairs of a file, whose pictures are read when they are asked for."""
+    """Pairs of a file; their pictures are read when they are needed."""
 
     rows: Any  # a list, or a parquet table
     folder: Path
@@ -124,7 +126,7 @@ class _ListedPairs:
 
 
 class _ParquetRows(Sequence[dict[str, Any]]):
-    """A parquet table, a row at a time."""
+    """A parquet table, one row at a time."""
 
     def __init__(self, table: Any) -> None:
         self.table = table
@@ -137,45 +139,34 @@ class _ParquetRows(Sequence[dict[str, Any]]):
 
 
 def _parquet(path: Path) -> Sequence[Mapping[str, Any]]:
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import read_schema, read_table
-    except ImportError as error:
-        raise SetupError("parquet needs pyarrow: pip install 'image-text-embedding[train]'") from error
+    file = open_parquet(str(path))
+    from pyarrow import ArrowException
+
     known = {name for names in _COLUMNS.values() for name in names} | {"question", "answer"}
     try:
-        return _ParquetRows(read_table(path, columns=[name for name in read_schema(path).names if name in known]))
+        return _ParquetRows(file.read(columns=[name for name in file.schema_arrow.names if name in known]))
     except (OSError, ArrowException) as error:
         raise InputError(f"cannot read {path}: {error}") from error
 
 
-def _json_lines(path: Path) -> list[dict[str, Any]]:
+def _json_rows(path: Path) -> list[dict[str, Any]]:
     rows = []
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise InputError(f"{path}, line {number}: expected a mapping, got {line.strip()[:100]}")
-                rows.append(row)
-    except ValueError as error:  # not JSON, not UTF-8
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}, line {len(rows) + 1}: expected one JSON mapping per line: {error}") from error
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error}") from error
+    for number, row in json_lines(str(path)):
+        if isinstance(row, str):
+            raise InputError(f"{path}, line {number}: {row}")
+        rows.append(row)
     return rows
 
 
-def _beside(folder: Path) -> list[dict[str, Any]]:
+def _captioned_pictures(folder: Path) -> list[dict[str, Any]]:
+    """The pictures of a folder that have a text file beside them, with a caption per line."""
     rows = []
-    for picture in sorted(folder.iterdir()):
+    for path, _, names in folder_entries(str(folder)):
+        picture = Path(path)
         text = picture.with_suffix(".txt")
-        if picture.suffix.lower() in PICTURE_SUFFIXES and text.is_file():
+        if suffix_of(path) in PICTURE_SUFFIXES and text.name in names:
             captions = [
-                line for line in text.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
+                line for line in text.read_text(encoding="utf-8-sig", errors="replace").splitlines() if line.strip()
             ]
             rows.append({"image": picture.name, "caption": captions})
     return rows

@@ -1,4 +1,4 @@
-"""What is minimised: ITC, ITM with hard negatives, LM, answers, MLM. Functions of tensors, and nothing else.
+"""The losses as functions of tensors: ITC, ITM with hard negatives, LM, answers, MLM.
 
 Papers: ALBEF §3.2 and §3.3 (momentum distillation), BLIP §3.2. Official code: `models/model_pretrain.py` of ALBEF,
 `models/blip_pretrain.py`, `models/blip_retrieval.py` and `models/blip_vqa.py` of BLIP.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-IGNORED_LABEL = -100  # a target that does not count
+IGNORED_LABEL = -100  # a target without a loss
 
 
 def itc_logits(
@@ -19,7 +19,7 @@ def itc_logits(
 
     Args:
         image, text: unit vectors of the batch (N, D).
-        image_keys, text_keys: unit vectors that they are compared with (K, D): the batch's own first, then a queue's.
+        image_keys, text_keys: unit vectors of the candidates (K, D): those of the batch first, then those of a queue.
         temp: scalar.
 
     Returns:
@@ -29,10 +29,10 @@ def itc_logits(
 
 
 def itc_targets(same: torch.Tensor, soft_logits: torch.Tensor | None = None, alpha: float = 0.0) -> torch.Tensor:
-    """What ITC's softmax should be: even over all that match, and with a share alpha of the momentum model's opinion.
+    """Target distributions of ITC: uniform over all matches, mixed with a share alpha of the momentum model's softmax.
 
     Args:
-        same: (N, K), True = they match. A picture with several captions, or a caption of several pictures, matches all
+        same: (N, K), True = a match. A picture with several captions matches them all, and vice versa
             (`idx` of `models/blip_retrieval.py`).
         soft_logits: the momentum model's own logits (N, K).
 
@@ -56,26 +56,26 @@ def itm_pairs(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """N matching pairs and 2N hard negatives: for every text a picture, for every picture a text, which do not match.
 
-    They are drawn by ITC's softmax, so that the likeliest mistakes come most often; the official code's floor of 1e-4
-    keeps every negative possible. A row that matches everything has no negative: it draws any, and is told that they match.
+    Negatives are drawn from ITC's softmax, so that likely mistakes are frequent; the official code adds 1e-4, so that every
+    negative can be drawn. A row that matches everything has no negative: it draws any candidate, with the label 1.
 
     Args:
         i2t, t2i: logits within the batch (N, N).
-        same: (N, N), True = they match, symmetric.
-        generator: draws on its device; None = torch's own.
+        same: (N, N), True = a match; symmetric.
+        generator: of the same device; None = torch's default.
 
     Returns:
-        pictures, texts, labels: (3N,) each: rows of the batch, and 1 = match.
+        pictures, texts, labels: (3N,) each: rows of the batch, and 1 = a match.
     """
-    everyone = torch.arange(len(same), device=same.device)
+    rows = torch.arange(len(same), device=same.device)
 
     def negatives(logits: torch.Tensor) -> torch.Tensor:
         weights = (logits.float().softmax(1) + 1e-4).masked_fill(same, 0)
         weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, torch.ones_like(weights))
         return torch.multinomial(weights, 1, generator=generator)[:, 0]
 
-    pictures = torch.cat([everyone, negatives(t2i), everyone])
-    texts = torch.cat([everyone, everyone, negatives(i2t)])
+    pictures = torch.cat([rows, negatives(t2i), rows])
+    texts = torch.cat([rows, rows, negatives(i2t)])
     return pictures, texts, same[pictures, texts].long()
 
 
@@ -87,12 +87,12 @@ def itm(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def lm(
     logits: torch.Tensor, input_ids: torch.Tensor, counted: torch.Tensor, label_smoothing: float = 0.0
 ) -> torch.Tensor:
-    """Language-model loss: every counted token is predicted from those before it; the mean over them.
+    """Language-model loss: the mean over all counted tokens, each predicted from the tokens before it.
 
     Args:
         logits: (R, L, vocabulary); position i predicts the token after it.
         input_ids: (R, L)
-        counted: (R, L), True = a token to be learnt: neither padding nor prompt.
+        counted: (R, L), True = a token that is learnt: neither padding nor prompt.
     """
     losses = _token_losses(logits, input_ids, counted, label_smoothing)
     return losses.sum() / counted[:, 1:].sum().clamp(min=1)
@@ -110,8 +110,8 @@ def answers(
 
     Args:
         logits, input_ids, counted: as in `lm`, of A answers.
-        weights: (A,): how many of a question's annotators gave that answer.
-        questions: how many questions they answer.
+        weights: (A,): the share of the question's annotators who gave the answer.
+        questions: number of questions.
     """
     losses = _token_losses(logits, input_ids, counted, label_smoothing)
     return (losses.sum(1) * weights).sum() / questions
@@ -125,34 +125,34 @@ def mask_words(
     probability: float = 0.15,
     generator: torch.Generator | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Choose words to ask for: 80% become [MASK], 10% any word, 10% stay (BERT; ALBEF's `mask`).
+    """Choose words to predict: 80% of them become [MASK], 10% a random word, 10% stay (BERT; ALBEF's `mask`).
 
     Args:
         input_ids: (N, L)
         maskable: (N, L), True = a word, neither special nor padding.
 
     Returns:
-        the changed ids and the targets, (N, L) each; IGNORED where nothing is asked.
+        the changed ids and the targets, (N, L) each; a target is IGNORED_LABEL where no word is predicted.
     """
 
     def chance(p: float) -> torch.Tensor:
         return torch.rand(input_ids.shape, generator=generator, device=input_ids.device) < p
 
-    asked = chance(probability) & maskable
-    hidden = asked & chance(0.8)
-    swapped = asked & ~hidden & chance(0.5)
+    chosen = chance(probability) & maskable
+    hidden = chosen & chance(0.8)
+    swapped = chosen & ~hidden & chance(0.5)
     others = torch.randint(vocab_size, input_ids.shape, generator=generator, device=input_ids.device)
     changed = torch.where(swapped, others, input_ids.masked_fill(hidden, mask_id))
-    return changed, input_ids.masked_fill(~asked, IGNORED_LABEL)
+    return changed, input_ids.masked_fill(~chosen, IGNORED_LABEL)
 
 
 def mlm(
     logits: torch.Tensor, targets: torch.Tensor, soft_logits: torch.Tensor | None = None, alpha: float = 0.0
 ) -> torch.Tensor:
-    """Masked-word loss, its targets mixed with a share alpha of the momentum model's opinion.
+    """Masked-word loss, with targets mixed with a share alpha of the momentum model's softmax.
 
     Args:
-        logits, soft_logits: (M, vocabulary), of the words that are asked for; M may be 0.
+        logits, soft_logits: (M, vocabulary), for the M words to predict; M may be 0.
         targets: (M,)
     """
     loss = F.cross_entropy(logits, targets, reduction="sum")
@@ -164,7 +164,7 @@ def mlm(
 def _token_losses(
     logits: torch.Tensor, input_ids: torch.Tensor, counted: torch.Tensor, label_smoothing: float
 ) -> torch.Tensor:
-    """(R, L - 1), 0 where a token does not count."""
+    """(R, L - 1); 0 where a token is not counted."""
     targets = input_ids.masked_fill(~counted, IGNORED_LABEL)[:, 1:]
     predictions = logits[:, :-1].transpose(1, 2)
     return F.cross_entropy(

@@ -1,4 +1,7 @@
-"""The momentum model: towers that follow the student's slowly, and a queue of what they made of past pairs."""
+"""The momentum model: a moving average of the student, and a queue of its vectors for past pairs.
+
+ALBEF §3.2 and §3.3, BLIP §3.2; the queue is MoCo's.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,18 @@ from image_text_embedding.training.objectives.student import Student, unit_vecto
 
 
 class MomentumTeacher(nn.Module):
-    """The momentum model: towers that follow the student's slowly, and a queue of what they made of past pairs.
+    """A copy of the student's towers, updated as a moving average, with a queue of vectors of past pairs.
 
-    ALBEF §3.2 and §3.3, BLIP §3.2; MoCo. Unlike the official queue, which starts full of random vectors, this one starts
-    empty, so that nothing made up is told apart from pictures.
+    Unlike the official queue, which starts full of random vectors, this one starts empty: ITC never compares pictures with
+    random vectors.
     """
 
     def __init__(self, student: Student, momentum: float, queue_size: int | None) -> None:
+        """
+        Args:
+            momentum: share of the teacher's weights that remains at each update, in (0, 1).
+            queue_size: pairs in the queue; None = no queue.
+        """
         super().__init__()
         self.momentum = momentum
         self.config = student.config
@@ -33,11 +41,12 @@ class MomentumTeacher(nn.Module):
         self.register_buffer("text_queue", torch.zeros(size, dim))
         self.register_buffer("image_key_queue", torch.zeros(size, dtype=torch.long))
         self.register_buffer("caption_key_queue", torch.zeros(size, dtype=torch.long))
-        self.register_buffer("taken", torch.zeros((), dtype=torch.long))  # how many pairs it took in so far
+        self.register_buffer("taken", torch.zeros((), dtype=torch.long))  # pairs enqueued so far
         self.requires_grad_(False).eval()
 
     @property
     def _queues(self) -> tuple[torch.Tensor, ...]:
+        """In the order of `ContrastiveKeys.tensors`."""
         return cast(
             "tuple[torch.Tensor, ...]",
             (self.image_queue, self.text_queue, self.image_key_queue, self.caption_key_queue),
@@ -45,40 +54,46 @@ class MomentumTeacher(nn.Module):
 
     @torch.no_grad()
     def update(self, student: Student) -> None:
-        """One step after the student: mine = momentum * mine + (1 - momentum) * its."""
-        its = dict(student.named_parameters(remove_duplicate=False))
+        """Move the weights towards the student's: teacher = momentum * teacher + (1 - momentum) * student."""
+        student_parameters = dict(student.named_parameters(remove_duplicate=False))
         for name, parameter in self.named_parameters():
-            parameter.lerp_(its[name], 1 - self.momentum)
+            parameter.lerp_(student_parameters[name], 1 - self.momentum)
 
     @torch.no_grad()
-    def look(self, pixels: torch.Tensor) -> torch.Tensor:
-        """As the student's."""
+    def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 (N, S, S, 3), RGB -> states (N, 1 + patches, width)."""
         vision = self.config.vision
         return self.vision.forward_features(normalize_pixels(pixels, vision.mean, vision.std))
 
     @torch.no_grad()
     def keys(self, states: torch.Tensor, batch: TrainingBatch) -> ContrastiveKeys:
-        """What it makes of a batch."""
+        """The teacher's unit vectors of a batch.
+
+        Args:
+            states: from `encode_pixels`.
+        """
         assert batch.captions is not None
         image = unit_vectors(cast(nn.Module, self.vision_proj), states)
-        alone = cast(nn.Module, self.text)(batch.captions.ids, batch.captions.mask)
-        text = unit_vectors(cast(nn.Module, self.text_proj), alone)
+        text_states = cast(nn.Module, self.text)(batch.captions.ids, batch.captions.mask)
+        text = unit_vectors(cast(nn.Module, self.text_proj), text_states)
         return ContrastiveKeys(image, text, batch.image_keys, batch.caption_keys)
 
     def with_queue(self, new: ContrastiveKeys) -> ContrastiveKeys:
-        """The batch's keys, then the queue's."""
-        held = min(int(cast(torch.Tensor, self.taken)), len(self._queues[0]))
-        return ContrastiveKeys(*(torch.cat([now, past[:held]]) for now, past in zip(new.tensors(), self._queues)))
+        """The keys of the batch, followed by those in the queue."""
+        filled = min(int(cast(torch.Tensor, self.taken)), len(self._queues[0]))
+        return ContrastiveKeys(
+            *(torch.cat([batch, queue[:filled]]) for batch, queue in zip(new.tensors(), self._queues))
+        )
 
     def enqueue(self, new: ContrastiveKeys) -> None:
-        """Put a batch into the queue, over what came first."""
+        """Add a batch to the queue, in place of the oldest pairs. Of a batch larger than the queue, the end is added."""
         size = len(self._queues[0])
         if not size:
             return
         taken = cast(torch.Tensor, self.taken)
         count = len(new.image)
-        kept = min(count, size)  # of a batch larger than the queue, its end
-        places = (taken + torch.arange(count - kept, count, device=taken.device)) % size
+        added = min(count, size)
+        slots = (taken + torch.arange(count - added, count, device=taken.device)) % size
         for queue, values in zip(self._queues, new.tensors()):
-            queue[places] = values[count - kept :].to(queue.dtype)
+            queue[slots] = values[count - added :].to(queue.dtype)
         taken += count

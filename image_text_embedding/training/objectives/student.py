@@ -1,6 +1,6 @@
-"""What is trained: the parts that inference uses, under the same names, and their losses.
+"""The model in training: the towers and heads that inference uses, under the same parameter names, with their losses.
 
-A Student's state dict is a checkpoint that `load` opens: nothing is converted.
+The state dict of a Student is a checkpoint that `load` opens without conversion.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint as compute_twice
+from torch.utils.checkpoint import checkpoint as recompute
 
 from image_text_embedding.inputs.pixels import normalize_pixels
 from image_text_embedding.models.checkpoints.checkpoint_files import read_checkpoint
@@ -31,12 +31,14 @@ from image_text_embedding.training.data.batches import ContrastiveKeys, Training
 from image_text_embedding.training.objectives import losses
 from image_text_embedding.training.settings import TrainConfig
 
-TEMPERATURE = 0.07  # where it starts; it is learnt within (0.001, 0.5)
+INITIAL_TEMPERATURE = 0.07
+
+TEMPERATURE_RANGE = (0.001, 0.5)
 
 
 @dataclass(frozen=True)
 class VocabularyIds:
-    """What the objectives must know of the vocabulary."""
+    """The special ids and the size of the vocabulary, which masking needs."""
 
     cls_id: int
     sep_id: int
@@ -45,15 +47,15 @@ class VocabularyIds:
 
 
 def unit_vectors(projection: nn.Module, states: torch.Tensor) -> torch.Tensor:
-    """States (N, L, width) -> unit vectors (N, D) of their first tokens, in full precision whatever the towers use."""
+    """States (N, L, width) -> unit vectors (N, D) of their first tokens, in fp32 even under autocast."""
     with torch.autocast(states.device.type, enabled=False):
         return F.normalize(projection(states[:, 0].float()), dim=-1)
 
 
 class Teacher(Protocol):
-    """What the student asks of a momentum model: see `MomentumTeacher`, which has these methods."""
+    """What the losses need of a momentum model. `MomentumTeacher` implements it; its docstrings describe the methods."""
 
-    def look(self, pixels: torch.Tensor) -> torch.Tensor: ...
+    def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor: ...
 
     def keys(self, states: torch.Tensor, batch: TrainingBatch) -> ContrastiveKeys: ...
 
@@ -62,40 +64,41 @@ class Teacher(Protocol):
     def enqueue(self, new: ContrastiveKeys) -> None: ...
 
 
-def sinusoids(patches: int, width: int, strength: float) -> torch.Tensor:
-    """Position embeddings (1, 1 + patches, width) that say row and column; 0 for the class token.
+def sinusoid_positions(patches: int, width: int, strength: float) -> torch.Tensor:
+    """Position embeddings (1, 1 + patches, width) of row and column; 0 for the class token.
 
-    Sines and cosines of that amplitude as in "Attention Is All You Need" (§3.5), half of the width for either.
+    Sines and cosines with the amplitude `strength`, as in "Attention Is All You Need" (§3.5): one half of the width encodes
+    the row, the other half the column.
     """
     side, quarter = int(patches**0.5), width // 4
     rates = 100 ** (-torch.arange(quarter) / quarter)
     angles = torch.arange(side)[:, None] * rates  # (side, quarter)
     waves = torch.cat([angles.sin(), angles.cos()], dim=1)  # (side, width / 2)
     rows, columns = waves[:, None].expand(-1, side, -1), waves.expand(side, -1, -1)
-    found = torch.zeros(1, 1 + patches, width)
-    found[0, 1:, : 4 * quarter] = strength * torch.cat([rows, columns], dim=2).flatten(0, 1)
-    return found
+    positions = torch.zeros(1, 1 + patches, width)
+    positions[0, 1:, : 4 * quarter] = strength * torch.cat([rows, columns], dim=2).flatten(0, 1)
+    return positions
 
 
 class Student(ImageTower):
-    """The towers and heads that some objectives train, and their losses."""
+    """The towers and heads that the chosen objectives train, and their losses."""
 
-    def __init__(self, config: ModelConfig, tasks: tuple[str, ...], words: VocabularyIds) -> None:
+    def __init__(self, config: ModelConfig, tasks: tuple[str, ...], vocabulary: VocabularyIds) -> None:
         """
         Args:
-            config: of the finished model (`finished`).
-            tasks: of OBJECTIVES.
+            config: of the finished model, from `finished_config`.
+            tasks: keys of OBJECTIVES.
         """
         super().__init__(config)
-        self.config, self.tasks, self.words = config, tasks, words
+        self.config, self.tasks, self.vocabulary = config, tasks, vocabulary
         vision, text = config.vision, config.text
         if tasks != ("lm",):
-            fuses = bool({"itm", "vqa", "mlm"} & set(tasks))
-            self.text = TextStack(text, vision.width if fuses else None)
+            has_fusion = bool({"itm", "vqa", "mlm"} & set(tasks))
+            self.text = TextStack(text, vision.width if has_fusion else None)
         if "itc" in tasks:
             assert config.embed_dim is not None
             self.text_proj = nn.Linear(text.width, config.embed_dim)
-            self.temp = nn.Parameter(torch.tensor(TEMPERATURE))
+            self.temp = nn.Parameter(torch.tensor(INITIAL_TEMPERATURE))
         if "itm" in tasks:
             self.itm_head = nn.Linear(text.width, 2)
         if {"lm", "vqa"} & set(tasks):
@@ -104,9 +107,9 @@ class Student(ImageTower):
             self.mlm_head = LanguageHead(text)
 
     def initialise(self, settings: TrainConfig) -> None:
-        """Weights for training from scratch: normal with BERT's and ViT's 0.02 at width 768, wider where layers are narrower.
+        """Draw weights for training from scratch: std 0.02 as in BERT and ViT at width 768, larger for narrower layers.
 
-        A sum over fewer inputs would be smaller otherwise, and a small model would begin nearly blind.
+        With 0.02 at every width, the outputs of a narrow layer are small sums, and a small model starts out nearly blind.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -123,54 +126,56 @@ class Student(ImageTower):
         nn.init.normal_(cast(torch.Tensor, self.vision.cls_token), std=0.02)
 
     def add_sinusoids(self, strength: float) -> None:
-        """Make row and column plainer to see than the position embeddings do by themselves."""
+        """Add `sinusoid_positions` to the position embeddings, so that rows and columns are easier to tell apart."""
         positions = cast(nn.Parameter, self.vision.pos_embed)
-        positions.data += sinusoids(positions.shape[1] - 1, positions.shape[2], strength)
+        positions.data += sinusoid_positions(positions.shape[1] - 1, positions.shape[2], strength)
 
     def share_layers(self) -> None:
-        """BLIP's encoder and decoder share all but self-attention (paper §3.2; `tie_encoder_decoder_weights`)."""
+        """Share all but self-attention between text encoder and decoder (BLIP §3.2, `tie_encoder_decoder_weights`)."""
         self.decoder.embeddings = self.text.embeddings
-        for mine, its in zip(cast("list[Layer]", self.decoder.layers), cast("list[Layer]", self.text.layers)):
-            mine.fc1, mine.fc2, mine.norm = its.fc1, its.fc2, its.norm
-            mine.cross = mine.cross if its.cross is None else its.cross
+        layers = zip(cast("list[Layer]", self.decoder.layers), cast("list[Layer]", self.text.layers))
+        for decoder_layer, text_layer in layers:
+            decoder_layer.fc1, decoder_layer.fc2, decoder_layer.norm = text_layer.fc1, text_layer.fc2, text_layer.norm
+            if text_layer.cross is not None:
+                decoder_layer.cross = text_layer.cross
 
-    def can_share(self) -> bool:
-        """Whether there are an encoder and a captioning decoder of one form, as in BLIP's pretraining.
+    def can_share_layers(self) -> bool:
+        """Whether text encoder and captioning decoder have the same shape, as in BLIP's pretraining.
 
-        One that answers too attends to questions as well as to pictures: it shares nothing, as in BLIP's VQA model.
+        A decoder that also answers attends to questions as well as to pictures: it shares nothing, as in BLIP's VQA model.
         """
-        both = self.config.family == "blip" and "lm" in self.tasks and hasattr(self, "text")
-        return both and "vqa" not in self.tasks and len(self.decoder.layers) == len(self.text.layers)
+        has_both = self.config.family == "blip" and "lm" in self.tasks and hasattr(self, "text")
+        return has_both and "vqa" not in self.tasks and len(self.decoder.layers) == len(self.text.layers)
 
-    def shares_values(self) -> bool:
-        """Whether what could be shared is equal already, as in the official pretrained files."""
-        if not self.can_share():
+    def has_equal_layers(self) -> bool:
+        """Whether the weights that can be shared are equal, as in the official pretrained files."""
+        if not self.can_share_layers():
             return False
-        mine, its = self.decoder.state_dict(), self.text.state_dict()
-        return all(
-            torch.equal(value, its[key]) for key, value in mine.items() if key in its and ".attention." not in key
-        )
+        decoder, text = self.decoder.state_dict(), self.text.state_dict()
+        shareable = [key for key in decoder if key in text and ".attention." not in key]
+        return all(torch.equal(decoder[key], text[key]) for key in shareable)
 
-    def compute_twice(self) -> None:
-        """Gradient checkpointing, for every layer of every stack."""
+    def enable_gradient_checkpointing(self) -> None:
+        """Compute every layer again in the backward pass, instead of storing its activations."""
         self.vision.set_grad_checkpointing(True)
         for module in self.modules():
             if isinstance(module, Layer):
-                module.forward = partial(compute_twice, module.forward, use_reentrant=False)  # type: ignore[method-assign]
+                module.forward = partial(recompute, module.forward, use_reentrant=False)  # type: ignore[method-assign]
 
     @torch.no_grad()
     def clamp_temperature(self) -> None:
         if "itc" in self.tasks:
-            self.temp.clamp_(0.001, 0.5)
+            self.temp.clamp_(*TEMPERATURE_RANGE)
 
     def embed(self, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Unit vectors of pictures and captions, (N, D) each: what ITC compares."""
         assert batch.captions is not None
-        alone = self.text(batch.captions.ids, batch.captions.mask)
-        return unit_vectors(self.vision_proj, self.look(batch.pixels)), unit_vectors(self.text_proj, alone)
+        text_states = self.text(batch.captions.ids, batch.captions.mask)
+        image_states = self.encode_pixels(batch.pixels)
+        return unit_vectors(self.vision_proj, image_states), unit_vectors(self.text_proj, text_states)
 
-    def look(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 (N, S, S, 3) -> states (N, 1 + patches, width)"""
+    def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 (N, S, S, 3), RGB -> states (N, 1 + patches, width)."""
         return self.states(normalize_pixels(pixels, self.config.vision.mean, self.config.vision.std))
 
     def losses(
@@ -181,26 +186,29 @@ class Student(ImageTower):
         alpha: float = 0.0,
         left_out: frozenset[str] = frozenset(),
     ) -> dict[str, torch.Tensor]:
-        """The loss of each objective; they are summed unweighted, as in the papers.
+        """The loss of each objective. As in the papers, their sum is minimised, without weights.
 
         Args:
-            left_out: objectives whose time has not come.
-            teacher: the momentum model, already moved; its queue takes this batch in.
-            alpha: weight of its opinion.
+            teacher: the momentum model, already updated for this step; the batch is added to its queue.
+            alpha: weight of the teacher's predictions in the targets of ITC and MLM.
+            left_out: objectives that start in a later step.
+
+        Returns:
+            a scalar for each remaining objective, in the order itc, itm, lm, vqa, mlm
         """
-        states = self.look(batch.pixels)
-        taught = None if teacher is None else teacher.look(batch.pixels)
+        states = self.encode_pixels(batch.pixels)
+        teacher_states = None if teacher is None else teacher.encode_pixels(batch.pixels)
         found: dict[str, torch.Tensor] = {}
         tasks = set(self.tasks) - left_out
         if "itc" in tasks:
             assert batch.captions is not None
-            alone = self.text(batch.captions.ids, batch.captions.mask)
-            image, text = unit_vectors(self.vision_proj, states), unit_vectors(self.text_proj, alone)
-            new = None if teacher is None or taught is None else teacher.keys(taught, batch)
+            text_states = self.text(batch.captions.ids, batch.captions.mask)
+            image, text = unit_vectors(self.vision_proj, states), unit_vectors(self.text_proj, text_states)
+            new_keys = None if teacher is None or teacher_states is None else teacher.keys(teacher_states, batch)
             with torch.autocast(states.device.type, enabled=False):
-                found["itc"], i2t, t2i, same = self._contrast(image, text, batch, teacher, new, alpha)
+                found["itc"], i2t, t2i, same = self._contrastive_loss(image, text, batch, teacher, new_keys, alpha)
             if "itm" in tasks:
-                found["itm"] = self._match(states, alone, batch, i2t, t2i, same)
+                found["itm"] = self._matching_loss(states, text_states, batch, i2t, t2i, same)
         smoothing = settings.label_smoothing
         if smoothing is None:
             smoothing = 0.1 if self.config.family == "blip" else 0.0
@@ -212,141 +220,168 @@ class Student(ImageTower):
             logits = self.decoder.logits(ids, self.decoder.read(states), attention_mask=mask)
             found["lm"] = losses.lm(logits.float(), ids, counted, smoothing)
         if "vqa" in tasks:
-            found["vqa"] = self._answer(states, batch, smoothing)
+            found["vqa"] = self._answering_loss(states, batch, smoothing)
         if "mlm" in tasks:
-            found["mlm"] = self._fill_in(states, batch, settings.mlm_probability, teacher, taught, alpha)
+            probability = settings.mlm_probability
+            found["mlm"] = self._masked_word_loss(states, batch, probability, teacher, teacher_states, alpha)
         return found
 
-    def _contrast(
+    def _contrastive_loss(
         self,
         image: torch.Tensor,
         text: torch.Tensor,
         batch: TrainingBatch,
         teacher: Teacher | None,
-        new: ContrastiveKeys | None,
+        new_keys: ContrastiveKeys | None,
         alpha: float,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """ITC's loss; logits and matches within the batch, (N, N) each.
+        """The loss of ITC.
 
         Args:
-            new: what the teacher makes of the batch.
+            image, text: the student's unit vectors of the batch, (N, D) each.
+            new_keys: the teacher's unit vectors of the batch.
+
+        Returns:
+            the loss; image-to-text logits, text-to-image logits and matches within the batch, (N, N) each
         """
         n = len(image)
         keys = ContrastiveKeys(image, text, batch.image_keys, batch.caption_keys)
-        soft: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
-        if teacher is not None and new is not None:
-            keys = teacher.with_queue(new)
+        soft_logits: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
+        if teacher is not None and new_keys is not None:
+            keys = teacher.with_queue(new_keys)
             if alpha:
-                soft = losses.itc_logits(new.image, new.text, keys.image, keys.text, self.temp.detach())
-            teacher.enqueue(new)
+                soft_logits = losses.itc_logits(
+                    new_keys.image, new_keys.text, keys.image, keys.text, self.temp.detach()
+                )
+            teacher.enqueue(new_keys)
         same = batch.image_keys[:, None] == keys.image_keys
         same = same | (batch.caption_keys[:, None] == keys.caption_keys)
         i2t, t2i = losses.itc_logits(image, text, keys.image, keys.text, self.temp)
-        targets = (losses.itc_targets(same, logits, alpha) for logits in soft)
+        targets = (losses.itc_targets(same, logits, alpha) for logits in soft_logits)
         loss = losses.itc(i2t, t2i, *targets)
         return loss, i2t[:, :n].detach(), t2i[:, :n].detach(), same[:, :n]
 
-    def _match(
+    def _matching_loss(
         self,
         states: torch.Tensor,
-        alone: torch.Tensor,
+        text_states: torch.Tensor,
         batch: TrainingBatch,
         i2t: torch.Tensor,
         t2i: torch.Tensor,
         same: torch.Tensor,
     ) -> torch.Tensor:
-        """ITM's loss. Each text is embedded once (ALBEF: read once), each picture's keys and values are computed once."""
+        """The loss of ITM over 3N pairs.
+
+        The part of the text encoder below the fusion layers (BLIP: the embeddings alone) runs once per text, and the keys
+        and values of the cross-attention are computed once per picture.
+
+        Args:
+            states: of the pictures, (N, 1 + patches, width).
+            text_states: of the captions without pictures, (N, L, width).
+            i2t, t2i, same: as `_contrastive_loss` returns them.
+        """
         assert batch.captions is not None
         pictures, texts, labels = losses.itm_pairs(i2t, t2i, same)
-        begun = alone if self.config.text.fusion_start else self.text.embeddings(self._first(batch.captions.ids))
-        x, mask = begun[texts], batch.captions.mask[texts][:, None, None].bool()
+        if self.config.text.fusion_start:
+            unfused = text_states
+        else:
+            unfused = self.text.embeddings(self._with_enc_token(batch.captions.ids))
+        x, mask = unfused[texts], batch.captions.mask[texts][:, None, None].bool()
         for layer in cast("list[Layer]", self.text.layers)[self.config.text.fusion_start :]:
             keys, values = layer.read(states)
             x = layer(x, mask, (keys[pictures], values[pictures]))
         return losses.itm(self.itm_head(x[:, 0]).float(), labels)
 
-    def _answer(self, states: torch.Tensor, batch: TrainingBatch, smoothing: float) -> torch.Tensor:
+    def _answering_loss(self, states: torch.Tensor, batch: TrainingBatch, smoothing: float) -> torch.Tensor:
+        """The loss of VQA: each answer is predicted from its question's states, fused with the picture."""
         assert batch.questions is not None and batch.answers is not None
         assert batch.answer_of is not None and batch.answer_weights is not None
-        asked = batch.questions
-        read = self.text.fuse(self._first(asked.ids), asked.mask, states)
-        context = self.decoder.read(read[batch.answer_of])
+        questions = batch.questions
+        question_states = self.text.fuse(self._with_enc_token(questions.ids), questions.mask, states)
+        context = self.decoder.read(question_states[batch.answer_of])
         ids, mask = batch.answers.ids, batch.answers.mask
-        logits = self.decoder.logits(ids, context, asked.mask[batch.answer_of], mask).float()
-        return losses.answers(logits, ids, mask.bool(), batch.answer_weights, len(asked.ids), smoothing)
+        logits = self.decoder.logits(ids, context, questions.mask[batch.answer_of], mask).float()
+        return losses.answers(logits, ids, mask.bool(), batch.answer_weights, len(questions.ids), smoothing)
 
-    def _fill_in(
+    def _masked_word_loss(
         self,
         states: torch.Tensor,
         batch: TrainingBatch,
         probability: float,
         teacher: Teacher | None,
-        taught: torch.Tensor | None,
+        teacher_states: torch.Tensor | None,
         alpha: float,
     ) -> torch.Tensor:
+        """The loss of MLM: masked words are predicted from the rest of the caption and the picture."""
         assert batch.captions is not None
         ids, mask = batch.captions.ids, batch.captions.mask
-        maskable = mask.bool() & (ids != self.words.cls_id) & (ids != self.words.sep_id)
-        changed, targets = losses.mask_words(ids, maskable, self.words.mask_id, self.words.size, probability)
+        maskable = mask.bool() & (ids != self.vocabulary.cls_id) & (ids != self.vocabulary.sep_id)
+        masked_ids, targets = losses.mask_words(
+            ids, maskable, self.vocabulary.mask_id, self.vocabulary.size, probability
+        )
         asked = targets != losses.IGNORED_LABEL
 
-        def guess(model: Any, pictures: torch.Tensor) -> torch.Tensor:
-            read = model.text.fuse(changed, mask, pictures)[asked]
-            return model.mlm_head(read, model.text.embeddings.word.weight).float()
+        def word_logits(model: Any, image_states: torch.Tensor) -> torch.Tensor:
+            fused = model.text.fuse(masked_ids, mask, image_states)[asked]
+            return model.mlm_head(fused, model.text.embeddings.word.weight).float()
 
-        soft = None
-        if teacher is not None and taught is not None and alpha:
+        soft_logits = None
+        if teacher is not None and teacher_states is not None and alpha:
             with torch.no_grad():
-                soft = guess(teacher, taught)
-        return losses.mlm(guess(self, states), targets[asked], soft, alpha)
+                soft_logits = word_logits(teacher, teacher_states)
+        return losses.mlm(word_logits(self, states), targets[asked], soft_logits, alpha)
 
-    def _first(self, ids: torch.Tensor) -> torch.Tensor:
-        """A text that is fused with a picture begins with [ENC] where the family has it."""
+    def _with_enc_token(self, ids: torch.Tensor) -> torch.Tensor:
+        """Token ids for fusion with a picture: [ENC] replaces [CLS] in families that have it."""
         enc_id = self.config.text.enc_id
         if enc_id is None:
             return ids
         return torch.cat([torch.full_like(ids[:, :1], enc_id), ids[:, 1:]], dim=1)
 
 
-def new_student(config: ModelConfig, tasks: tuple[str, ...], words: VocabularyIds, settings: TrainConfig) -> Student:
-    """A student with fresh weights, which depend on the seed alone."""
+def new_student(
+    config: ModelConfig, tasks: tuple[str, ...], vocabulary: VocabularyIds, settings: TrainConfig
+) -> Student:
+    """A student with random weights, which depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(settings.seed)
-        student = Student(config, tasks, words)
+        student = Student(config, tasks, vocabulary)
         student.initialise(settings)
-    if student.can_share():
+    if student.can_share_layers():
         student.share_layers()
     return student
 
 
-def student_of(resolved: ResolvedModel, config: ModelConfig, tasks: tuple[str, ...], words: VocabularyIds) -> Student:
-    """A student with a checkpoint's weights; encoder and decoder stay shared where they are equal there.
+def pretrained_student(
+    resolved: ResolvedModel, config: ModelConfig, tasks: tuple[str, ...], vocabulary: VocabularyIds
+) -> Student:
+    """A student with the weights of a checkpoint. Encoder and decoder share their layers if these are equal there.
 
     Raises:
-        CheckpointError: the weights cannot be read safely, or lack what an objective trains.
+        CheckpointError: the weights cannot be read safely, or lack a part that an objective trains.
     """
     with torch.device("meta"):
-        student = Student(config, tasks, words)
+        student = Student(config, tasks, vocabulary)
     names = (*PARAMETER_NAMES[config.family], *MLM_HEAD_NAMES)
     checkpoint = read_checkpoint(resolved.weights)
-    # Hugging Face's files have lost the temperature.
-    missing = {} if "temp" in list(checkpoint.tensors) else {"temp": torch.tensor(TEMPERATURE)}
+    # Hugging Face's conversions lack the temperature.
+    missing = {} if "temp" in list(checkpoint.tensors) else {"temp": torch.tensor(INITIAL_TEMPERATURE)}
     tensors: Mapping[str, torch.Tensor] = ChainMap(missing, cast("dict[str, torch.Tensor]", checkpoint.tensors))
     checkpoint = dataclasses.replace(checkpoint, tensors=tensors)
     if hasattr(student, "decoder") and is_untied(checkpoint, names):
         student.decoder.untie()
     load_weights(student, checkpoint, names, ignored_parameters("student", config), torch.device("cpu"), torch.float32)
     student.requires_grad_(True)
-    if student.shares_values():
+    if student.has_equal_layers():
         student.share_layers()
     return student
 
 
 def parameter_groups(student: Student, weight_decay: float | None) -> list[dict[str, Any]]:
-    """Matrices decay; biases, LayerNorms and the temperature do not."""
+    """Parameters for the optimiser: matrices with weight decay; biases, LayerNorms and the temperature without."""
     parameters = list(student.parameters())
-    split: Iterable[tuple[list[nn.Parameter], float]] = (
+    groups: Iterable[tuple[list[nn.Parameter], float]] = (
         ([p for p in parameters if p.ndim >= 2], weight_decay or 0.0),
         ([p for p in parameters if p.ndim < 2], 0.0),
     )
-    return [{"params": chosen, "weight_decay": decay} for chosen, decay in split if chosen]
+    return [{"params": chosen, "weight_decay": decay} for chosen, decay in groups if chosen]

@@ -107,7 +107,7 @@ class TestExports:
     def test_one_copy_that_is_kept(
         self, model: Any, weights: dict[str, Path], vocabulary: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(backend.Backend, "_make", lambda *_: pytest.fail("it is exported already"))
+        monkeypatch.setattr(backend.Backend, "_build", lambda *_: pytest.fail("it is exported already"))
         settings: dict[str, Any] = {"tokenizer": vocabulary, "device": "cpu", "backend": model.backend}
         again = ite.load(weights["blip_itm_base_coco"], modality="text", **settings)
         assert again.runtime.compiled["text"] is model.runtime.compiled["text"]
@@ -190,7 +190,7 @@ class TestInt8:
         texts = [f"{text} {more}" for text in TEXTS for more in ("by day", "at night")]
         exact = ite.load(weights["albef_14m"], tokenizer=vocabulary, device="cpu", modality="text")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # made-up weights may be worse than DOUBTFUL
+            warnings.simplefilter("ignore")  # made-up weights may be below MIN_INT8_COSINE
             model = ite.load(
                 weights["albef_14m"],
                 tokenizer=vocabulary,
@@ -203,7 +203,7 @@ class TestInt8:
         cosines = (model.encode_text(TEXTS) * exact.encode_text(TEXTS)).sum(axis=1)
         assert cosines.min() > 0.9 and abs(cosines - 1).max() > 1e-6
         quality = model.info["quality"]["text"]
-        assert quality["items"] == 3 and quality["calibrated_on"] == "10 texts of the user's"
+        assert quality["items"] == 3 and quality["calibrated_on"] == "10 texts given by the user"
 
     def test_doubtful_vectors_are_said_to_be(self, exact: Any) -> None:
         notes = {"quality": {"cosine_mean": 0.9, "cosine_min": 0.8, "items": 3}}

@@ -98,7 +98,7 @@ def slow_maps(model: ite.Encoder, image: Any, text: str, layer: int, steps: int)
 def test_maps_are_attention_times_its_positive_gradient(get, name, layers, steps) -> None:
     model, picture, text = get(name), data.coffee(), "a snowboard"
     expected = np.mean([slow_maps(model, picture, text, layer, steps) for layer in layers], axis=0)
-    pieces = model.runtime.tokenizer.places(text, model.config.captions)
+    pieces = model.runtime.tokenizer.word_positions(text, model.config.captions)
     found = model.explain(picture, text, layers=layers, steps=steps)
     assert found.words == ("a", "snowboard") and len(pieces[1][1]) == 2, "of several pieces"
     assert found.maps.shape == (2, 4, 4) and found.maps.dtype == np.float32
@@ -149,7 +149,7 @@ def test_pieces_are_joined_and_punctuation_is_no_word() -> None:
     tokenizer, rules = Tokenizer.from_vocabulary(VOCABULARY), model_config("blip_base").captions
     text = "A teddybear's snowboard, on - a café… don't"
     ids = tokenizer(text, rules)
-    words = tokenizer.places(text, rules)
+    words = tokenizer.word_positions(text, rules)
     assert [word for word, _ in words] == ["a", "teddybear's", "snowboard", "on", "-", "a", "café", "don't"]
     decoded = [tokenizer.decode([ids[i] for i in places]).replace(" ", "") for _, places in words]
     assert decoded == ["a", "teddybears", "snowboard", "on", "-", "a", "cafe", "dont"]
@@ -160,7 +160,7 @@ def test_what_is_cut_has_no_map(get) -> None:
     with pytest.warns(ite.TruncatedTextWarning, match="1 of 1 texts are longer") as caught:
         found = model.explain(data.rocket(), "snowboard " * 29 + "the end")
     assert caught[0].filename == __file__
-    places = model.runtime.tokenizer.places("snowboard " * 29 + "the end", model.config.captions)
+    places = model.runtime.tokenizer.word_positions("snowboard " * 29 + "the end", model.config.captions)
     assert len(found.words) == len(found.maps) == len(places) == 15  # of two pieces each, 29 beside [CLS]
     assert set(found.words[:-1]) == {"snowboard"} and found.words[-1] == "snow", "the last lost its second piece"
     assert places[-1][1] == [29]

@@ -24,7 +24,7 @@ from image_text_embedding.foundation.errors import InputError, TextError, Unknow
 
 TEXTS = ["two dogs on a beach", "an astronaut in an orange suit"]
 
-# One pipe for each operator; the same in both generations.
+# One pipe per operator; the same in both generations.
 PIPES = """
 matching = (
     pipe.input('url', 'text')
@@ -57,7 +57,7 @@ CODE = (
     PIPES.format(**FAMILIES[0]) + CAPTION + "all_found = found\n" + PIPES.format(**FAMILIES[1]) + "all_found += found\n"
 )
 
-# The legacy chains of 0.9.0, which give their outputs names of their own.
+# The legacy chains of 0.9.0, which name their outputs.
 CHAIN = """
 import towhee
 chain = towhee.glob['path']('teddy.jpg').image_decode['path', 'img']() \\
@@ -91,8 +91,8 @@ def expected() -> list[Any]:
 def test_pipes_of_1x(here: Path) -> None:
     space: dict[str, Any] = {"pipe": pipe, "ops": ops}
     exec(CODE, space)
-    for came, wanted in zip(space["all_found"], expected(), strict=True):
-        assert came == (pytest.approx(wanted, abs=1e-5) if isinstance(wanted, float) else wanted)
+    for found, wanted in zip(space["all_found"], expected(), strict=True):
+        assert found == (pytest.approx(wanted, abs=1e-5) if isinstance(wanted, float) else wanted)
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="towhee 0.9.0 needs Python 3.10 or 3.11")
@@ -108,13 +108,13 @@ def test_pipes_and_chains_of_090(here: Path, small_models: Path) -> None:
         [python_090(), "-c", program], env=os.environ | OFFLINE, capture_output=True, text=True, timeout=180
     )
     assert done.returncode == 0, done.stderr
-    came = json.loads(done.stdout.partition("FOUND ")[2])
+    found = json.loads(done.stdout.partition("FOUND ")[2])
     wanted = expected()
-    for left, right in zip(came, [*wanted, wanted[2], wanted[2]], strict=True):
+    for left, right in zip(found, [*wanted, wanted[2], wanted[2]], strict=True):
         assert left == (pytest.approx(right, abs=1e-5) if isinstance(right, float) else right)
 
 
-def test_lists_go_in_and_come_out(here: Path) -> None:
+def test_lists_in_lists_out(here: Path) -> None:
     pictures = [data.astronaut(), data.coffee()]
     score = BlipMatching("blip_itm_base_coco")
     assert score(pictures, TEXTS) == pytest.approx([score(p, t) for p, t in zip(pictures, TEXTS)], abs=1e-5)
@@ -150,7 +150,7 @@ def test_settings_are_checked_when_the_pipeline_is_built(here: Path) -> None:
         BlipMatching("blip_itm_base_coco", on_error="skip")
 
 
-def test_an_error_of_ours_gets_through_a_pipe(here: Path) -> None:
+def test_our_errors_pass_through_a_pipe(here: Path) -> None:
     p = pipe.input("img", "q").map(
         ("img", "q"), "a", ops.visual_question_answering.blip(model_name="blip_vqa_base")
     ).output("a")  # fmt: skip
@@ -167,4 +167,4 @@ def test_schemas_and_sharing(here: Path) -> None:
         assert len(operator.output_schema()) == 1
     again = BlipMatching("blip_base")
     first = BlipMatching("blip_base")
-    assert again.encoder._parts["image"] is first.encoder._parts["image"]
+    assert again.encoder.runtime.parts["image"] is first.encoder.runtime.parts["image"]

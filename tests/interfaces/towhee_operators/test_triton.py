@@ -13,7 +13,7 @@ from skimage import data
 
 import image_text_embedding as ite
 from image_text_embedding.blip import blip
-from image_text_embedding.foundation.optional_imports import no_telemetry
+from image_text_embedding.inference.backends.quiet_exporters import no_telemetry
 
 towhee = pytest.importorskip("towhee")
 PICTURES = [data.astronaut(), data.coffee(), data.rocket()]
@@ -26,7 +26,7 @@ def small(small_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def servable() -> Any:
-    """What builds a repository, which nothing here may pip-install."""
+    """The function that builds a repository. It must find its requirements installed, or it would pip-install them."""
     for module in ("dill", "onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(module, reason="the extra [onnx] or dill is not installed")
     return towhee.build_pipeline_model
@@ -48,24 +48,24 @@ def test_a_repository_that_can_be_served(servable: Any, tmp_path: Path, monkeypa
     assert 'backend: "python"' in (tmp_path / "pipeline" / "config.pbtxt").read_text()
     assert (tmp_path / "pipeline" / "1" / "model.py").is_file()
 
-    # The graph against torch: one picture, and several.
+    # The graph against torch, with one picture and with several.
     session = onnxruntime.InferenceSession(str(tower / "1" / "model.onnx"), providers=["CPUExecutionProvider"])
-    assert [place.name for place in session.get_inputs()] == ["pixels"]
-    assert [place.name for place in session.get_outputs()] == ["vector"]
+    assert [tensor.name for tensor in session.get_inputs()] == ["pixels"]
+    assert [tensor.name for tensor in session.get_outputs()] == ["vector"]
     own = blip("blip_base", "image", device="cpu")
     pixels = np.stack([own.encoder.runtime.pixels(picture) for picture in PICTURES])
     exact = own.encoder.encode_image(PICTURES, normalize_embeddings=False)
     for count in (1, 3):
-        (came,) = session.run(None, {"pixels": pixels[:count]})
-        np.testing.assert_allclose(came, exact[:count], atol=1e-4, rtol=1e-4)
+        (vectors,) = session.run(None, {"pixels": pixels[:count]})
+        np.testing.assert_allclose(vectors, exact[:count], atol=1e-4, rtol=1e-4)
 
-    # In the server: the pipeline asks Triton for its tower, and no weights are read.
+    # On the server the pipeline calls Triton for its tower and reads no weights.
     with (tmp_path / "pipeline" / "1" / "pipe.pickle").open("rb") as file:
         dag = dill.load(file)
-    asked: list[tuple[int, ...]] = []
+    shapes: list[tuple[int, ...]] = []
 
     def tower_of_triton(values: np.ndarray) -> np.ndarray:
-        asked.append(values.shape)
+        shapes.append(values.shape)
         return session.run(None, {"pixels": values})[0]
 
     request = MockTritonPythonBackendUtils.InferenceRequest
@@ -79,7 +79,7 @@ def test_a_repository_that_can_be_served(servable: Any, tmp_path: Path, monkeypa
     served = RuntimePipeline(dag)
     for picture, vector in zip(PICTURES, expected):
         np.testing.assert_allclose(served(picture).get()[0], vector, atol=1e-5)
-    assert asked == [(1, 64, 64, 3)] * 3
+    assert shapes == [(1, 64, 64, 3)] * 3
 
 
 def test_a_pipeline_without_onnx_is_built_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ def test_save_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         text.save_model("onx", tmp_path / "x")
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ite.SetupError, match="can be written"):
+    with pytest.raises(ite.SetupError, match="cannot write to"):
         text.save_model("pytorch", tmp_path / "file" / "x")
     with no_telemetry():
         monkeypatch.setitem(sys.modules, "onnxscript", None)

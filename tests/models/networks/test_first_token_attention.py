@@ -1,4 +1,4 @@
-"""The towers' short way to an embedding gives what the long way gives, and is shorter."""
+"""The first-token path of a tower: the vectors of the full path, for less work."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from image_text_embedding.models.networks.towers import ImageTower, TextTower
 
 
 def filled(tower: torch.nn.Module) -> torch.nn.Module:
-    """With weights under which attention is far from uniform."""
+    """Fill with weights that make attention far from uniform."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, parameter in tower.named_parameters():
@@ -32,10 +32,10 @@ def pixels(config: ModelConfig, count: int = 3) -> torch.Tensor:
 def test_pictures(name: str) -> None:
     config = small(name)
     tower, values = filled(ImageTower(config)), pixels(config)
-    whole, short = tower.project(tower.states(values)), tower(values)
-    assert (normalize(short, dim=-1) - normalize(whole, dim=-1)).abs().max() < 1e-6
-    assert (short - whole).abs().max() < 3e-6 * whole.abs().max()
-    assert (whole[0] - whole[1]).abs().max() > 0.1  # the pictures do not all give one vector
+    full, short = tower.project(tower.states(values)), tower(values)
+    assert (normalize(short, dim=-1) - normalize(full, dim=-1)).abs().max() < 1e-6
+    assert (short - full).abs().max() < 3e-6 * full.abs().max()
+    assert (full[0] - full[1]).abs().max() > 0.1  # different pictures have different vectors
 
 
 @pytest.mark.parametrize("name", ["blip_base", "albef_14m"])
@@ -44,15 +44,15 @@ def test_texts_of_every_length_and_padding(name: str) -> None:
     tower = filled(TextTower(small(name)))
     ids = torch.randint(0, 30000, (6, 9), generator=torch.Generator().manual_seed(5))
     mask = (torch.arange(9) < torch.tensor([[9], [4], [1], [8], [2], [9]])).long()
-    whole, short = tower.text_proj(tower.text(ids, mask)[:, 0]), tower(ids, mask)
-    assert (normalize(short, dim=-1) - normalize(whole, dim=-1)).abs().max() < 1e-6
+    full, short = tower.text_proj(tower.text(ids, mask)[:, 0]), tower(ids, mask)
+    assert (normalize(short, dim=-1) - normalize(full, dim=-1)).abs().max() < 1e-6
     for row, real, vector in zip(ids, mask, short):  # padding changes nothing
         alone = tower(row[None, : real.sum()], real[None, : real.sum()])[0]
-        assert (alone - vector).abs().max() < 3e-6 * whole.abs().max()
+        assert (alone - vector).abs().max() < 3e-6 * full.abs().max()
 
 
 @torch.no_grad()
-def test_half_precision_stays_as_close() -> None:
+def test_half_precision_is_as_close() -> None:
     config = small("blip_base")
     values = pixels(config)
     exact = filled(ImageTower(config))(values)
@@ -68,13 +68,13 @@ def flops(function, *args: torch.Tensor) -> int:
 
 
 def test_the_last_layer_costs_next_to_nothing() -> None:
-    """Of both towers: at least nine tenths of one layer's work is saved, and the projection's is small."""
+    """Both towers save most of the work of one layer."""
     config = small("blip_base")
     image, text = filled(ImageTower(config)), filled(TextTower(config))
     values, tokens = pixels(config), config.vision
-    whole, short = flops(lambda x: image.project(image.states(x)), values), flops(image, values)
-    layer = (whole - flops(image.vision.patch_embed, values)) / tokens.depth
-    assert whole - short > 0.85 * layer
+    full, short = flops(lambda x: image.project(image.states(x)), values), flops(image, values)
+    layer = (full - flops(image.vision.patch_embed, values)) / tokens.depth
+    assert full - short > 0.85 * layer
     ids = torch.ones(4, 20, dtype=torch.long)
-    whole, short = flops(lambda *x: text.text_proj(text.text(*x)[:, 0]), ids, ids), flops(text, ids, ids)
-    assert whole - short > 0.8 * whole / config.text.text_depth
+    full, short = flops(lambda *x: text.text_proj(text.text(*x)[:, 0]), ids, ids), flops(text, ids, ids)
+    assert full - short > 0.8 * full / config.text.text_depth

@@ -138,7 +138,7 @@ def test_what_is_no_split(tmp_path: Path, split_json: Path) -> None:
         (changed(sentences=[{"raw": " "}]), FOLDER, "expected captions"),
         (changed(filename="../../../../etc/passwd"), FOLDER, "expected a picture within"),
         (changed(filename="never.jpg"), FOLDER, "expected a picture at"),
-        (split_json, tmp_path, "is this the folder of the pictures"),
+        (split_json, tmp_path, "is this the folder with the pictures"),
     ):
         with pytest.raises(InputError, match=said):
             read_karpathy(path, folder)

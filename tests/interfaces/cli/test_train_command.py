@@ -1,0 +1,115 @@
+"""The command `train`: its options, exit codes and error messages."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support import training_runs
+from support.training_runs import (
+    WORDS,
+    StopsAt,
+    losses_of,
+    tiny,
+)
+
+from image_text_embedding.interfaces.cli import main
+from image_text_embedding.training.run_folder import RunFolder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    with training_runs.single_thread():
+        yield
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable:
+    """command("--config", ...) -> exit code, stdout, stderr; in a folder with tiny.yaml and vocab.txt."""
+    monkeypatch.chdir(tmp_path)
+    # A plot takes longer than the run.
+    monkeypatch.setattr(RunFolder, "plot", lambda _: None)
+    config = json.loads(json.dumps(dataclasses.asdict(tiny("blip"))))
+    del config["name"]
+    training = {"steps": 4, "batch_size": 8, "checkpoint_every": 2, "log_every": 1}
+    Path("tiny.yaml").write_text(yaml.safe_dump({**config, "training": training}))
+    Path("vocab.txt").write_text("\n".join(WORDS) + "\n")
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["image-text-embedding", "train", *arguments])
+        try:
+            code: Any = main()
+        except SystemExit as stopped:
+            code = stopped.code
+        out, err = capsys.readouterr()
+        return int(code or 0), out, err
+
+    return command
+
+
+class TestTrainCommand:
+    common = ("--config", "tiny.yaml", "--vocabulary", "vocab.txt", "--device", "cpu", "--out", "run")
+
+    def test_from_scratch_and_further(self, command: Callable) -> None:
+        pairs = ("--pairs", "support.training_runs:Walls")
+        code, out, err = command(*self.common, *pairs, "--tasks", "itc,lm", "--lr", "0.002")
+        assert (code, out.strip()) == (0, str(Path("run/model.safetensors"))), err
+        run = json.loads(Path("run/run.json").read_text())
+        assert run["tasks"] == ["itc", "lm"] and run["settings"]["lr"] == 0.002 and run["settings"]["steps"] == 4
+        Path("more.yaml").write_text("steps: 2\nflip: false")
+        arguments = (
+            "--model",
+            "run/model.safetensors",
+            "--vocabulary",
+            "vocab.txt",
+            "--device",
+            "cpu",
+            "--out",
+            "next",
+        )
+        code, _, err = command(*arguments, *pairs, "--settings", "more.yaml", "--tasks", "lm")
+        assert code == 0, err
+        settings = json.loads(Path("next/run.json").read_text())["settings"]
+        assert (settings["lr"], settings["steps"], settings["flip"]) == (1e-5, 2, False)
+
+    def test_ctrl_c_is_130_and_resume_goes_on(self, command: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(training_runs, "Walls", lambda: StopsAt(10))
+            code, _, err = command(*self.common, "--pairs", "support.training_runs:Walls")
+        assert code == 130 and "stopped at step 2" in err and err.strip().endswith("continue with --resume")
+        code, _, err = command("--out", "run", "--resume", "--device", "cpu")
+        assert code == 0, err
+        assert [row["step"] for row in losses_of(Path("run"))] == [1, 2, 3, 4]
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "says"),
+        [
+            ((), 2, "--pairs"),
+            (("--pairs", "x.jsonl", "--config", "tiny.yaml", "--model", "blip_base"), 2, "either --config"),
+            (
+                ("--pairs", "x.jsonl", "--config", "tiny.yaml", "--vocabulary", "vocab.txt"),
+                1,
+                "'x.jsonl', which does not",
+            ),
+            (("--pairs", "x.jsonl", "--config", "gone.yaml"), 1, "cannot read gone.yaml"),
+            (("--pairs", "x.jsonl", "--model", "blip_bass"), 1, "did you mean 'blip_base'"),
+            (
+                ("--pairs", "support.training_runs:Walls", "--config", "tiny.yaml", "--settings", "bad.yaml"),
+                1,
+                "unknown key 'stps'",
+            ),
+        ],
+    )
+    def test_wrong_usage_is_one_line(self, arguments: tuple, code: int, says: str, command: Callable) -> None:
+        Path("bad.yaml").write_text("stps: 3")
+        found, _, err = command("--out", "run", *arguments)
+        assert found == code and says in err, err
+        if code == 1:
+            assert err.count("\n") == 1
+        assert not Path("run/run.json").exists()
