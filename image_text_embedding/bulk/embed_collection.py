@@ -89,15 +89,15 @@ def embed(
     ray: str | bool = False,
     **options: Any,
 ) -> EmbedSummary:
-    """Embed all that a source has, and write vectors and what they belong to into a folder.
+    """Embed a collection, and write the vectors with their metadata into a folder.
 
     Args:
-        source, modality, column: as in `sources.Source`.
-        model: what `load` takes, or a loaded one.
-        out: the folder: new, or of a run with the same model, which goes on.
-        layout: "parquet", or "npy" with the vectors in files of their own; see `shards`.
-        shard_size: rows in a shard, which is also written every ten minutes.
-        batch_size: items computed at once. "auto" is 16 on a CPU; on a GPU what fits into half of its free memory, at most 256.
+        source, modality, column: as in `inputs.collections.Collection`.
+        model: what `load` takes, or a loaded Encoder.
+        out: the folder: new, or of a run with the same model, which resumes.
+        layout: "parquet", or "npy" with the vectors in files of their own; see `shard_reading`.
+        shard_size: rows in a shard; a shard is also written every ten minutes.
+        batch_size: items computed at once. "auto" is 16 on a CPU; on a GPU what fits into half its free memory, up to 256.
         workers: threads that read and decode pictures; None is one per CPU, at most 8. On Ray: processes that hold the
             model; None is one per GPU, or without GPUs one per CPU.
         max_errors: the share of the source that may fail. Beyond it the run stops; its rows stay.

@@ -105,6 +105,9 @@ class Question(NamedTuple):
     kind: str
 
 
+# Captions
+
+
 def captions(scene: Scene) -> tuple[str, ...]:
     """All captions of a scene, the shortest sentences first. Each names every thing in it.
 
@@ -194,6 +197,9 @@ def _background_phrases(scene: Scene) -> list[str]:
     return found
 
 
+# Questions
+
+
 def questions(scene: Scene) -> tuple[Question, ...]:
     """All questions about a scene. As many have the answer "yes" as "no"."""
     found = [*_questions_about_things(scene), *_questions_about_background(scene)]
@@ -279,6 +285,9 @@ def _might_hold(stated: str, a: Box, b: Box) -> bool:
     x, y = a.centre
     beyond = {"left of": x < b.left, "right of": x > b.right, "above": y < b.top, "below": y > b.bottom}
     return beyond.get(stated, relation(a, b) == stated)
+
+
+# Vocabulary
 
 
 def words() -> tuple[str, ...]:

@@ -1,8 +1,10 @@
-"""Where words are seen, layer by layer (needs the font): `bench_explain.py [MODEL [SCENES [VOCABULARY]]]`.
+"""How well `explain` finds things, by fusion layer and number of steps, on held-out scenes of two things. Needs the font.
 
-For each fusion layer, for the mean of the first ones, and for each number of steps: how often the peak of a thing's map lies
-on that thing, over held-out scenes of two things. "word": of all things; "scene": of both things of a scene;
-"centre": the middle of the peak's patch lies in one of the thing's boxes; "patch": the patch touches one.
+    python tests/benchmarks/bench_explain.py [MODEL [SCENES [VOCABULARY]]]
+
+It prints how often the peak of a thing's map lies on that thing, for each fusion layer and for means of the first layers.
+"word": share of all things; "scene": share of the scenes where it holds for both things; "centre": the centre of the peak's
+patch lies in one of the thing's boxes; "patch": the patch touches one.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from image_text_embedding.demo import scene_drawing, scene_language, scene_layou
 
 
 class Hits(NamedTuple):
-    """Of a scene's things in their order: whether the peak of each lies on it."""
+    """Whether the peak of each thing of a scene lies on it, in the order of the things."""
 
     centre: list[bool]
     patch: list[bool]
@@ -38,7 +40,7 @@ def two_things(count: int) -> Iterator[scene_layout.Scene]:
 def hits(
     model: ite.Encoder, scene: scene_layout.Scene, layers: Sequence[int] | None = None, steps: int | None = None
 ) -> Hits:
-    """Where the caption's words for each thing peak; of two words, as "teddy bear", their maps are added."""
+    """Whether the maps of a caption peak on their things. The maps of a name of two words, as "teddy bear", are added."""
     picture = scene_drawing.draw_scene(scene, model.config.vision.image_size)
     found = model.explain(picture, scene_language.caption(scene), layers=layers, steps=steps)
     grid = found.maps.shape[-1]
@@ -58,7 +60,7 @@ def hits(
 
 
 def shares(found: list[Hits]) -> dict[str, float]:
-    """word and scene, by the patch's centre and by the patch."""
+    """The shares "word" and "scene", each by "centre" and by "patch"."""
     return {
         f"{what}, {by}": float(np.mean([share(getattr(each, by)) for each in found]))
         for what, share in (("word", np.mean), ("scene", all))
@@ -76,5 +78,5 @@ if __name__ == "__main__":
     for layers in [*([i] for i in fusion), *(list(fusion[:n]) for n in range(2, len(fusion) + 1))]:
         for steps in (1, 2, 4, 8):
             measured = shares([hits(model, scene, layers, steps) for scene in shown])
-            told = ";  ".join(f"{key} {value:.2f}" for key, value in measured.items())
-            print(f"layers {layers}, steps {steps}:  {told}", flush=True)
+            figures = ";  ".join(f"{key} {value:.2f}" for key, value in measured.items())
+            print(f"layers {layers}, steps {steps}:  {figures}", flush=True)

@@ -1,4 +1,4 @@
-"""The packaged demonstration model: it is what its card says, and finds what it should."""
+"""The packaged demonstration models: their model card is right, and they find what the gallery shows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from image_text_embedding.training.run_plan import plan_new_run
 
 MODELS = ("blip_demo", "albef_demo")
 PAIRS = {"blip_demo": "image_text_embedding.demo:TRAIN_MORE", "albef_demo": "image_text_embedding.demo:TRAIN"}
-SAID, ANSWERED = 0.8, 0.85  # shares; the card says what they are over 1,000 scenes
+MIN_COVERAGE, MIN_CORRECT = 0.8, 0.85  # the model card has the figures for 1,000 scenes
 CARD = packaged_gallery.GALLERY_FOLDER.parent / "MODEL_CARD.md"
 
 
@@ -37,15 +37,15 @@ def test_the_packaged_model_finds_what_the_gallery_shows(name: str) -> None:
     assert (model.match(pictures, texts) > model.match(pictures, wrong)).mean() >= 0.95
 
 
-def test_the_packaged_model_says_what_the_gallery_shows() -> None:
+def test_the_packaged_model_describes_what_the_gallery_shows() -> None:
     model = ite.load("blip_demo")
     entries = packaged_gallery.gallery()
     pictures = [entry["path"] for entry in entries]
     things = [[(thing["name"], thing["plural"]) for thing in entry["things"]] for entry in entries]
-    assert metrics.coverage(model.caption(pictures, max_length=30), things) >= SAID
+    assert metrics.coverage(model.caption(pictures, max_length=30), things) >= MIN_COVERAGE
     asked = [(path, q["question"], q["answer"]) for path, entry in zip(pictures, entries) for q in entry["questions"]]
     paths, questions, answers = zip(*asked[::4])
-    assert metrics.exact_match(model.answer(paths, questions), answers) >= ANSWERED
+    assert metrics.exact_match(model.answer(paths, questions), answers) >= MIN_CORRECT
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -67,11 +67,11 @@ def test_a_towhee_pipeline_finds_the_teddy_bear(name: str) -> None:
 
 def test_one_decoder_captions_and_answers_only_at_one_width() -> None:
     raw = dataclasses.asdict(ite.model_config("blip_demo"))
-    with pytest.raises(ite.ConfigError, match="needs vision and text of one width"):
+    with pytest.raises(ite.ConfigError, match="need equal widths of vision and text"):
         config_from_mapping({**raw, "vision": {**raw["vision"], "width": 320}}, "my.yaml")
 
 
-def test_the_model_card_is_of_the_packaged_files() -> None:
+def test_the_model_card_describes_the_packaged_files() -> None:
     card = CARD.read_text(encoding="utf-8")
     for name in MODELS:
         assert ite.load(name).info["sha256"] in card
@@ -83,15 +83,15 @@ def test_the_model_card_is_of_the_packaged_files() -> None:
 @needs_font
 @pytest.mark.parametrize("name", MODELS)
 def test_the_recipe_gives_the_first_losses_of_the_model_card(name: str, tmp_path) -> None:
-    """With the settings of all its steps, as the learning rate depends on them."""
-    said = re.search(rf"{name}, step 5: itc (\d\.\d+), (\w+) (\d\.\d+)", CARD.read_text(encoding="utf-8"))
+    """With the recipe's number of steps, because the learning rate depends on it."""
+    losses = re.search(rf"{name}, step 5: itc (\d\.\d+), (\w+) (\d\.\d+)", CARD.read_text(encoding="utf-8"))
     with RunFolder(tmp_path / "run", False) as folder:
         base, settings = read_recipe(config_dir() / f"{name}.yaml")
         plan = plan_new_run(folder, base, PAIRS[name], {**settings, "workers": None}, None, None)
         run = trainer.TrainingRun(plan, folder, torch.device("cpu"))
         batches = run.batches()
         rows = [run.advance(batches)["losses"] for _ in range(5)]
-    words = said[2]
+    other = losses[2]
     # bf16, and other processors sum in another order.
-    assert [rows[-1]["itc"], rows[-1][words]] == pytest.approx([float(said[1]), float(said[3])], abs=0.02)
-    assert rows[0][words] > rows[-1][words]
+    assert [rows[-1]["itc"], rows[-1][other]] == pytest.approx([float(losses[1]), float(losses[3])], abs=0.02)
+    assert rows[0][other] > rows[-1][other]

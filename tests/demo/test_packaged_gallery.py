@@ -19,7 +19,7 @@ from image_text_embedding.demo.packaged_gallery import gallery, gallery_scenes, 
 
 
 def test_the_packaged_gallery() -> None:
-    """Needs no font."""
+    """Reading it needs no font."""
     entries = gallery()
     assert len(entries) == 48 and Path(entries[0]["path"]).name == "teddy.jpg"
     assert entries[0]["caption"] == "a teddy bear on a skateboard"

@@ -42,7 +42,7 @@ def test_what_is_drawn_is_where_the_scene_says(scenes: list[Scene], size: int) -
 
 @needs_font
 def test_things_are_drawn_in_their_own_colours() -> None:
-    """Against PIL's own pasting of the font's glyph, in the middle of it."""
+    """Against the glyph drawn by PIL."""
     for name in ("red heart", "banana", "pig", "blue book"):
         thing, ground = BY_NAME[name], scene_layout.Background("black", "plain")
         scene = scene_layout.compose_scene(1, "train", [(thing, 1)], [], ground)
@@ -70,7 +70,7 @@ def test_a_scene_looks_the_same_at_every_size(scenes: list[Scene]) -> None:
 
 @needs_font
 def test_a_background_is_of_its_colour() -> None:
-    """Of all named colours, its own is the nearest to every pixel, for every pattern."""
+    """For every pattern, the named colour is the nearest of all colours to every pixel."""
     shades = {name: np.array(each, float) for name, each in COLOURS.items()}
     for name, pattern in itertools.product(COLOURS, PATTERNS):
         ground = scene_layout.Background(name, pattern, (4, -4, 4))

@@ -32,8 +32,8 @@ def test_every_caption_is_true_of_its_scene(scenes: list[Scene]) -> None:
 
 
 @needs_font
-def test_the_judge_finds_a_false_caption(scenes: list[Scene]) -> None:
-    """The judge above is worth something: each single change to a true caption makes it false."""
+def test_a_changed_caption_is_false(scenes: list[Scene]) -> None:
+    """CaptionClaims is strict: each single change to a true caption makes it false."""
     other = {"left": "right", "right": "left", "above": "below", "below": "above", "dog": "cat"}
     changed = collections.Counter()
     for scene in scenes[:200]:
@@ -78,7 +78,7 @@ def test_the_vocabulary_is_a_bert_one(tmp_path: Path) -> None:
 
 
 @needs_font
-def test_no_word_that_is_said_is_unknown(scenes: list[Scene], tmp_path: Path) -> None:
+def test_every_word_is_in_the_vocabulary(scenes: list[Scene], tmp_path: Path) -> None:
     scene_language.write_vocabulary(tmp_path / "vocab.txt")
     tokenizer, rules = Tokenizer.from_vocabulary(tmp_path), TextRules(max_words=40, max_tokens=60, sep=True)
     texts = {scene_language.PROMPT}
@@ -88,4 +88,4 @@ def test_no_word_that_is_said_is_unknown(scenes: list[Scene], tmp_path: Path) ->
     for text in texts:
         ids = tokenizer(text, rules)
         assert tokenizer.unk_id not in ids and tokenizer.decode(ids) == text
-        assert len(ids) == len(re.findall(r"\w+|[^\w\s]", text)) + 2  # every word whole
+        assert len(ids) == len(re.findall(r"\w+|[^\w\s]", text)) + 2  # every word is one token

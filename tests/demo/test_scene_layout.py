@@ -1,4 +1,4 @@
-"""Scenes depend on their seed, and keep held-out pairs out of training."""
+"""Scenes depend on their seed, and no training scene has a held-out pair."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_no_held_out_pair_is_ever_seen_or_asked_about_in_training() -> None:
 
 @needs_font
 def test_the_best_possible_recall_leaves_room_for_the_target() -> None:
-    """A model that understands every word could still not tell scenes apart of which the same caption is true."""
+    """Even a perfect model cannot distinguish scenes for which the same caption is true."""
     held_out = [scene_layout.random_scene(seed, "held_out") for seed in range(1000)]
     showing: dict[tuple[str, int], set[int]] = collections.defaultdict(set)
     for i, scene in enumerate(held_out):
@@ -74,11 +74,11 @@ def test_the_best_possible_recall_leaves_room_for_the_target() -> None:
     shares = []
     for i, scene in enumerate(held_out):
         claims = CaptionClaims(scene_language.caption(scene))
-        fitting = [
+        matching = [
             j
             for j in set.intersection(*(showing[each] for each in claims.things))
             if claims.true_of(held_out[j], False)
         ]
-        assert i in fitting
-        shares.append(1 / len(fitting))
+        assert i in matching
+        shares.append(1 / len(matching))
     assert np.mean(shares) > 0.98

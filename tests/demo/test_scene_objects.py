@@ -12,7 +12,7 @@ from image_text_embedding.demo.scene_objects import BY_NAME, COLOURS, THINGS
 
 
 def test_the_held_out_pairs_are_fixed() -> None:
-    """They must not change under a trained model: another rule would put its training pairs into its test."""
+    """A trained model depends on them: with another rule, its training pairs would be in its test set."""
     assert scene_objects.is_held_out("teddy bear", "skateboard") and scene_objects.is_held_out(
         "skateboard", "teddy bear"
     )

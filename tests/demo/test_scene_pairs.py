@@ -35,8 +35,8 @@ def test_scenes_are_pairs_for_training() -> None:
         scene = scene_layout.random_scene(seed)
         assert [several[key][0] for key in ("caption", "question", "answer")] == [*item.values()][1:]
         assert all(CaptionClaims(caption).true_of(scene) for caption in several["caption"])
-        for asked, answer in zip(several["question"], several["answer"], strict=True):
-            assert right_answers(scene, asked) == {answer}
+        for text, answer in zip(several["question"], several["answer"], strict=True):
+            assert right_answers(scene, text) == {answer}
     kinds = [scene_language.question(scene_layout.random_scene(seed), 1).kind for seed in range(300)]
     assert kinds.count("place") > 2 * kinds.count("colour") > 0
 
@@ -49,13 +49,14 @@ def test_training_may_ask_where_things_are_too() -> None:
         assert item["image"].shape == (120, 120, 3)
         assert item["caption"] == TRAIN_MORE[seed]["caption"]
         assert item["question"][0] == TRAIN[seed]["question"]
-        for asked, answer in zip(item["question"], item["answer"], strict=True):
-            assert right_answers(scene, asked) == {answer}, (asked, scene)
-            assert set(re.findall(r"\w+|[^\w\s]", f"{asked} {answer}")) <= words
+        for text, answer in zip(item["question"], item["answer"], strict=True):
+            assert right_answers(scene, text) == {answer}, (text, scene)
+            assert set(re.findall(r"\w+|[^\w\s]", f"{text} {answer}")) <= words
         kinds |= {scene_language.question(scene, draw, scene_language.SHARES_OF_PLACES).kind for draw in range(4)}
     assert kinds == set(scene_language.SHARES_OF_PLACES)
 
 
 def test_the_demonstration_pictures_need_no_torch() -> None:
-    code = "import sys, image_text_embedding.retrieval.evaluation.metrics, image_text_embedding.demo; sys.exit('torch' in sys.modules)"
+    code = "import sys, image_text_embedding.demo, image_text_embedding.retrieval.evaluation.metrics\n"
+    code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -41,7 +41,7 @@ class TestResuming:
     def test_three_steps_and_three_more_are_six(
         self, family: str, settings: dict[str, Any], train_tiny: Callable, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Stopped between two checkpoints by Ctrl-C; the curve and the weights are the same to the last bit."""
+        """After Ctrl-C between two checkpoints, losses and weights are the same to the last bit."""
         straight = train_tiny(family, out="straight", **settings)
         reads = 8 * settings.get("accumulate", 1) * 2 + 3  # within the third step
         with pytest.raises(KeyboardInterrupt, match="stopped at step 3; the last good checkpoint is"):
@@ -54,7 +54,7 @@ class TestResuming:
         expected = tensors(straight / "model.safetensors")
         assert all(torch.equal(value, expected[name]) for name, value in tensors(run / "model.safetensors").items())
 
-    def test_a_killed_run_goes_on_from_its_checkpoint(
+    def test_a_killed_run_resumes_from_its_checkpoint(
         self, train_tiny: Callable, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         straight = train_tiny("blip", out="straight")
@@ -79,7 +79,7 @@ class TestResuming:
     def test_stopped_within_its_checkpoint(
         self, stopped_in: str, at: int, train_tiny: Callable, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """At the first and at the last one, the checkpoint already written: the model and the best one are of it."""
+        """Stopped in the first or the last checkpoint after last.pt is written: a resumed run writes the models of it."""
         monkeypatch.setattr(TrainingRun, "validate", lambda run: {"loss": 9.0 - run.state.step})  # better every time
         original, calls = getattr(RunFolder, stopped_in), []
 
@@ -157,13 +157,13 @@ class TestSteps:
     def test_two_batches_of_four_are_one_of_eight(self, train_tiny: Callable) -> None:
         """For answers, whose loss is a mean over questions."""
         model = tiny("blip", ("answer",))
-        whole = train_tiny(model, steps=1, batch_size=8)
+        full = train_tiny(model, steps=1, batch_size=8)
         halves = train_tiny(model, out="halves", steps=1, batch_size=4, accumulate=2)
-        rows = [json.loads((run / "metrics.jsonl").read_text()) for run in (whole, halves)]
+        rows = [json.loads((run / "metrics.jsonl").read_text()) for run in (full, halves)]
         for name in ("loss", "grad_norm"):
             assert rows[0][name] == pytest.approx(rows[1][name], rel=1e-5)
         other = tensors(halves / "model.safetensors")
-        for name, value in tensors(whole / "model.safetensors").items():
+        for name, value in tensors(full / "model.safetensors").items():
             assert torch.allclose(value, other[name], atol=1e-5), name
 
     def test_bf16_is_near_fp32(self, train_tiny: Callable) -> None:
@@ -175,7 +175,7 @@ class TestSteps:
     def test_half_precision_leaves_out_a_step_that_overflows(
         self, resumed: bool, train_tiny: Callable, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """GradScaler as on a GPU, here on the CPU: the scale is halved, the weights stay, the run goes on; and resumes."""
+        """GradScaler, here on the CPU: the scale is halved, the weights stay, the run continues and can be resumed."""
         monkeypatch.setattr("image_text_embedding.training.training_state.autocast_dtype", lambda *_: torch.float16)
         calls, itc = [], losses.itc
 
@@ -196,7 +196,7 @@ class TestSteps:
             False,
             True,
             False,
-        ]  # 2^16 is too much to begin with
+        ]  # the initial scale of 2^16 is too large
         assert torch.load(run / "last.pt", weights_only=True)["scaler"]["scale"] == 2**14
         assert [row["lr"] for row in rows[:2]] == [rows[0]["lr"]] * 2  # the rate waits for it
 

@@ -71,7 +71,7 @@ class TestUnusablePairs:
 
 
 class TestFailures:
-    def test_a_loss_that_is_no_number(self, train_tiny: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_loss_that_is_not_finite(self, train_tiny: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
         calls, itm = [], losses.itm
 
         def breaks(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -79,8 +79,8 @@ class TestFailures:
             return itm(logits, labels) * (math.nan if len(calls) == 4 else 1)
 
         monkeypatch.setattr(losses, "itm", breaks)
-        says = r"loss is not finite at step 4 .*itm.: NaN.*last good checkpoint is .*last\.pt"
-        with pytest.raises(ComputeError, match=says):
+        message = r"loss is not finite at step 4 .*itm.: NaN.*last good checkpoint is .*last\.pt"
+        with pytest.raises(ComputeError, match=message):
             train_tiny("blip")
         monkeypatch.undo()
         run = train_tiny("blip", resume=True)
@@ -94,10 +94,10 @@ class TestFailures:
         with pytest.raises(ComputeError, match=r"too little memory: tried .*no checkpoint yet.*smaller batch_size"):
             train_tiny("blip")
 
-    def test_a_gradient_that_is_no_number(
+    def test_a_gradient_that_is_not_finite(
         self, train_tiny: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        """The loss is fine and the weights would be ruined: no checkpoint may hold them."""
+        """The loss is finite, but the step would ruin the weights: no checkpoint may contain them."""
         itm = losses.itm
         monkeypatch.setattr(losses, "itm", lambda x, y: itm(x, y) + (x - x.detach()).abs().sum().sqrt())
         with pytest.raises(ComputeError, match=r"gradient is not finite at step 1 .*there is no checkpoint yet"):
@@ -112,17 +112,17 @@ class TestFailures:
         save, full = torch.save, OSError(errno.ENOSPC, "No space left on device")
 
         class Full(io.RawIOBase):
-            """Takes a kilobyte, and no more."""
+            """A file on a disk with a kilobyte left."""
 
             def __init__(self, file: Any) -> None:
-                self.file, self.room = file, 1024
+                self.file, self.free_bytes = file, 1024
 
             def writable(self) -> bool:
                 return True
 
             def write(self, data: Any) -> int:
-                self.room -= len(data)
-                if self.room < 0:
+                self.free_bytes -= len(data)
+                if self.free_bytes < 0:
                     raise full
                 return int(self.file.write(data))
 
@@ -148,7 +148,7 @@ class TestFailures:
         assert losses_of(train_tiny("blip", resume=True)) == losses_of(straight)
 
     @pytest.mark.parametrize(
-        ("settings", "says"),
+        ("settings", "message"),
         [
             ({"stepps": 3}, "unknown key 'stepps' — did you mean 'steps'"),
             ({"steps": "many"}, "steps: expected int"),
@@ -161,8 +161,8 @@ class TestFailures:
             ({"precision": "fp8"}, "precision: expected one of"),
         ],
     )
-    def test_settings(self, settings: dict[str, Any], says: str) -> None:
-        with pytest.raises(ConfigError, match=says):
+    def test_settings(self, settings: dict[str, Any], message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
             train_config(settings, "here")
 
     def test_what_a_model_cannot_be_trained_for(self, train_tiny: Callable, words: Path, tmp_path: Path) -> None:

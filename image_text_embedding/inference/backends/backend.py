@@ -126,7 +126,7 @@ class Backend:
         if not quality["cosine_mean"] >= (MIN_COSINE if self.precision != "int8" else 0.0):
             raise ComputeError(
                 f"{runtime.config.name}'s {modality} tower by {self.name} in {self.precision}: expected the vectors of "
-                f"torch, got a mean cosine of {quality['cosine_mean']:.5f} to them. Use backend='torch', and please report this"
+                f"torch, got a mean cosine of {quality['cosine_mean']:.5f} to them. Use backend='torch' and report this"
             )
         return {"quality": {**quality, **({"calibrated_on": samples.origin} if self.precision == "int8" else {})}}
 

@@ -32,7 +32,7 @@ def make_captioner(runtime: ModelRuntime, settings: CaptionSettings) -> Compute:
     generation = dataclasses.replace(
         generation_settings(runtime, settings, float(penalty)),
         num_return_sequences=count,
-        **({"num_beams": 1, "top_p": float(settings.top_p)} if settings.sample else {}),
+        top_p=float(settings.top_p) if settings.sample else None,
     )
 
     def compute(states: torch.Tensor, rows: list[TokenIds]) -> list[Any]:

@@ -11,6 +11,8 @@ from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.inference.model_runtime import ModelRuntime
 from image_text_embedding.inference.tasks.image_text_batches import TokenIds
 from image_text_embedding.inference.tasks.task_settings import AnswerSettings, CaptionSettings
+from image_text_embedding.models.networks.decoding_state import GenerationSettings
+from image_text_embedding.models.networks.generation import generate
 
 
 def first_decoder_token(runtime: ModelRuntime) -> int:
@@ -20,15 +22,14 @@ def first_decoder_token(runtime: ModelRuntime) -> int:
     return runtime.tokenizer.cls_id if dec_id is None else dec_id
 
 
-def generation_settings(runtime: ModelRuntime, settings: CaptionSettings | AnswerSettings, penalty: float) -> Any:
+def generation_settings(
+    runtime: ModelRuntime, settings: CaptionSettings | AnswerSettings, penalty: float
+) -> GenerationSettings:
     """`GenerationSettings` of a task's settings.
 
     Raises:
         InputError: the text would be longer than the model's positions.
     """
-    # Imported here: transformers' generation takes seconds to import.
-    from image_text_embedding.models.networks.generation import GenerationSettings
-
     positions = runtime.config.text.max_positions
     if settings.max_length > positions:
         raise InputError(f"max_length: expected at most {positions} positions, got {settings.max_length}")
@@ -41,12 +42,10 @@ def write_texts(
     prompts: list[TokenIds],
     states: torch.Tensor,
     mask: torch.Tensor | None,
-    settings: Any,
+    settings: GenerationSettings,
     seeds: list[int] | None,
 ) -> list[str]:
     """What the decoder writes after each prompt. Prompts of one length go together, so that none is padded."""
-    from image_text_embedding.models.networks.generation import generate
-
     tokenizer, count = runtime.tokenizer, settings.num_return_sequences
     states = states.expand(len(prompts), -1, -1) if len(states) != len(prompts) else states
     texts = [""] * (len(prompts) * count)
@@ -66,7 +65,6 @@ def write_texts(
             None if seeds is None else [seeds[i] for i in outputs],
         )
         for output, row in zip(outputs, rows[:, length:].tolist()):
-            # After the end token `generate` pads; in beam search with the end token itself.
             texts[output] = tokenizer.decode(row[: row.index(tokenizer.sep_id)] if tokenizer.sep_id in row else row)
     return texts
 

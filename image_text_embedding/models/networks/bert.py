@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from image_text_embedding.models.config import TextConfig
 from image_text_embedding.models.networks.first_token_attention import attend_first
+from image_text_embedding.models.networks.key_value_cache import KeyValueCache
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]  # (B, H, K, width / H) each
 
@@ -203,7 +204,8 @@ class Decoder(TextStack):
         context: Sequence[KeysValues],
         context_mask: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        cache: Any = None,
+        cache: KeyValueCache | None = None,
+        last_only: bool = False,
     ) -> torch.Tensor:
         """The prediction of the next token at each position.
 
@@ -212,22 +214,26 @@ class Decoder(TextStack):
             context: of `read`.
             context_mask: (B, K), 1 = a real position of the context; None: all are.
             attention_mask: (R, L), 1 = a real token; None: all are.
-            cache: a `Cache` of transformers; this call extends it.
+            cache: this call extends it by L tokens.
+            last_only: compute the prediction at the last position alone, as L = 1.
 
         Returns:
             (R, L, vocabulary) logits.
         """
-        past = 0 if cache is None else cache.get_seq_length()
+        past = 0 if cache is None else cache.length
         length = input_ids.shape[1]
-        mask = torch.ones(length, past + length, dtype=torch.bool, device=input_ids.device).tril(past)
-        if attention_mask is not None:
-            mask = mask & _attention_mask(attention_mask)
+        mask: torch.Tensor | None = None  # a single new token attends to everything
+        if length > 1 or attention_mask is not None:
+            causal = torch.ones(length, past + length, dtype=torch.bool, device=input_ids.device).tril(past)
+            mask = causal if attention_mask is None else causal & _attention_mask(attention_mask)
         cross_mask = None if context_mask is None else _attention_mask(context_mask)
         states = self.embeddings(input_ids, past)
         for i, (layer, keys_values) in enumerate(zip(self.layers, context)):
-            update = None if cache is None else functools.partial(cache.update, layer_idx=i)
+            update = None if cache is None else functools.partial(cache.append, i)
             states = layer(states, mask, keys_values, cross_mask, update)
-        return self.lm_head(states, self.embeddings.word.weight)
+        if cache is not None:
+            cache.advance(length)
+        return self.lm_head(states[:, -1:] if last_only else states, self.embeddings.word.weight)
 
 
 class LanguageHead(nn.Module):

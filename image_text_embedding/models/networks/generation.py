@@ -1,35 +1,16 @@
-"""Text generation with a `Decoder`: greedy, beams, sampling, penalties and lengths, by transformers' `generate`."""
+"""Writing texts with a `Decoder` that attends to a picture or a question: beam search, greedy search or nucleus sampling."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import torch
-from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList, PreTrainedModel
-from transformers import PretrainedConfig as TransformersConfig
-from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from image_text_embedding.models.networks.bert import Decoder, KeysValues
-
-TOP_K = 50  # transformers' default, which the official nucleus sampling uses without naming it
+from image_text_embedding.models.networks.beam_search import beam_search
+from image_text_embedding.models.networks.bert import Decoder
+from image_text_embedding.models.networks.decoding_state import DecodingState, GenerationSettings
+from image_text_embedding.models.networks.sampling import NucleusSampling, most_likely, write_token_by_token
 
 
-@dataclass(frozen=True)
-class GenerationSettings:
-    """How a text is generated. Lengths are in tokens and include the prompt, as in the official code."""
-
-    max_length: int
-    min_length: int
-    num_beams: int = 1
-    repetition_penalty: float = 1.0
-    num_return_sequences: int = 1
-    top_p: float | None = None  # None: greedy or beam search; a number: nucleus sampling
-    use_cache: bool = True
-
-
-@torch.no_grad()
+@torch.inference_mode()
 def generate(
     decoder: Decoder,
     prompt_ids: torch.Tensor,
@@ -40,94 +21,33 @@ def generate(
     pad_id: int,
     seeds: list[int] | None = None,
 ) -> torch.Tensor:
-    """Continue prompts with attention to contexts.
+    """Continue prompts while attending to contexts. A text depends on its own prompt, context and seed alone.
 
     Args:
         decoder: in evaluation mode.
-        prompt_ids: (B, L), all of one length, first token included.
-        states, states_mask: the contexts (B, K, width), and (B, K) with 1 = a real position; None: all are. Keys and values
-            are computed once per context, and its beams share them.
-        seeds: for sampling, one per text: B * num_return_sequences. A text depends only on its context, prompt and seed, not
-            on the rest of the batch or on torch's global generator.
+        prompt_ids: int64 (B, L), all of one length, first token included.
+        states, states_mask: (B, K, width) and (B, K), 1 = a real position.
+        seeds: when sampling, B * num_return_sequences, one per text.
 
     Returns:
-        (B * num_return_sequences, longest) ids, prompts included, padded with `pad_id`.
+        int64 (B * num_return_sequences, longest): prompts, what was written, and the end token unless the text is as long
+        as allowed; padded with `pad_id`. The rows of one item follow each other, those of a search best first.
+
+    Raises:
+        ComputeError: the model produced NaN or infinity.
     """
-    context = _DecoderContext(decoder.read(states), states_mask)
-    count, processors = settings.num_return_sequences, LogitsProcessorList()
+    state = DecodingState(decoder, prompt_ids, states, states_mask, settings, end_id)
+    count = settings.num_return_sequences
     if settings.top_p is not None:
         assert seeds is not None and len(seeds) == len(prompt_ids) * count
-        prompt_ids, count = prompt_ids.repeat_interleave(count, dim=0), 1
-        processors += [TopKLogitsWarper(TOP_K), TopPLogitsWarper(settings.top_p), _SeededSampling(seeds)]
-    return _GenerationModel(decoder).generate(
-        prompt_ids,
-        logits_processor=processors,
-        context=context,
-        # As separate arguments: in a GenerationConfig some releases take a max_length of 20 for the default and add to it.
-        max_length=settings.max_length,
-        min_length=settings.min_length,
-        num_beams=settings.num_beams,
-        num_return_sequences=count,
-        repetition_penalty=settings.repetition_penalty,
-        do_sample=False,  # _SeededSampling draws the tokens
-        use_cache=settings.use_cache,
-        eos_token_id=end_id,
-        pad_token_id=pad_id,
-    )
-
-
-@dataclass(frozen=True)
-class _DecoderContext:
-    """The context that the decoder attends to. It is not a tensor, so `generate` does not copy it for every beam."""
-
-    keys_values: list[KeysValues]
-    mask: torch.Tensor | None
-
-
-class _GenerationModel(PreTrainedModel, GenerationMixin):
-    """A Decoder with the interface that `generate` needs. It has no parameters of its own."""
-
-    config_class = TransformersConfig
-    main_input_name = "input_ids"
-
-    def __init__(self, decoder: Decoder) -> None:
-        sizes = decoder.config
-        super().__init__(
-            TransformersConfig(
-                is_decoder=True,
-                vocab_size=sizes.vocab_size,
-                hidden_size=sizes.width,
-                num_hidden_layers=sizes.depth,
-                num_attention_heads=sizes.num_heads,
-            )
-        )
-        self.decoder = decoder
-
-    def prepare_inputs_for_generation(
-        self, input_ids: torch.Tensor, past_key_values: Any = None, context: _DecoderContext | None = None, **_: Any
-    ) -> dict[str, Any]:
-        past = 0 if past_key_values is None else past_key_values.get_seq_length()
-        return {"input_ids": input_ids[:, past:], "past_key_values": past_key_values, "context": context}
-
-    def forward(
-        self, input_ids: torch.Tensor, context: _DecoderContext, past_key_values: Any = None, **_: Any
-    ) -> CausalLMOutputWithPast:
-        logits = self.decoder.logits(input_ids, context.keys_values, context.mask, cache=past_key_values)
-        return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
-
-
-class _SeededSampling(LogitsProcessor):
-    """Draws the next token with one generator per text, and excludes all other tokens.
-
-    `generate` itself draws from torch's global generator: other threads and other items of the batch would change the
-    result of an item.
-    """
-
-    def __init__(self, seeds: list[int]) -> None:
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        waits = torch.stack([torch.empty(scores.shape[1]).exponential_(generator=g) for g in self.generators])
-        waits = waits.clamp_(min=torch.finfo(waits.dtype).tiny).to(scores.device)  # a wait of 0 could give 0 / 0
-        drawn = (scores.softmax(-1) / waits).argmax(-1, keepdim=True)  # as torch.multinomial draws
-        return torch.full_like(scores, float("-inf")).scatter(1, drawn, 0.0)
+        state.repeat(count)
+        texts = write_token_by_token(state, count, end_id, NucleusSampling(settings.top_p, seeds))
+    elif settings.num_beams == 1:
+        texts = write_token_by_token(state, 1, end_id, most_likely)
+    else:
+        found = beam_search(state, settings.num_beams, end_id)
+        texts = [text for item in found for text in item.best(count)]
+    rows = [text + [end_id] * (len(text) < settings.max_length) for text in texts]
+    longest = max(map(len, rows), default=0)
+    padded = [row + [pad_id] * (longest - len(row)) for row in rows]
+    return torch.tensor(padded, dtype=torch.int64, device=prompt_ids.device)

@@ -56,9 +56,7 @@ def validation_order(length: int, batch_size: int) -> list[list[tuple[int, int]]
     return batches
 
 
-def batch_loader(
-    pairs: PairDataset, order: Iterable[list[tuple[int, int]]], device: torch.device
-) -> DataLoader[Any]:
+def batch_loader(pairs: PairDataset, order: Iterable[list[tuple[int, int]]], device: torch.device) -> DataLoader[Any]:
     """A loader of `PairDataset.collate`'s batches, with `workers` reading processes.
 
     Args:

@@ -78,7 +78,7 @@ class TestTrainCommand:
         settings = json.loads(Path("next/run.json").read_text())["settings"]
         assert (settings["lr"], settings["steps"], settings["flip"]) == (1e-5, 2, False)
 
-    def test_ctrl_c_is_130_and_resume_goes_on(self, command: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_ctrl_c_is_130_and_resume_continues(self, command: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(training_runs, "Walls", lambda: StopsAt(10))
             code, _, err = command(*self.common, "--pairs", "support.training_runs:Walls")
@@ -88,7 +88,7 @@ class TestTrainCommand:
         assert [row["step"] for row in losses_of(Path("run"))] == [1, 2, 3, 4]
 
     @pytest.mark.parametrize(
-        ("arguments", "code", "says"),
+        ("arguments", "code", "message"),
         [
             ((), 2, "--pairs"),
             (("--pairs", "x.jsonl", "--config", "tiny.yaml", "--model", "blip_base"), 2, "either --config"),
@@ -106,10 +106,10 @@ class TestTrainCommand:
             ),
         ],
     )
-    def test_wrong_usage_is_one_line(self, arguments: tuple, code: int, says: str, command: Callable) -> None:
+    def test_wrong_usage_is_one_line(self, arguments: tuple, code: int, message: str, command: Callable) -> None:
         Path("bad.yaml").write_text("stps: 3")
         found, _, err = command("--out", "run", *arguments)
-        assert found == code and says in err, err
+        assert found == code and message in err, err
         if code == 1:
             assert err.count("\n") == 1
         assert not Path("run/run.json").exists()

@@ -10,7 +10,9 @@ import torch
 from support.models import SEP, generated_tokens, max_difference
 from support.transformers_blip import SMALL_SIZES, made_up_blip
 
-from image_text_embedding.models.networks.generation import GenerationSettings, generate
+from image_text_embedding.models.networks.decoding_state import GenerationSettings
+from image_text_embedding.models.networks.generation import generate
+from image_text_embedding.models.networks.key_value_cache import KeyValueCache
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +34,9 @@ class TestGeneration:
         assert len(set(map(tuple, cached))) > 1
 
     def test_cached_logits_are_uncached_logits(self, caption: SimpleNamespace) -> None:
-        from transformers import DynamicCache
-
         decoder, context = caption.head.decoder, caption.head.decoder.read(caption.states)
         ids = torch.randint(3, 500, (3, 9), generator=torch.Generator().manual_seed(0))
-        complete, cache = decoder.logits(ids, context), DynamicCache()
+        complete, cache = decoder.logits(ids, context), KeyValueCache(9)
         parts = [decoder.logits(ids[:, a:b], context, cache=cache) for a, b in ((0, 4), (4, 5), (5, 9))]
         assert max_difference(torch.cat(parts, dim=1), complete) < 1e-5
 

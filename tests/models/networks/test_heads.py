@@ -22,7 +22,8 @@ from support.models import (
 )
 from torch import nn
 
-from image_text_embedding.models.networks.generation import GenerationSettings, generate
+from image_text_embedding.models.networks.decoding_state import GenerationSettings
+from image_text_embedding.models.networks.generation import generate
 from image_text_embedding.models.networks.heads import rank_answers
 
 

@@ -12,16 +12,16 @@ from image_text_embedding.retrieval.evaluation import metrics
 
 
 def slow_recall(scores: Any, pairs: Any, k: int) -> float:
-    """One row at a time; a wrong candidate with an equal score goes before."""
-    found = asked = 0
+    """Row by row; among equal scores, wrong candidates rank first."""
+    hits = queries = 0
     for row in range(len(scores)):
         right = {column for one, column in pairs if one == row}
         if not right:
             continue
         order = sorted(range(len(scores[row])), key=lambda column: (-scores[row][column], column in right))
-        asked += 1
-        found += any(column in right for column in order[:k])
-    return found / asked
+        queries += 1
+        hits += any(column in right for column in order[:k])
+    return hits / queries
 
 
 def test_recall_against_a_plain_loop() -> None:
@@ -40,8 +40,8 @@ def test_recall_of_known_answers() -> None:
     same = [(i, i) for i in range(20)]
     assert metrics.recall(np.eye(20), same) == ({1: 1.0, 5: 1.0, 10: 1.0}, {1: 1.0, 5: 1.0, 10: 1.0})
     assert metrics.recall(np.ones((20, 20)), same).text_to_image[10] == 0.0  # no credit for saying nothing
-    asked = metrics.recall(np.array([[0.9, 0.8, 0.1], [0.2, 0.3, 0.4]]), [(0, 0), (0, 2), (1, 1)], ks=(1, 2))
-    assert asked == ({1: 0.5, 2: 1.0}, {1: 1 / 3, 2: 1.0})
+    recall = metrics.recall(np.array([[0.9, 0.8, 0.1], [0.2, 0.3, 0.4]]), [(0, 0), (0, 2), (1, 1)], ks=(1, 2))
+    assert recall == ({1: 0.5, 2: 1.0}, {1: 1 / 3, 2: 1.0})
 
 
 def test_reranking_against_a_plain_loop() -> None:
@@ -94,7 +94,7 @@ def test_coverage_counts_whole_words() -> None:
     assert metrics.coverage(["a dog", "a dog and a cat", "cats, dogs.", ""], [[dog, cat]] * 4) == 0.5
 
 
-def test_answers_are_compared_in_the_same_dress() -> None:
+def test_answers_are_compared_after_normalising_both() -> None:
     given = ["Two", "2", " the  teddy bear. ", "yes!", "no", "an apple", "12", "dogs"]
     right = ["two", "two", "teddy bear", "yes", "yes", "apple", "twelve", "dog"]
     assert metrics.exact_match(given, right) == 5 / 8

@@ -18,9 +18,13 @@ from image_text_embedding.training.data.pair_dataset import PairDataset, random_
 
 
 class TestPairDataset:
-    def sample(self, item: Any, words: Path, place: int = 0, tasks: tuple[str, ...] = ("itc",), **settings: Any) -> Any:
+    def sample(
+        self, item: Any, words: Path, position: int = 0, tasks: tuple[str, ...] = ("itc",), **settings: Any
+    ) -> Any:
         config = tiny("blip", ("embed", "match", "answer" if "vqa" in tasks else "caption"))
-        return PairDataset([item], config, tasks, Tokenizer.from_vocabulary(words), TrainConfig(**settings))[place, 0]
+        return PairDataset([item], config, tasks, Tokenizer.from_vocabulary(words), TrainConfig(**settings))[
+            position, 0
+        ]
 
     def test_what_names_a_side_is_never_mirrored(self, words: Path) -> None:
         half = np.zeros((16, 16, 3), np.uint8)
@@ -68,16 +72,16 @@ class TestPairDataset:
         assert spelled(bare) == "[DEC] a red wall [SEP]"
 
     def test_several_texts_of_a_picture(self, words: Path) -> None:
-        """Each as often as any other; a list of questions has a list of answers."""
+        """Each text is drawn equally often; a list of questions has a list of answers."""
         item = {**Walls()[0], "caption": ["a red wall", "a pink wall", "a green wall"]}
         item |= {"question": ["what colour is it", "is it green"], "answer": [["red", "pink"], "no"]}
         found = self.sample(item, words, tasks=("itc", "lm"), texts=6, prompt=None)
         assert found.caption[1:-1] == found.prompted[0][1:-1]
         assert [found.prompted.count(row) for row in found.prompted] == [2] * 6
-        asked = self.sample(item, words, tasks=("itc", "vqa"), texts=2)
-        assert [len(shares) for shares in asked.answers] == [2 - (len(row) == 5) for row in asked.questions]
-        assert len({tuple(row) for row in asked.questions}) == 2
-        one = [self.sample(item, words, place, ("itc", "vqa")).questions for place in range(20)]
+        sample = self.sample(item, words, tasks=("itc", "vqa"), texts=2)
+        assert [len(shares) for shares in sample.answers] == [2 - (len(row) == 5) for row in sample.questions]
+        assert len({tuple(row) for row in sample.questions}) == 2
+        one = [self.sample(item, words, position, ("itc", "vqa")).questions for position in range(20)]
         assert {len(found) for found in one} == {1} and len({tuple(found[0]) for found in one}) == 2
         for wrong in ("red", ["red"], []):
             (skipped,) = self.sample({**item, "answer": wrong}, words, tasks=("vqa",))

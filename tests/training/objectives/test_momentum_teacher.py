@@ -17,7 +17,7 @@ from image_text_embedding.training.objectives import losses
 from image_text_embedding.training.objectives.momentum_teacher import MomentumTeacher
 
 
-class TestTeacher:
+class TestMomentumTeacher:
     def test_it_follows_slowly(self, words: Path) -> None:
         model = student("albef", ("itc", "mlm"), words)
         teacher = MomentumTeacher(model, 0.9, None)
@@ -31,35 +31,40 @@ class TestTeacher:
             expected = 0.9 * before[name] + 0.1 * model.get_parameter(name)
             assert torch.allclose(parameter, expected, atol=1e-6)
 
-    def test_the_queue_keeps_what_came_last(self, words: Path) -> None:
+    def test_the_queue_holds_the_latest_pairs(self, words: Path) -> None:
         model = student("blip", ("itc",), words)
         teacher = MomentumTeacher(model, 0.9, 5)
-        plain: list[int] = []
+        expected_queue: list[int] = []
         for start in range(0, 21, 3):
             batch = batch_of(model.config, ("itc",), words, 3)
             batch.image_keys = torch.arange(start, start + 3)
             new = teacher.keys(teacher.encode_pixels(batch.pixels), batch)
-            held = teacher.with_queue(new)
-            assert held.image_keys[:3].tolist() == batch.image_keys.tolist()
-            assert sorted(held.image_keys[3:].tolist()) == sorted(plain)
-            assert len(held.image) == len(held.text) == len(held.caption_keys) == 3 + len(plain)
+            keys_with_queue = teacher.with_queue(new)
+            assert keys_with_queue.image_keys[:3].tolist() == batch.image_keys.tolist()
+            assert sorted(keys_with_queue.image_keys[3:].tolist()) == sorted(expected_queue)
+            assert (
+                len(keys_with_queue.image)
+                == len(keys_with_queue.text)
+                == len(keys_with_queue.caption_keys)
+                == 3 + len(expected_queue)
+            )
             teacher.enqueue(new)
-            plain = [*plain, *range(start, start + 3)][-5:]
+            expected_queue = [*expected_queue, *range(start, start + 3)][-5:]
 
-    def test_of_a_batch_larger_than_the_queue_the_end_is_kept(self, words: Path) -> None:
+    def test_the_queue_takes_the_end_of_a_larger_batch(self, words: Path) -> None:
         model = student("blip", ("itc",), words)
         teacher = MomentumTeacher(model, 0.9, 2)
         batch = batch_of(model.config, ("itc",), words, 3)
         new = teacher.keys(teacher.encode_pixels(batch.pixels), batch)
         for _ in range(2):
             teacher.enqueue(new)
-        held = teacher.with_queue(new)
-        for queued, values in zip(held.tensors(), new.tensors()):
+        keys_with_queue = teacher.with_queue(new)
+        for queued, values in zip(keys_with_queue.tensors(), new.tensors()):
             rows = {tuple(row.flatten().tolist()) for row in queued[3:]}
             assert rows == {tuple(row.flatten().tolist()) for row in values[1:]}
 
     def test_the_loss_is_the_formula_over_batch_and_queue(self, words: Path) -> None:
-        """The student's whole ITC, against the functions that were tested above, by hand."""
+        """The ITC of `Student.losses` with a queue, against the functions of `losses` called one by one."""
         model = student("blip", ("itc",), words)
         teacher = MomentumTeacher(model, 0.5, 16)
         past, batch = (batch_of(model.config, ("itc",), words, n) for n in (8, 4))

@@ -38,7 +38,7 @@ class TestStudent:
     def test_matching_is_what_the_match_head_computes(
         self, family: str, golden: Callable, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """On the official numbers: 3N rows that share keys and values, against N rows one by one."""
+        """On the golden numbers: 3N rows that share keys and values, against single rows."""
         model = golden_student(RETRIEVAL[family], ("itc", "itm"), f"{family}_retrieval")
         numbers = golden(f"{family}_retrieval")
         head = fill("match", RETRIEVAL[family], golden_checkpoint(f"{family}_retrieval"))
@@ -62,7 +62,7 @@ class TestStudent:
 
     @pytest.mark.parametrize("family", ["blip", "albef"])
     def test_answering_starts_from_official_weights(self, family: str, golden: Callable) -> None:
-        """The loss on golden questions is that of the original code's logits."""
+        """The loss on the golden questions equals the loss of the official code's logits."""
         numbers = golden(f"{family}_vqa")
         model = golden_student(VQA[family], ("vqa",), f"{family}_vqa")
         question = TokenRows(numbers["question_ids"], numbers["question_mask"])
@@ -75,7 +75,7 @@ class TestStudent:
         expected = losses.answers(numbers["logits"], answer.ids, answer.mask.bool(), torch.ones(n), n, 0.1)
         assert float(loss) == pytest.approx(float(expected), abs=1e-3)
 
-    def test_the_prompt_is_given_and_not_learnt(self, words: Path) -> None:
+    def test_the_prompt_is_not_learnt(self, words: Path) -> None:
         model = student("blip", ("lm",), words)
         batch = batch_of(model.config, ("lm",), words)
         assert batch.prompted is not None
@@ -90,7 +90,7 @@ class TestStudent:
         assert loss != losses.lm(logits, ids, mask.bool(), 0.1)
 
     def test_several_answers_to_one_question(self, words: Path) -> None:
-        """As though the question were strength once for each, and their losses weighed."""
+        """The loss equals the weighted losses of asking the question once per answer."""
         model = student("blip", ("vqa",), words)
         tokenizer = Tokenizer.from_vocabulary(words)
         items = [
@@ -111,7 +111,7 @@ class TestStudent:
 
     @pytest.mark.parametrize("task", ["lm", "vqa"])
     def test_several_texts_are_as_many_pictures(self, task: str, words: Path) -> None:
-        """The loss of a picture with three texts is that of three pictures with one each."""
+        """The loss of a picture with three texts equals that of three pictures with one text each."""
         model = student("blip", (task,), words)
         texts = {"caption": ["a red wall", "a pink wall", "a green wall"]}
         texts |= {
@@ -160,7 +160,7 @@ class TestStudent:
         assert all(g is not None and torch.allclose(g, h, atol=1e-7) for g, h in zip(gradients, gradients_twice))
 
     def test_one_decoder_writes_captions_and_answers(self, words: Path) -> None:
-        """As a model that carries both would be trained; both losses move it."""
+        """Both losses have gradients in the decoder of a model that does both."""
         config = tiny("blip", ("embed", "match", "caption", "answer"))
         tasks = ("itc", "itm", "lm", "vqa")
         model = new_student(config, tasks, VocabularyIds(2, 3, 4, SIZE), TrainConfig())
@@ -173,7 +173,7 @@ class TestStudent:
             )
             assert gradient.abs().sum() > 0
 
-    def test_places_can_be_told_apart_from_the_beginning(self) -> None:
+    def test_sinusoids_distinguish_positions_from_the_start(self) -> None:
         config, words = tiny("blip", ("embed", "match", "caption")), VocabularyIds(2, 3, 4, SIZE)
         faint, strong = (
             new_student(config, ("itc",), words, TrainConfig(sinusoids=strength)).vision.pos_embed.detach()
@@ -189,7 +189,7 @@ class TestStudent:
         torch.testing.assert_close(grid[0, :, 16:], grid[3, :, 16:])  # a column is the same in every row
         torch.testing.assert_close(grid[:, 0, :16], grid[:, 3, :16])
 
-    def test_places_can_be_made_plainer_in_a_trained_model(self, words: Path, train_tiny: Callable) -> None:
+    def test_sinusoids_are_added_to_a_trained_model(self, words: Path, train_tiny: Callable) -> None:
         first = train_tiny("blip", steps=2) / "model.safetensors"
         further = train_tiny(first, steps=1, lr=1e-12, sinusoids=1.5, out="further") / "model.safetensors"
         start, found = (read_checkpoint(path).tensors["vision.pos_embed"] for path in (first, further))
@@ -217,7 +217,7 @@ class TestStudent:
 class TestOfficialWeights:
     @pytest.mark.parametrize("family", ["blip", "albef"])
     def test_official_weights(self, family: str, golden: Callable) -> None:
-        """Temperature and towers are the file's; the vectors are the original code's."""
+        """The temperature is that of the file, and the vectors are those of the official code."""
         model = golden_student(RETRIEVAL[family], ("itc", "itm"), f"{family}_retrieval")
         numbers = golden(f"{family}_retrieval")
         assert torch.equal(model.temp, golden_checkpoint(f"{family}_retrieval").tensors["temp"])
@@ -226,7 +226,7 @@ class TestOfficialWeights:
         assert (features - numbers["image_features"]).abs().max() < 1e-5
 
     def test_the_official_masked_word_head(self, tmp_path: Path) -> None:
-        """As ALBEF's pretrained files name it (`BertLMPredictionHead`), its output matrix and bias under two names."""
+        """Named as in ALBEF's pretrained files (`BertLMPredictionHead`), where output matrix and bias have two names each."""
         with pytest.raises(CheckpointError, match=r"missing: mlm_head\."):
             golden_student(RETRIEVAL["albef"], ("itc", "mlm"), "albef_retrieval")
         state = dict(golden_checkpoint("albef_retrieval").tensors)
