@@ -77,7 +77,7 @@ def main() -> None:
 
     model = ite.load(trained, tokenizer=FOLDER / "vocab.txt", device="cpu")
     matches = model.match(paths[:2], TEXTS)
-    captions = model.caption(paths[:2])
+    captions = model.caption(paths[:2], num_beams=1)  # its beam search was not the published one
     saved = model.save(work / "model.safetensors")  # with the heads that were used
     model = ite.load(saved, tokenizer=FOLDER / "vocab.txt", device="cpu")
     np.savez(
