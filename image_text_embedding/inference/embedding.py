@@ -226,7 +226,9 @@ class _Tower:
 
     @torch.inference_mode()
     def _begin(self, items: list[Any]) -> torch.Tensor:
-        return self._compute(items).float() if items else torch.empty(0, self.runtime.config.embed_dim or 0)
+        if not items:
+            return torch.empty(0, self.runtime.config.embed_dim or 0, dtype=torch.float32, device=self.runtime.device)
+        return self._compute(items).float()
 
     @torch.inference_mode()
     def _finish(
@@ -262,11 +264,11 @@ def _collect(
             done.append((indices, vectors))
             bar.update(len(asked))
         bar.update(count() - bar.n)
-    rows = torch.full((count(), tower.runtime.config.embed_dim or 0), float("nan"), device=device)
+    rows = torch.full((count(), tower.runtime.config.embed_dim or 0), float("nan"), dtype=torch.float32, device=device)
     for indices, vectors in done:
         rows[torch.tensor(indices, dtype=torch.long, device=device)] = vectors.to(device)
     if again:
-        repeated, firsts = torch.tensor(again, device=device).unbind(1)
+        repeated, firsts = torch.tensor(again, dtype=torch.int64, device=device).unbind(1)
         rows[repeated] = rows[firsts]
     _repeat_errors(failures, again)
     result: Any = rows[0] if failures.one else rows

@@ -228,6 +228,7 @@ class ModelRuntime:
     def padded(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids of unequal length -> ids and mask, both (B, longest), 1 = a real token."""
         longest = max(map(len, rows))
-        ids = torch.tensor([row + [self.tokenizer.pad_id] * (longest - len(row)) for row in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-        return ids.to(self.device), mask.to(self.device)
+        ids = [row + [self.tokenizer.pad_id] * (longest - len(row)) for row in rows]
+        mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
+        on_device = {"dtype": torch.int64, "device": self.device}
+        return torch.tensor(ids, **on_device), torch.tensor(mask, **on_device)

@@ -163,13 +163,13 @@ class Gallery:
             vectors: their vectors, (N, D) or (D,) of unit length, if the same model computed them before (in a Towhee
                 pipeline, say): pictures are then not decoded.
             batch_size, show_progress_bar: as in `Encoder.encode_image`.
-            on_error: "raise" stops at the first item that cannot be used; "skip" goes on.
+            on_error: "raise" stops at the first item that cannot be used; "skip" continues with the next.
 
         Returns:
             How many were new. With on_error="skip" a pair: that, and a list of (index, error), pictures first.
 
         Raises:
-            ImageError, TextError: an item cannot be used; `.index` is its place in the list.
+            ImageError, TextError: an item cannot be used; `.index` is its index in the list.
             InputError: the number or length of the vectors is wrong.
             ConfigError, StoreError: as in `open`; or the disk is full.
         """

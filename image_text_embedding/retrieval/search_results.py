@@ -69,5 +69,7 @@ def result_of_hit(hit: Mapping[str, Any], kind: str, itm: float | None, reranker
     cosine = hit["cosine"]
     score = cosine
     if itm is not None and reranker is not None:
-        score = reranker.combine(torch.tensor(itm), torch.tensor(cosine)).item()
+        score = reranker.combine(
+            *(torch.tensor(each, dtype=torch.float32, device="cpu") for each in (itm, cosine))
+        ).item()
     return SearchResult(hit["id"], kind, hit["path"] or None, hit["text"] or None, score, cosine, itm)

@@ -100,7 +100,7 @@ def plan_resumed_run(
 
     Raises:
         ConfigError: an argument differs from what run.json records, or run.json cannot be read.
-        InputError: the pairs came from Python and are not given again, or cannot be read.
+        InputError: the pairs were a Python object and are not passed again, or cannot be read.
     """
     run = folder.read_description()
     where = f"{folder.path}: the run to resume"

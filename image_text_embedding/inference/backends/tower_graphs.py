@@ -33,7 +33,10 @@ class ImageGraph(nn.Module):
         super().__init__()
         self.tower = tower
         self.dtype = next(tower.parameters()).dtype
-        mean, std = (torch.tensor(each)[:, None, None] for each in (config.vision.mean, config.vision.std))
+        mean, std = (
+            torch.tensor(each, dtype=torch.float32, device="cpu")[:, None, None]
+            for each in (config.vision.mean, config.vision.std)
+        )
         self.register_buffer("scale", 1 / (255 * std))
         self.register_buffer("shift", -mean / std)
 

@@ -51,8 +51,8 @@ def write_texts(
     texts = [""] * (len(prompts) * count)
     for length in sorted({len(prompt) for prompt in prompts}):
         indices = [i for i, prompt in enumerate(prompts) if len(prompt) == length]
-        ids = torch.tensor([prompts[i] for i in indices], device=runtime.device)
-        chosen = torch.tensor(indices, device=runtime.device)
+        ids = torch.tensor([prompts[i] for i in indices], dtype=torch.int64, device=runtime.device)
+        chosen = torch.tensor(indices, dtype=torch.int64, device=runtime.device)
         outputs = [i * count + j for i in indices for j in range(count)]
         rows = generate(
             decoder,

@@ -101,7 +101,11 @@ class PictureTextBatches:
                 fine = self._fine(states, [index for index, _ in group])
                 indices = [index for (index, _), good in zip(group, fine) if good]
                 if indices:
-                    yield indices, states[torch.tensor(fine, device=states.device)], [rows[i] for i in indices]
+                    yield (
+                        indices,
+                        states[torch.tensor(fine, dtype=torch.bool, device=states.device)],
+                        [rows[i] for i in indices],
+                    )
 
     def _fine(self, states: torch.Tensor, indices: list[int]) -> list[bool]:
         """Which states are finite; an error for each of the others."""

@@ -147,7 +147,7 @@ def names_a_picture(text: str) -> bool:
 
 
 def _query_modality(query: Any, candidates: list[Any], modality: str | None) -> str:
-    """Whether a query is a text or a picture: a picture if it is no string, else by which strings are locations."""
+    """Whether a query is a text or a picture: a picture if it is no string; strings are pictures if they are locations."""
     if modality is not None:
         if modality not in ("image", "text"):
             raise InputError(f"modality: expected 'image', 'text' or None, got {modality!r}")

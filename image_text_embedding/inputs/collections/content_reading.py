@@ -16,9 +16,6 @@ from image_text_embedding.inputs.url_fetch import fetch_picture, is_url
 MAX_CAPTION_BYTES = 2**20
 
 
-# --- what lies at a place ----------------------------------------------------------------------------------------------
-
-
 def modified_ns(item: CollectionItem) -> int | None:
     """When the picture's file was last written, in ns since 1970; None if it has no file of its own, or it is missing."""
     if item.picture is None or is_url(item.picture.file):

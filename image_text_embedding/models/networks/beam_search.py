@@ -61,7 +61,7 @@ def beam_search(state: DecodingState, num_beams: int, end_id: int) -> list[Finis
     finished = [FinishedTexts(num_beams) for _ in state.ids]
     running = list(range(len(finished)))  # items
     logits = state.next_logits()  # the beams of an item are equal still: its prompt is read once
-    first = torch.arange(len(running), device=logits.device).repeat_interleave(num_beams)
+    first = torch.arange(len(running), dtype=torch.int64, device=logits.device).repeat_interleave(num_beams)
     state.select(first)
     logits = logits[first]
     sums = torch.full((len(running), num_beams), UNLIKELY, dtype=torch.float32, device=logits.device)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from image_text_embedding.models.config import ModelConfig
 from image_text_embedding.models.networks.bert import Decoder, TextStack
+from image_text_embedding.models.networks.finite_values import require_finite
 
 
 class MatchHead(nn.Module):
@@ -95,7 +96,9 @@ def rank_answers(
         ids, real = answer_ids[likely], answer_mask[likely].bool()
         target = ids[:, 1:].masked_fill(~real[:, 1:], -100)
         losses = []
-        for part in torch.arange(len(ids)).split(max(1, MAX_LOGITS // (ids.shape[1] * config.text.vocab_size))):
+        for part in torch.arange(len(ids), dtype=torch.int64, device=ids.device).split(
+            max(1, MAX_LOGITS // (ids.shape[1] * config.text.vocab_size))
+        ):
             logits = head.decoder.logits(ids[part], context, mask, real[part])  # (.., L, vocabulary)
             logits = logits[:, :-1].float()
             loss = F.cross_entropy(
@@ -103,6 +106,7 @@ def rank_answers(
             )
             losses.append(loss.sum(1))
         score = -torch.cat(losses) + (first[likely] if decoder_config.first_token_twice else 0)
+        require_finite(score, states.dtype)
         order = score.argsort(descending=True, stable=True)
         indices.append(likely[order])
         probabilities.append(score[order].softmax(-1))

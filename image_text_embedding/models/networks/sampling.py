@@ -67,7 +67,7 @@ class NucleusSampling:
 
     def __init__(self, top_p: float, seeds: list[int]) -> None:
         self.top_p = top_p
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 
     def __call__(self, scores: torch.Tensor, rows: list[int]) -> torch.Tensor:
         scores = keep_nucleus(keep_top_k(scores, TOP_K), self.top_p)

@@ -50,6 +50,31 @@ class TestHalfPrecisionAndThreads:
         finally:
             norm.copy_(kept)
 
+    @pytest.mark.parametrize("number", [float("nan"), float("inf")])
+    @pytest.mark.parametrize(
+        ("name", "task", "call"),
+        [
+            ("blip_caption_base", "caption", lambda m, p: m.caption(p)),
+            ("blip_caption_base", "caption", lambda m, p: m.caption(p, num_beams=1)),
+            ("blip_caption_base", "caption", lambda m, p: m.caption(p, sample=True)),
+            ("blip_vqa_base", "answer", lambda m, p: m.answer(p, "what is it?")),
+            ("albef_vqa", "answer", lambda m, p: m.answer(p, "what is it?", ["yes", "no"])),
+        ],
+    )
+    def test_a_decoder_with_damaged_weights_writes_nothing(
+        self, small_weights: dict, task_photos, name: str, task: str, call: Callable, number: float
+    ) -> None:
+        model = ite.load(small_weights[name], tokenizer=VOCABULARY, device="cpu")
+        call(model, task_photos[0])
+        bias = model.runtime.parts[task].decoder.lm_head.norm.bias
+        before = bias.clone()
+        bias[0] = number
+        try:
+            with pytest.raises(ComputeError, match="the model produced NaN or infinity"):
+                call(model, task_photos[0])
+        finally:
+            bias.copy_(before)
+
     def test_many_threads(self, small_encoder: Callable, task_photos) -> None:
         model, vqa = small_encoder("blip_base"), small_encoder("blip_vqa_base")
 
