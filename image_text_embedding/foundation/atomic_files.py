@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,16 +25,14 @@ def atomic_replace(target: Path) -> Iterator[Path]:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     if _is_stream(target):
         raise OSError(errno.EINVAL, "a device or a pipe, not a file", str(target))
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-    os.close(handle)
-    part = Path(name)
+    part = target.with_name(f".{target.name}.{secrets.token_hex(6)}.part")
+    # The system applies the umask. (Not mkstemp, whose files are private: to change that, the umask would have to be read,
+    # and reading it sets it, for other threads too.)
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield part
         with part.open("rb+") as file:
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(part, 0o666 & ~umask)  # mkstemp makes it private
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)

@@ -36,8 +36,7 @@ Batch = tuple[list[int], list[tuple[int, Any]]]  # indices of all items, and (in
 
 DECODE_MODES = ("exact", "fast", "device")
 
-# Tokens. Captions are rarely longer; a batch of longer texts has accordingly fewer.
-USUAL_LENGTH = 16
+USUAL_LENGTH = 16  # tokens: captions are rarely longer; batches of longer texts have fewer texts
 
 WINDOW = 16  # batches of a stream's texts that are sorted by length together
 
@@ -52,7 +51,8 @@ def encode_pictures(
     on_error: str,
     decode: str,
 ) -> Any:
-    read, size = _reading(runtime, decode), _at_once(runtime, batch_size)
+    """See `Encoder.encode_image`."""
+    read, size = _picture_reader(runtime, decode), _picture_batch_size(runtime, batch_size)
     one = is_single_picture(images)
     failures = ItemErrors(on_error, one)
     tower = _Tower(runtime, runtime.vectors, "image", unit_length, failures)
@@ -65,7 +65,7 @@ def encode_pictures(
     unique = _WithoutRepetitions(items)
     with closing(prefetch_items(unique, read, prefetch_depth(size), is_stable_sequence(items))) as futures:
         batches = usable_groups(futures, size, failures, lambda future: future.result())
-        return _collect(tower, batches, total, show, convert_to_tensor, lambda: unique.count, unique.again)
+        return _collect(tower, batches, total, show, convert_to_tensor, lambda: unique.count, unique.repetitions)
 
 
 def encode_texts(
@@ -77,44 +77,43 @@ def encode_texts(
     unit_length: bool,
     on_error: str,
 ) -> Any:
+    """See `Encoder.encode_text`."""
     runtime.require("embed", "text")
     batch_size = require_integer("batch_size", batch_size)
     one = is_single_text(texts)
     items = [texts] if one else list(require_iterable(texts, "texts"))
     failures = ItemErrors(on_error, one)
     reader = TextEncoder(runtime.tokenizer, runtime.config.captions, runtime.config.name)
-    again: list[tuple[int, int]] = []
-    batches = list(_by_length(failures.each(enumerate(items), reader), batch_size, again))
+    repetitions: list[tuple[int, int]] = []
+    batches = list(_by_length(failures.each(enumerate(items), reader), batch_size, repetitions))
     reader.warn(2)
     tower = _Tower(runtime, runtime.text_vectors, "text", unit_length, failures)
-    return _collect(tower, batches, len(items), show, convert_to_tensor, lambda: len(items), again)
+    return _collect(tower, batches, len(items), show, convert_to_tensor, lambda: len(items), repetitions)
 
 
 def stream_pictures(
     runtime: ModelRuntime, images: Any, batch_size: int, unit_length: bool, on_error: str, decode: str
 ) -> Iterator[Any]:
-    read, size = _reading(runtime, decode), _at_once(runtime, batch_size)
+    """See `Encoder.stream_image`. Arguments are checked at the call, not at the first item."""
+    read, size = _picture_reader(runtime, decode), _picture_batch_size(runtime, batch_size)
     if is_single_picture(images):
         raise InputError(f"expected an iterable of pictures, got one {type(images).__name__}: encode_image takes it")
     items = require_iterable(images, "pictures")
     failures = ItemErrors(on_error, one=False)
     tower = _Tower(runtime, runtime.vectors, "image", unit_length, failures)
 
-    def run() -> Iterator[
-        Any
-    ]:  # a function of its own, so that the checks above run at the call, not at the first item
-        with closing(
-            prefetch_items(enumerate(items), read, prefetch_depth(size), is_stable_sequence(items))
-        ) as futures:
-            for asked, indices, vectors in tower.run(
-                usable_groups(futures, size, failures, lambda future: future.result())
-            ):
+    def run() -> Iterator[Any]:
+        reading = prefetch_items(enumerate(items), read, prefetch_depth(size), is_stable_sequence(items))
+        with closing(reading) as futures:
+            batches = usable_groups(futures, size, failures, lambda future: future.result())
+            for asked, indices, vectors in tower.run(batches):
                 yield from _in_order(asked, dict(zip(indices, vectors.cpu().numpy())), failures)
 
     return run()
 
 
 def stream_texts(runtime: ModelRuntime, texts: Any, batch_size: int, unit_length: bool, on_error: str) -> Iterator[Any]:
+    """See `Encoder.stream_text`."""
     runtime.require("embed", "text")
     batch_size = require_integer("batch_size", batch_size)
     if is_single_text(texts):
@@ -126,12 +125,12 @@ def stream_texts(runtime: ModelRuntime, texts: Any, batch_size: int, unit_length
     def run() -> Iterator[Any]:
         reader = TextEncoder(runtime.tokenizer, runtime.config.captions, runtime.config.name)
         for asked, good in usable_groups(enumerate(items), WINDOW * batch_size, failures, reader):
-            again: list[tuple[int, int]] = []
+            repetitions: list[tuple[int, int]] = []
             found: dict[int, np.ndarray] = {}
-            for _, indices, vectors in tower.run(_by_length(good, batch_size, again)):
+            for _, indices, vectors in tower.run(_by_length(good, batch_size, repetitions)):
                 found |= zip(indices, vectors.cpu().numpy())
-            _repeat_errors(failures, again)
-            found |= {index: found[first].copy() for index, first in again}
+            _repeat_errors(failures, repetitions)
+            found |= {index: found[first].copy() for index, first in repetitions}
             yield from _in_order(asked, found, failures)
         reader.warn(1)
 
@@ -141,19 +140,19 @@ def stream_texts(runtime: ModelRuntime, texts: Any, batch_size: int, unit_length
 class _WithoutRepetitions:
     """(index, item) of the items without repetitions.
 
-    Strings and paths are compared by value; in a list, whose items do not change meanwhile, encoded pictures are compared by
-    their bytes, arrays and PIL images by identity. (An iterable may yield one array again with another picture in it.)
+    Strings and paths are compared by value. In a list, whose items do not change meanwhile, encoded pictures are compared by
+    their bytes, arrays and PIL images by identity. (An iterable may yield the same array with another picture in it.)
 
     Attributes:
         count: items so far.
-        again: (index, index of the first equal item).
+        repetitions: (index, index of the first equal item).
     """
 
     def __init__(self, items: Iterable[Any]) -> None:
         self._items = items
         self._stable = type(items) in (list, tuple)
         self.count = 0
-        self.again: list[tuple[int, int]] = []
+        self.repetitions: list[tuple[int, int]] = []
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
         firsts: dict[Hashable, int] = {}
@@ -170,19 +169,19 @@ class _WithoutRepetitions:
             if first == index:
                 yield index, item
             else:
-                self.again.append((index, first))
+                self.repetitions.append((index, first))
 
 
-def _by_length(rows: Iterable[tuple[int, list[int]]], size: int, again: list[tuple[int, int]]) -> Iterator[Batch]:
-    """Batches of texts, longest first: at most `size` texts, and at most the tokens, padding included, of `size` usual texts.
+def _by_length(rows: Iterable[tuple[int, list[int]]], size: int, repetitions: list[tuple[int, int]]) -> Iterator[Batch]:
+    """Batches of texts, longest first: at most `size` texts, and at most size * USUAL_LENGTH tokens, padding included.
 
-    Texts with the same tokens appear once; their repetitions go to `again`.
+    Texts with the same tokens appear once; `repetitions` gets (index, index of the first equal text).
     """
     firsts: dict[tuple[int, ...], int] = {}
     for index, row in rows:
         first = firsts.setdefault(tuple(row), index)
         if first != index:
-            again.append((index, first))
+            repetitions.append((index, first))
     batch: list[tuple[int, Any]] = []
     for unique, index in sorted(firsts.items(), key=lambda pair: -len(pair[0])):
         if batch and (len(batch) == size or (len(batch) + 1) * len(batch[0][1]) > size * USUAL_LENGTH):
@@ -208,21 +207,21 @@ class _Tower:
         self._compute, self._unit_length = compute, unit_length
 
     def run(self, batches: Iterable[Batch]) -> Iterator[tuple[list[int], list[int], torch.Tensor]]:
-        """(indices of all items, indices of the vectors, vectors (B, D) float32), batch by batch.
+        """Yields (indices of all items, indices of the vectors, vectors (B, D) float32) of each batch.
 
         A GPU works one batch ahead, so that it does not wait for this thread. An error of `batches` is raised after the
         results of the batches before it.
         """
         lag = 1 if self.runtime.device.type == "cuda" else 0
         in_flight: deque[tuple[list[int], list[int], torch.Tensor]] = deque()
-        taken = DeferredErrorIterator(batches)
-        for asked, batch in taken:
+        deferred = DeferredErrorIterator(batches)
+        for asked, batch in deferred:
             in_flight.append((asked, [index for index, _ in batch], self._begin([item for _, item in batch])))
             if len(in_flight) > lag:
                 yield self._finish(*in_flight.popleft())
         while in_flight:
             yield self._finish(*in_flight.popleft())
-        taken.check()
+        deferred.check()
 
     @torch.inference_mode()
     def _begin(self, items: list[Any]) -> torch.Tensor:
@@ -234,11 +233,11 @@ class _Tower:
     def _finish(
         self, asked: list[int], indices: list[int], vectors: torch.Tensor
     ) -> tuple[list[int], list[int], torch.Tensor]:
-        """A row that is not finite is an error, never a silently wrong vector."""
+        """A batch as `run` yields it. A vector that is not finite is an error, never a silently wrong result."""
         lengths = vectors.norm(dim=-1, keepdim=True)
         good = (lengths.isfinite() & (lengths > 0)).squeeze(-1)
         if not bool(good.all()):
-            bad = [index for index, fine in zip(indices, good.tolist()) if not fine]
+            bad = [index for index, is_good in zip(indices, good.tolist()) if not is_good]
             message = f"item {{}}: the {self.unit} tower {not_finite(self.runtime.dtype)}"
             if not self.failures.skip:
                 raise ComputeError(message.format(bad[0]))
@@ -254,9 +253,12 @@ def _collect(
     show: bool | None,
     convert_to_tensor: bool,
     count: Callable[[], int],
-    again: list[tuple[int, int]],
+    repetitions: list[tuple[int, int]],
 ) -> Any:
-    """Run all batches; put each row at the index of its item. `count` and `again` are read after the last batch."""
+    """Runs all batches, and puts each vector at the index of its item.
+
+    `count` and `repetitions` are complete only after the last batch, and read then.
+    """
     failures, device = tower.failures, tower.runtime.device
     done: list[tuple[list[int], torch.Tensor]] = []
     with progress_bar(total, tower.unit, show) as bar:
@@ -267,18 +269,18 @@ def _collect(
     rows = torch.full((count(), tower.runtime.config.embed_dim or 0), float("nan"), dtype=torch.float32, device=device)
     for indices, vectors in done:
         rows[torch.tensor(indices, dtype=torch.long, device=device)] = vectors.to(device)
-    if again:
-        repeated, firsts = torch.tensor(again, dtype=torch.int64, device=device).unbind(1)
+    if repetitions:
+        repeated, firsts = torch.tensor(repetitions, dtype=torch.int64, device=device).unbind(1)
         rows[repeated] = rows[firsts]
-    _repeat_errors(failures, again)
+    _repeat_errors(failures, repetitions)
     result: Any = rows[0] if failures.one else rows
     return failures.result(result if convert_to_tensor else result.cpu().numpy())
 
 
-def _repeat_errors(failures: ItemErrors, again: Iterable[tuple[int, int]]) -> None:
-    """The error of an item is the error of its repetitions too."""
+def _repeat_errors(failures: ItemErrors, repetitions: Iterable[tuple[int, int]]) -> None:
+    """Adds the errors of repetitions: that of the first equal item, with their own index."""
     errors = dict(failures.errors)
-    failures.errors += [(index, _at(errors[first], first, index)) for index, first in again if first in errors]
+    failures.errors += [(index, _at(errors[first], first, index)) for index, first in repetitions if first in errors]
 
 
 def _at(error: EmbeddingError, first: int, index: int) -> EmbeddingError:
@@ -295,11 +297,12 @@ def _in_order(asked: list[int], found: dict[int, np.ndarray], failures: ItemErro
     for index in asked:
         if index in errors:
             yield None, errors[index]
-        elif index in found:  # else an error is about to be raised
+        # An index in neither is that of an error which is about to be raised.
+        elif index in found:
             yield (found[index], None) if failures.skip else found[index]
 
 
-def _reading(runtime: ModelRuntime, decode: str) -> Callable[[Any], np.ndarray]:
+def _picture_reader(runtime: ModelRuntime, decode: str) -> Callable[[Any], np.ndarray]:
     runtime.require("embed", "image")
     if decode not in DECODE_MODES:
         raise InputError(
@@ -308,5 +311,5 @@ def _reading(runtime: ModelRuntime, decode: str) -> Callable[[Any], np.ndarray]:
     return {"exact": runtime.pixels, "fast": runtime.pixels_fast, "device": runtime.pixels_unresized}[decode]
 
 
-def _at_once(runtime: ModelRuntime, batch_size: int) -> int:
+def _picture_batch_size(runtime: ModelRuntime, batch_size: int) -> int:
     return min(require_integer("batch_size", batch_size), runtime.pictures_at_once)

@@ -1,4 +1,4 @@
-"""What `load` returns: encodes pictures and texts as vectors, and matches, captions, answers, re-ranks and explains."""
+"""`Encoder`, the public class that `load` returns: vectors, and every task that a checkpoint has heads for."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class Encoder(VectorEncoder):
-    """What `load` returns: vectors of pictures and texts, and what else the checkpoint has heads for.
+    """A loaded model: vectors of pictures and texts, and every task that its checkpoint has heads for.
 
-    `config.tasks` lists what a model can do; other tasks raise an InputError that names the models that can. Arguments that
-    all methods share (images, texts, batch_size, show_progress_bar, on_error) are described at `VectorEncoder`, as are the
-    errors of items.
+    `config.tasks` lists what a model can do; other tasks raise an InputError that names the models that can. `VectorEncoder`
+    describes what all methods share: the arguments images, texts, questions, batch_size, show_progress_bar and on_error, and
+    the errors of items.
     """
 
     def match(
@@ -40,9 +40,9 @@ class Encoder(VectorEncoder):
         """Probabilities that texts describe pictures (ITM: BLIP paper §3.2, ALBEF paper §3.2).
 
         Args:
-            itm_token: the first token of BLIP's texts. "enc" is [ENC], with which BLIP was trained; "cls" is [CLS], which
-                the official matching demo and the Hugging Face port use, so that their published sample scores come from
-                it. ALBEF has [CLS] alone.
+            itm_token: the first token of BLIP's texts. "enc" is [ENC], with which BLIP was trained; "cls" is [CLS], with
+                which the official matching demo and the Hugging Face port compute their published sample scores. ALBEF has
+                only [CLS].
 
         Returns:
             A float for one picture and one text, else float32 (N,).
@@ -83,11 +83,11 @@ class Encoder(VectorEncoder):
         """Search in two stages, as in the papers: cosines of all candidates (ITC), then ITM on the k best.
 
         The score follows the family's own rule: BLIP adds the cosine to the match logit (official `train_retrieval.py`),
-        ALBEF takes the match logit alone (`Retrieval.py`). The papers use k = 256 on COCO and 128 on Flickr30k.
+        ALBEF uses only the match logit (`Retrieval.py`). The papers use k = 256 on COCO and 128 on Flickr30k.
 
         Args:
             query: a text, to find pictures; or a picture, to find texts.
-            candidates: the others. Pictures pass the vision transformer once.
+            candidates: the pictures, or the texts. Every picture passes the vision transformer once.
             k: how many are re-ranked and returned.
             modality: what the query is, "text" or "image". None: whatever is no string, or is the URL or existing file of a
                 picture, is a picture.
@@ -121,15 +121,15 @@ class Encoder(VectorEncoder):
         """Sentences that describe pictures (`BLIP_Decoder.generate` of the official `models/blip.py`).
 
         Args:
-            prompt: None writes freely. A string is continued, for every picture; a list has one for each. The official code
-                always continues "a picture of ", with which it was fine-tuned.
+            prompt: the start of the sentence: one string for every picture, or a list with one for each; None = no prompt.
+                The official code always uses "a picture of ", with which it was fine-tuned.
             num_beams: width of the search for the most likely sentence; 1 is greedy.
             max_length, min_length: in tokens, the prompt and its first token included, as in the official code.
             repetition_penalty: above 1 avoids repeated words. None is the official 1.0 in search, and 1.1 in sampling.
             sample: draw sentences (nucleus sampling among the 50 most likely words) instead of searching.
             top_p: the nucleus: the most likely words that together have this probability.
             seed: the same seed gives the same sentences, whatever else is in the batch or drawn by other threads. None
-                draws new ones at every call.
+                draws different ones at every call.
             num_return_sequences: sentences per picture; in search at most num_beams, best first.
 
         Returns:
@@ -164,9 +164,9 @@ class Encoder(VectorEncoder):
             choices: answers to choose from, for all questions. None writes an answer. (ALBEF's official code always chooses;
                 its decoder can write too.) The published results of both families choose from 3,128 answers.
             k: how many of the choices, those that start most likely, are scored in full.
-            num_beams, max_length, min_length: of a written answer, in tokens with its first, as in `caption`.
+            num_beams, max_length, min_length: as in `caption`, for a written answer; lengths include its first token.
             question_token: the first token of BLIP's questions: "enc" is [ENC], as in training; "cls" is [CLS], which the
-                Hugging Face port uses. ALBEF has [CLS] alone.
+                Hugging Face port uses. ALBEF has only [CLS].
 
         Returns:
             A string. With choices, a list of (answer, probability among the k), best first. For many pairs a list of these.
@@ -214,11 +214,11 @@ class Encoder(VectorEncoder):
         """Where in a picture each word of a text is seen: Grad-CAM over cross-attention, as in the ALBEF paper (§6.4).
 
         Args:
-            layers: whose cross-attention is read, one or several (their mean), counted from 0 through the text's layers.
-                None is the model's own choice: ALBEF's official 8, and LAVIS' 7 for BLIP, at the official sizes.
-            steps: 1 is Grad-CAM as published. More average it over that many strengths of the picture, from faint to full,
-                as integrated gradients do: a confident match hardly changes with one more word, and its gradient is mostly
-                noise. None is the model's own choice: 1 for official models.
+            layers: the text layers, counted from 0, whose cross-attention is read: one, or several for their mean. None is
+                the model's default: ALBEF's official 8, and LAVIS' 7 for BLIP, at the official sizes.
+            steps: 1 is Grad-CAM as published. A larger number averages it over that many strengths of the picture, from
+                faint to full, as integrated gradients do: a confident match hardly changes with one more word, and its
+                gradient is mostly noise. None is the model's default: 1 for official models.
 
         Returns:
             `words`, `maps` (float32 (words, grid, grid)), `peaks`, `match` (the probability), and `draw(path)`, which writes
@@ -231,7 +231,7 @@ class Encoder(VectorEncoder):
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the parts in memory as safetensors that `load(path)` opens; the vocabulary is the only other file it needs.
 
-        Towers are in memory from the start, heads once they were used; the file can do their tasks.
+        Towers are in memory from the start, heads once they were used; the file has the tasks of these parts.
         """
         return self.runtime.save(path)
 

@@ -41,7 +41,7 @@ def load(
             folder that transformers' `save_pretrained` wrote; or a `ModelConfig`.
         checkpoint: a file or folder with weights for `model`, instead of the official ones.
         tokenizer: a `vocab.txt`, a `tokenizer.json`, a folder with one, or a hub id, instead of the model's own.
-        device: None = CUDA where there is one, else the CPU. (OpenVINO computes on the CPU alone.)
+        device: None = CUDA where there is one, else the CPU. (OpenVINO computes only on the CPU.)
         backend: what computes the towers: "torch", "openvino" or "onnx" (ONNX Runtime). OpenVINO and ONNX Runtime need an
             export of the towers, which is built at the first load (some minutes for a large model in int8) and cached.
             Matching, captioning, answering, `analyze` and `rerank` need hidden states of the picture: torch computes those,
@@ -50,9 +50,9 @@ def load(
             in. Vectors are always float32; the loss is in `Encoder.info["quality"]`.
         dtype: the same in torch's terms: a torch.dtype, or "fp32", "fp16" or "bf16".
         calibration: for int8, {"image": pictures, "text": texts} like those that will be encoded, a few hundred of each,
-            at least 8; every fourth is held out to measure the quality. The default is the packaged gallery and its captions,
-            which are drawings: better use photos of your own.
-        modality: "image" or "text" loads that tower alone; None loads both, and heads when they are first used.
+            at least 8; every fourth is held out to measure the quality. The default, the packaged gallery with its captions,
+            consists of drawings: your own photos are a better choice.
+        modality: "image" or "text" loads only that tower; None loads both, and heads when they are first used.
         limits: what a picture may cost: pixels, bytes, seconds, private addresses.
 
     Raises:
@@ -79,7 +79,7 @@ def load_served(config: ModelConfig, tower: Callable[..., torch.Tensor], modalit
     """An encoder of one modality without weights: a server computes its tower.
 
     Args:
-        tower: takes the inputs of `tower_graphs.ImageGraph` or `TextGraph`, and returns their output, as tensors on the CPU.
+        tower: has the inputs and the output of `tower_graphs.ImageGraph` or `TextGraph`, as tensors on the CPU.
         folder: a folder with the vocabulary; None = the model's own.
     """
     resolved = ResolvedModel(config, Path(), sha256="", revision=None, folder=folder)

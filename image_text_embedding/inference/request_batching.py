@@ -19,7 +19,7 @@ MAX_WAIT_SECONDS = 60.0
 class BatchingEncoder:
     """An Encoder for many threads that each have one picture or text.
 
-    It has no thread of its own and nothing to close: of the calls that arrive together, the first computes for all.
+    It has no thread of its own and nothing to close: of the calls that arrive together, the first computes all of them.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class BatchingEncoder:
         return self._encode_image(images, show_progress_bar=show_progress_bar)
 
     def encode_text(self, texts: Any, *, show_progress_bar: bool | None = None) -> Any:
-        """Vectors (D,) or (N, D), as `Encoder.encode_text`; many texts are not combined either."""
+        """Vectors (D,) or (N, D), as `Encoder.encode_text`; a call with many texts is a batch already."""
         if is_single_text(texts):
             return self._texts(texts)
         return self._encode_text(texts, show_progress_bar=show_progress_bar)
@@ -60,9 +60,8 @@ class _CallBatcher:
         self._compute, self._size, self._wait = compute, size, wait
         self._changed = threading.Condition()
         self._computing = threading.Lock()
-        self._open: list[tuple[Any, Future[np.ndarray]]] | None = (
-            None  # calls that are being collected; the first one leads
-        )
+        # The calls that are being collected; the first one computes.
+        self._open: list[tuple[Any, Future[np.ndarray]]] | None = None
 
     def __call__(self, item: Any) -> np.ndarray:
         mine: Future[np.ndarray] = Future()
@@ -71,7 +70,8 @@ class _CallBatcher:
             calls = self._open = [] if self._open is None else self._open
             calls.append((item, mine))
             if len(calls) == self._size:
-                self._open = None  # the next call starts another batch
+                # So that the next call starts another batch.
+                self._open = None
                 self._changed.notify_all()
         if leads:
             self._lead(calls)
@@ -81,10 +81,12 @@ class _CallBatcher:
         try:
             with self._changed:
                 self._changed.wait_for(lambda: self._open is not calls, self._wait)
-            with self._computing:  # while another batch is computed, this one collects more calls
+            # While another batch is computed, this one collects more calls.
+            with self._computing:
                 self._close(calls)
                 self._answer(calls)
-        finally:  # after an interruption too: no caller may wait forever
+        finally:
+            # After an interruption too: no caller may wait forever.
             self._close(calls)
             for _, future in calls:
                 if not future.done():
@@ -100,14 +102,14 @@ class _CallBatcher:
     def _answer(self, calls: list[tuple[Any, Future[np.ndarray]]]) -> None:
         try:
             vectors, failed = self._compute([item for item, _ in calls])
-        except Exception as error:
+        except Exception as defect:
             for _, future in calls:
-                future.set_exception(error)
+                future.set_exception(defect)
             return
         errors = dict(failed)
         for index, (_, future) in enumerate(calls):
-            wrong = errors.get(index)
-            if wrong is None:
+            error = errors.get(index)
+            if error is None:
                 future.set_result(vectors[index])
             else:
-                future.set_exception(wrong.at(None) if isinstance(wrong, InputError) else wrong)
+                future.set_exception(error.at(None) if isinstance(error, InputError) else error)

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +23,6 @@ from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.models.checkpoints.checkpoint_files import read_checkpoint
 from image_text_embedding.models.devices import DTYPES
 from image_text_embedding.models.model_lookup import ResolvedModel, find_vocabulary, load_tokenizer
-
-if TYPE_CHECKING:
-    pass
 
 
 class VectorEncoder:
@@ -67,14 +64,16 @@ class VectorEncoder:
         self.dtype = DTYPES[backend.precision] if backend.name == "torch" else torch.float32  # of what torch computes
         self.modality = modality
         self.backend, self.precision = backend.name, backend.precision
-        words = None
-        if modality != "image":  # first: a missing vocabulary is found before a gigabyte is read
-            words = load_tokenizer(self.config, find_vocabulary(resolved, tokenizer))
-        self.runtime = ModelRuntime(resolved, words, device, self.dtype, modality, limits)
+        loaded_tokenizer = None
+        # First, so that a missing vocabulary is found before a gigabyte of weights is read.
+        if modality != "image":
+            loaded_tokenizer = load_tokenizer(self.config, find_vocabulary(resolved, tokenizer))
+        self.runtime = ModelRuntime(resolved, loaded_tokenizer, device, self.dtype, modality, limits)
         if modality is not None:
             self.runtime.require("embed", modality)
         if backend.name == "torch":
-            read = functools.cache(read_checkpoint)  # a file is opened once for all parts
+            # One read of a file serves all the parts in it.
+            read = functools.cache(read_checkpoint)
             for part in self.runtime.first_parts:
                 self.runtime.part(part, read)
         else:
@@ -139,7 +138,8 @@ class VectorEncoder:
 
         Args:
             images: a picture that appears several times is computed once.
-            batch_size: a CPU takes fewer at once, as more would not be faster. About twice as many, and 16, are in memory.
+            batch_size: a CPU takes fewer at once, as more would not be faster. About 2 * batch_size + 16 pictures are in
+                memory.
             convert_to_tensor: return a torch tensor on the model's device instead of a numpy array.
             normalize_embeddings: False keeps the projection's length; such vectors are not comparable by dot product.
             decode: "fast" decodes a JPEG that is at least four times as large as the model's pictures at a reduced scale:
@@ -191,8 +191,8 @@ class VectorEncoder:
         """An iterator over vectors (D,) float32 of any number of pictures, in their order, with bounded memory.
 
         Pictures are read, in the caller's thread, only as fast as vectors are: about batch_size + 16 are in memory.
-        Closing or dropping the iterator ends the decoding threads. An error comes after the vectors of the pictures before
-        it; with on_error="skip" the iterator gives pairs, (vector, None) or (None, error).
+        Closing or dropping the iterator ends the decoding threads. An error is raised after the vectors of the pictures
+        before it; with on_error="skip" the iterator yields pairs, (vector, None) or (None, error).
 
         Raises:
             InputError: a single picture, or an unknown argument; at once.
@@ -228,9 +228,7 @@ class VectorEncoder:
         try:
             left, right = (np.asarray(x, dtype=np.float32) for x in plain)
         except (TypeError, ValueError) as error:
-            raise InputError(
-                f"expected vectors of length {self.dim}: (D,) or (N, D), got something else: {error}"
-            ) from error
+            raise InputError(f"expected vectors of length {self.dim}: (D,) or (N, D), got no array: {error}") from error
         for side in (left, right):
             if side.ndim not in (1, 2) or side.shape[-1] != self.dim:
                 raise InputError(f"expected vectors of length {self.dim}: (D,) or (N, D), got shape {side.shape}")

@@ -75,6 +75,8 @@ def load_picture(item: Any, limits: Limits = _LIMITS, min_side: int | None = Non
     """
     if isinstance(item, Image.Image):
         with _DECODING[id(item) // 16 % len(_DECODING)]:
+            if _is_closed(item):
+                raise ImageError("the PIL image was closed: pass it before it is closed, or pass image.copy()")
             return _decode(item, "the PIL image", limits)
     if isinstance(item, np.ndarray):
         return _from_array(item, limits)
@@ -87,6 +89,15 @@ def load_picture(item: Any, limits: Limits = _LIMITS, min_side: int | None = Non
     if callable(getattr(item, "read", None)):
         return _from_stream(item, limits, min_side)
     raise ImageError(f"expected {ACCEPTED}; got {type(item).__module__}.{type(item).__qualname__}")
+
+
+def _is_closed(picture: Image.Image) -> bool:
+    """Whether neither pixels nor a file to read them from are left. (PIL then fails with an AssertionError.)"""
+    pixels = vars(picture).get("_im", vars(picture).get("im"))  # not the property, which asserts that they are there
+    if pixels is not None:
+        return type(pixels).__name__ == "DeferredError"  # what PIL leaves in a closed image
+    file = getattr(picture, "fp", None)
+    return file is None or bool(getattr(file, "closed", False))
 
 
 def _from_array(array: np.ndarray, limits: Limits) -> Image.Image:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,9 @@ def is_single_picture(images: Any) -> bool:
     if isinstance(images, np.ndarray):
         return images.ndim < 4 and images.dtype.kind not in "OUS"
     single = (str, bytes, bytearray, memoryview, os.PathLike)
-    return isinstance(images, single) or hasattr(images, "read") or not isinstance(images, Iterable)
+    return (
+        isinstance(images, single) or hasattr(images, "read") or not (isinstance(images, Iterable) or _is_table(images))
+    )
 
 
 def is_single_text(texts: Any) -> bool:
@@ -63,12 +65,22 @@ def require_iterable(items: Any, what: str) -> Iterable[Any]:
     """The items.
 
     Raises:
-        InputError: they cannot be iterated over in an order.
+        InputError: they are no list: a mapping, a set, a table (iterating over which gives column names), a 0-d array.
     """
-    scalar = isinstance(items, np.ndarray) and not items.ndim
-    if scalar or not isinstance(items, Iterable) or isinstance(items, (dict, set, frozenset)):
-        raise InputError(f"expected one or a list of {what}, got {'a 0-d ' * scalar}{type(items).__name__}")
+    kind = type(items).__name__
+    if _is_table(items):
+        raise InputError(
+            f"expected one or a list of {what}, got a {kind}: pass one of its columns, such as df['caption']"
+        )
+    scalar = getattr(items, "ndim", None) == 0
+    if scalar or not isinstance(items, Iterable) or isinstance(items, (set, frozenset)):
+        raise InputError(f"expected one or a list of {what}, got {'a 0-d ' * scalar}{kind}")
     return items
+
+
+def _is_table(items: Any) -> bool:
+    """Whether it has named columns: a mapping, or a table of pandas, polars or pyarrow."""
+    return isinstance(items, Mapping) or hasattr(items, "columns") or hasattr(items, "column_names")
 
 
 def is_stable_sequence(items: Iterable[Any]) -> bool:

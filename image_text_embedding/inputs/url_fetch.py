@@ -37,6 +37,7 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 _GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")
 
+_DOCUMENTATION = ipaddress.IPv6Network("3fff::/20")  # RFC 9637; older Pythons call it global
 _IETF = ipaddress.IPv4Network("192.0.0.0/24")  # is_global is true for most of it on older Pythons
 
 
@@ -112,7 +113,7 @@ def is_public(address: str) -> bool:
             ip.ipv4_mapped or ip.sixtofour or (ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else None)
         )
         if inner is None:
-            return ip in _GLOBAL_IPV6 and ip.is_global and ip.teredo is None
+            return ip in _GLOBAL_IPV6 and ip not in _DOCUMENTATION and ip.is_global and ip.teredo is None
         ip = inner
     return ip.is_global and not ip.is_multicast and not ip.is_reserved and ip not in _IETF
 

@@ -1,4 +1,4 @@
-"""The two pipelines that transformers 5 took from BLIP, in their old shape: the same calls, the same lists of dicts.
+"""The two BLIP pipelines that transformers 5 removed, with the calls and results of transformers 4.
 
 vqa = ite.pipeline("visual-question-answering", "blip_vqa_base")
 vqa(question="how many dogs are in the picture?", image="beach.jpg")      # [{"answer": "1"}]
@@ -51,7 +51,7 @@ class VisualQuestionAnswering:
             question: one string, or many. Many of both: every question of every picture, question by question.
             choices: answers to choose among; then an answer has a "score", its probability.
             top_k: how many of the choices are returned.
-            settings: of `Encoder.answer`: num_beams, max_length, ..., but on_error, as there is no place for errors.
+            settings: of `Encoder.answer`: num_beams, max_length, ...; not on_error, as the result has no field for errors.
 
         Returns:
             [{"answer": str}], or with choices [{"score": float, "answer": str}, ...], best first; for many a list of
@@ -106,7 +106,7 @@ class ImageToText:
             inputs: one picture or many (`images` is its older name).
             prompt: as in `Encoder.caption`; the text then begins with it, as transformers' did.
             max_new_tokens: instead of max_length, which counts the prompt.
-            settings: of `Encoder.caption`: num_beams, sample, seed, num_return_sequences, ..., but on_error.
+            settings: of `Encoder.caption`: num_beams, sample, seed, num_return_sequences, ...; not on_error.
 
         Returns:
             [{"generated_text": str}, ...], one for each returned sequence; for many pictures a list of these.
@@ -143,7 +143,7 @@ PIPELINES: dict[str, tuple[type[Any], str]] = {
 
 
 def pipeline(task: str, model: str | os.PathLike[str] | ModelConfig | Encoder | None = None, **options: Any) -> Any:
-    """The callable that transformers' `pipeline(task, model)` was for BLIP.
+    """What transformers 4's `pipeline(task, model)` returned for BLIP: a callable.
 
     Args:
         task: "visual-question-answering" (or "vqa"), or "image-to-text".

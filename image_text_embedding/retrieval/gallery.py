@@ -41,7 +41,8 @@ from image_text_embedding.retrieval.milvus_collection import MAX_RESULTS, Milvus
 from image_text_embedding.retrieval.picture_state_cache import MAX_STATE_BYTES, PictureStateCache
 from image_text_embedding.retrieval.search_results import SearchResult, query_kind, read_again, result_of_hit
 
-DEFAULT_MODEL = "blip_demo"  # of a new gallery; it needs no download
+# The model of a new gallery; it needs no download.
+DEFAULT_MODEL = "blip_demo"
 
 
 class Gallery:
@@ -69,16 +70,16 @@ class Gallery:
 
         Args:
             uri: a file that ends in .db (Milvus Lite, one process at a time), or the address of a Milvus server or cluster.
-            model: what `load` takes, or a loaded Encoder. None = the model that the index was made with, loaded when it is
-                first needed; for a new index, `blip_demo`.
-            collection: the name of its collection.
+            model: anything that `load` accepts, or a loaded Encoder. None = the model that the index was made with, loaded
+                when it is first needed; for a new index, `blip_demo`.
+            collection: the name of the Milvus collection.
             token: "user:password" or an API key of the server.
-            timeout: seconds that connecting, or one call to the server, may take.
-            options: of `load`: device, dtype, checkpoint, limits, ...
+            timeout: the limit in seconds for connecting, and for each call to the server.
+            options: passed to `load`: device, dtype, checkpoint, limits, ...
 
         Raises:
             ConfigError: the index was made with another model, revision or preprocessing; the message says what differs.
-            StoreError: it is in use, damaged, missing or too slow, or the collection was not made by this package.
+            StoreError: the index is in use, damaged, missing or too slow, or was not made by this package.
             SetupError: the extra `search` is not installed.
             And as `load`.
         """
@@ -87,7 +88,8 @@ class Gallery:
         gallery = cls(MilvusCollection(uri, collection, token, float(timeout)), model, options)
         if model is not None:
             try:
-                _ = gallery.model  # a model that does not fit is refused now, not at the first search
+                # Load it now, so that a model that does not fit is refused here and not at the first search.
+                _ = gallery.model
             except BaseException:
                 gallery.close()
                 raise
@@ -120,24 +122,27 @@ class Gallery:
         """The model, loaded when it is first used.
 
         Raises:
-            ConfigError: it is not the one that the index was made with.
+            ConfigError: the index was made with another model.
             And as `load`.
         """
         with self._loading:
             if self._encoder is None:
-                encoder = self._model if isinstance(self._model, Encoder) else load(self._name(), **self._options)
+                encoder = (
+                    self._model if isinstance(self._model, Encoder) else load(self._model_to_load(), **self._options)
+                )
                 if self.manifest is not None:
                     check_comparable(manifest_of(encoder.info), self.manifest, self._store.location)
                 self._encoder = encoder
             return self._encoder
 
-    def _name(self) -> Any:
+    def _model_to_load(self) -> Any:
         if self._model is not None or self.manifest is None:
             return DEFAULT_MODEL if self._model is None else self._model
         name = self.manifest["model"]
         if name not in list_models():
             raise ConfigError(
-                f"{self._store.location}: made with {str(name)[:100]!r}, no model of this package: pass its file as model="
+                f"{self._store.location}: made with {str(name)[:100]!r}, which is no model of this package: pass its file as "
+                "model="
             )
         return name
 
@@ -153,20 +158,20 @@ class Gallery:
         show_progress_bar: bool | None = None,
         on_error: str = "raise",
     ) -> Any:
-        """Embed pictures or texts and store their vectors. Content that is in the index already costs nothing.
+        """Embed pictures or texts and store their vectors. Content that the index already has costs nothing.
 
         Every batch is stored as soon as it is computed: repeat an interrupted call to resume it.
 
         Args:
             pictures: one or many, as in `Encoder.encode_image`. A file that has moved gets its new path.
             texts: one string or many.
-            vectors: their vectors, (N, D) or (D,) of unit length, if the same model computed them before (in a Towhee
-                pipeline, say): pictures are then not decoded.
+            vectors: the vectors of these items, (N, D) or (D,) of unit length, if the same model has computed them already
+                (for example in a Towhee pipeline): pictures are then not decoded.
             batch_size, show_progress_bar: as in `Encoder.encode_image`.
             on_error: "raise" stops at the first item that cannot be used; "skip" continues with the next.
 
         Returns:
-            How many were new. With on_error="skip" a pair: that, and a list of (index, error), pictures first.
+            The number of new items. With on_error="skip" a pair: this number, and a list of (index, error), pictures first.
 
         Raises:
             ImageError, TextError: an item cannot be used; `.index` is its index in the list.
@@ -177,34 +182,34 @@ class Gallery:
         sentences = [texts] if is_single_text(texts) else list(require_iterable(texts, "texts"))
         if (sentences or vectors is not None) and not isinstance(images, Sized):
             images = list(images)
-        first = len(images) if isinstance(images, Sized) else 0
+        first_text = len(images) if isinstance(images, Sized) else 0
         failures = ItemErrors(
-            on_error, one=(is_single_picture(pictures) and not sentences) or (is_single_text(texts) and not first)
+            on_error, one=(is_single_picture(pictures) and not sentences) or (is_single_text(texts) and not first_text)
         )
         self._store.create(manifest_of(self.model.info))
-        given = None if vectors is None else self._checked(vectors, first + len(sentences))
-        total = first + len(sentences) if isinstance(images, Sized) else None
+        given = None if vectors is None else self._check_vectors(vectors, first_text + len(sentences))
+        total = first_text + len(sentences) if isinstance(images, Sized) else None
         with progress_bar(total, "item", show_progress_bar) as bar:
-            job = GalleryWriter(self._store, self.model, failures, given, batch_size, bar)
-            new = job.run("image", enumerate(images), lambda item: picture_entry(item, self.model.runtime.limits))
+            writer = GalleryWriter(self._store, self.model, failures, given, batch_size, bar)
+            new = writer.write("image", enumerate(images), lambda item: picture_entry(item, self.model.runtime.limits))
             reader = text_encoder_for(self.model.runtime)
-            new += job.run("text", enumerate(sentences, first), lambda text: text_entry(text, reader(text)))
+            new += writer.write("text", enumerate(sentences, first_text), lambda text: text_entry(text, reader(text)))
         reader.warn(1)
         return failures.result(new)
 
     def add_rows(self, rows: Iterable[Mapping[str, Any]], manifest: Mapping[str, Any]) -> int:
-        """Store vectors that were computed elsewhere, without loading a model: `id`, `path`, `text` and `vector` of each.
+        """Store vectors that were computed elsewhere, without loading a model.
 
         Args:
-            rows: `id` as in `SearchResult`; `path` and `text` may be "".
+            rows: each with `id` as in `SearchResult`; `path` and `text`, which may be ""; and `vector`, (D,) floats.
             manifest: where the vectors come from.
 
         Returns:
-            How many were new.
+            The number of new rows.
 
         Raises:
-            ConfigError: they come from another model than those in the index.
-            InputError: their length is wrong.
+            ConfigError: the vectors come from another model than those in the index.
+            InputError: a vector has the wrong length, or a value that is not finite.
             StoreError: as in `open`.
         """
         if self.manifest is None and self._model is not None:
@@ -213,8 +218,10 @@ class Gallery:
         new = 0
         for batch in batches(rows, 1000):
             unique = {row["id"]: row for row in batch}
-            there = self._store.rows(list(unique))
-            fresh = [{**row, "kind": row["id"].partition(":")[0]} for row in unique.values() if row["id"] not in there]
+            existing = self._store.rows(list(unique))
+            fresh = [
+                {**row, "kind": row["id"].partition(":")[0]} for row in unique.values() if row["id"] not in existing
+            ]
             self._store.put(fresh)
             new += len(fresh)
         return new
@@ -225,7 +232,7 @@ class Gallery:
         Args:
             pictures: one or many: paths and URLs as they were added, other pictures by their content.
             texts: one string or many.
-            ids: of `SearchResult`.
+            ids: the `id` of search results.
         """
         wanted = list(ids)
         paths = []
@@ -254,20 +261,20 @@ class Gallery:
         """The best results for a query by vectors (ITC), optionally re-ranked by matching (ITM) as in `Encoder.rerank`.
 
         Args:
-            query: a text; a picture, as in `Encoder.encode_image`; or its vector, (D,) of floats.
-            k: how many to find.
-            rerank: how many of the best by ITC are re-ordered by the family's own rule; those behind them stay. The papers
-                use 256 on COCO and 128 on Flickr30k. Matching compares a text with a picture: the query must be one, and
-                `find` the other. 0 = none.
-            modality: what the query is, "text" or "image". None: whatever is no string, or is the URL or existing file of a
-                picture, is a picture.
-            find: "image" or "text": what to look for.
+            query: a text; a picture, as in `Encoder.encode_image`; or a vector, (D,) floats.
+            k: how many results to return.
+            rerank: how many of the best results by ITC are re-ordered by the family's own rule; the others stay behind them.
+                The papers use 256 on COCO and 128 on Flickr30k. Matching compares a text with a picture: the query must be
+                one, and `find` the other. 0 = none.
+            modality: what the query is, "text" or "image". None = detect it: a string is a text, unless it is a URL or
+                an existing file; anything else that is no vector is a picture.
+            find: what to look for, "image" or "text".
             itm_token: as in `Encoder.match`.
             batch_size: pairs computed at once when re-ranking.
 
         Returns:
-            At most k, best first. Pictures that were moved or changed cannot be re-ranked: a warning says how many, and they
-            come last among those to be re-ranked.
+            At most k results, best first. Pictures that were moved or changed cannot be re-ranked: a warning says how many,
+            and they are last among the first `rerank` results.
 
         Raises:
             ImageError, TextError: the query cannot be used.
@@ -279,7 +286,7 @@ class Gallery:
         batch_size = require_integer("batch_size", batch_size)
         if max(k, rerank) > MAX_RESULTS:
             raise InputError(
-                f"k and rerank: expected at most {MAX_RESULTS}, the most that Milvus returns at once, got {max(k, rerank)}"
+                f"k and rerank: expected at most {MAX_RESULTS}, the limit of Milvus for one search, got {max(k, rerank)}"
             )
         if find not in MODALITIES or modality not in (None, *MODALITIES):
             name, got = ("find", find) if find not in MODALITIES else ("modality", modality)
@@ -288,50 +295,52 @@ class Gallery:
             raise StoreError(f"{self._store.location} is empty: add pictures first (`image-text-embedding index`)")
         if isinstance(query, (list, tuple)) and query and all(map(is_number, query)):
             query = np.array(query, dtype=np.float32)
-        asked = query_kind(query, modality)
-        if rerank and {asked, find} != set(MODALITIES):
+        kind = query_kind(query, modality)
+        if rerank and {kind, find} != set(MODALITIES):
             raise InputError(
-                f"rerank: matching compares a text with a picture, got a query of kind {asked} to find {find}"
+                f"rerank: matching compares a text with a picture, got a query of kind {kind!r} to find {find!r}"
             )
         runtime = self.model.runtime
-        settings = MatchSettings(itm_token)
-        reranker = Reranker(runtime, settings, batch_size) if rerank else None
+        reranker = Reranker(runtime, MatchSettings(itm_token), batch_size) if rerank else None
         with torch.inference_mode():
-            vector, read = self._read(query, asked, bool(rerank))
+            vector, prepared = self._embed_query(query, kind, bool(rerank))
             hits = self._store.search(vector, max(k, rerank), find)
             matched: dict[str, float] = {}
             if reranker is not None and find == "image":
-                matched = self._match_pictures(reranker, read, hits[:rerank], batch_size)
+                matched = self._match_pictures(reranker, prepared, hits[:rerank], batch_size)
             elif reranker is not None and hits:
                 reader = text_encoder_for(runtime)
                 rows = [reader(hit["text"]) for hit in hits[:rerank]]
-                matched = dict(zip((hit["id"] for hit in hits), reranker.match_texts(rows, read).tolist()))
+                matched = dict(zip((hit["id"] for hit in hits), reranker.match_texts(rows, prepared).tolist()))
         found = [result_of_hit(hit, find, matched.get(hit["id"]), reranker) for hit in hits]
         head = sorted(found[:rerank], key=lambda each: (each.itm is None, -each.score))
         return (head + found[rerank:])[:k]
 
-    def _read(self, query: Any, asked: str, states_too: bool) -> tuple[np.ndarray, Any]:
-        """A query's vector, and what matching needs of it: token ids, or, if `states_too`, a picture's states."""
+    def _embed_query(self, query: Any, kind: str, with_states: bool) -> tuple[np.ndarray, Any]:
+        """The vector of a query, and what matching needs: the token ids of a text, or the states of a picture.
+
+        Without `with_states`, the encoder's backend embeds the picture, and torch does not load its tower.
+        """
         runtime = self.model.runtime
-        if asked == "vector":
-            return self._checked(query, 1)[0], None
-        if asked == "text":
+        if kind == "vector":
+            return self._check_vectors(query, 1)[0], None
+        if kind == "text":
             row = (reader := text_encoder_for(runtime))(query)
             reader.warn(2)
             return runtime.unit_text_vectors([row])[0].cpu().numpy(), row
-        if not states_too:
+        if not with_states:
             return self.model.encode_image(query), None
         states = runtime.states([runtime.pixels(query)])
         return runtime.unit_vectors_of_states(states)[0].cpu().numpy(), states
 
     def _match_pictures(
-        self, reranker: Reranker, row: list[int], hits: Sequence[Mapping[str, Any]], size: int
+        self, reranker: Reranker, row: list[int], hits: Sequence[Mapping[str, Any]], batch_size: int
     ) -> dict[str, float]:
-        """id -> match logit with a text, for the pictures that can still be read."""
+        """id -> match logit with a text, for the pictures that can still be read. Warns about the others."""
         runtime = self.model.runtime
         matched: dict[str, float] = {}
-        lost: list[str] = []
-        for batch in batches(hits, size):
+        problems: list[str] = []
+        for batch in batches(hits, batch_size):
             states = {hit["id"]: cached for hit in batch if (cached := self._states.get(hit["id"])) is not None}
             pixels = {}
             for hit in batch:
@@ -339,20 +348,26 @@ class Gallery:
                     try:
                         pixels[hit["id"]] = runtime.pixels(read_again(hit, runtime.limits))
                     except ImageError as error:
-                        lost.append(str(error))
+                        problems.append(str(error))
             if pixels:
                 states |= dict(zip(pixels, runtime.states(list(pixels.values()))))
-            for name in pixels:
-                self._states.put(name, states[name])
+            for picture_id in pixels:
+                self._states.put(picture_id, states[picture_id])
             if states:
-                found = reranker.match_pictures(row, torch.stack(list(states.values())))
-                matched |= dict(zip(states, found.tolist()))
-        if lost:
-            warnings.warn(f"{len(lost)} of {len(hits)} pictures could not be re-ranked: {lost[0]}", stacklevel=3)
+                logits = reranker.match_pictures(row, torch.stack(list(states.values())))
+                matched |= dict(zip(states, logits.tolist()))
+        if problems:
+            warnings.warn(
+                f"{len(problems)} of {len(hits)} pictures could not be re-ranked: {problems[0]}", stacklevel=3
+            )
         return matched
 
-    def _checked(self, vectors: Any, count: int) -> np.ndarray:
-        """(count, D) float32 of unit length."""
+    def _check_vectors(self, vectors: Any, count: int) -> np.ndarray:
+        """Vectors from the user as (count, D) float32 of unit length.
+
+        Raises:
+            InputError: they have another number, length or norm.
+        """
         dim = (self.manifest or {})["dim"]
         try:
             array = np.asarray(vectors, dtype=np.float32)
@@ -363,7 +378,8 @@ class Gallery:
         array = array[None] if array.ndim == 1 else array
         if array.shape != (count, dim):
             raise InputError(f"expected {count} vectors of length {dim}, got shape {np.shape(vectors)}")
-        if not np.allclose(np.linalg.norm(array, axis=1), 1, atol=1e-2):  # also false if a value is not finite
+        # Not close either if a value is not finite.
+        if not np.allclose(np.linalg.norm(array, axis=1), 1, atol=1e-2):
             raise InputError(
                 "expected vectors of unit length, as encode_image and encode_text return them, got other lengths"
             )

@@ -1,4 +1,4 @@
-"""How an index identifies a picture or a text: by the sha256 of its content, and where it can be read again."""
+"""The items of an index: each is identified by the sha256 of its content, and remembers where it can be read again."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class GalleryEntry(NamedTuple):
 
     Attributes:
         id: "image:" or "text:" and the sha256 of the content.
-        path: where it can be read again, or "".
+        path: the path or URL of the picture, or "".
         text: the text, or "".
-        item: the picture, as an input of `load_picture`; or the token ids of the text.
+        item: the picture, as an input of `load_picture`, or the token ids of the text.
     """
 
     id: str
@@ -32,10 +32,10 @@ class GalleryEntry(NamedTuple):
 
 
 def picture_entry(item: Any, limits: Limits) -> GalleryEntry:
-    """A picture, identified by the sha256 of its file, of its bytes, or else of its pixels.
+    """The entry of a picture, identified by the sha256 of its file, of its bytes, or else of its pixels.
 
     Raises:
-        ImageError: it cannot be read. (Whether it is a picture is not checked here.)
+        ImageError: it cannot be read. (This does not check that a file or bytes are a picture.)
     """
     if isinstance(item, (str, os.PathLike)):
         location = readable_location(item)
@@ -43,7 +43,8 @@ def picture_entry(item: Any, limits: Limits) -> GalleryEntry:
             content = fetch_picture(location, limits)
             return GalleryEntry(_id("image", content), "" if location[:5].lower() == "data:" else location, "", content)
         if not os.path.isfile(location):
-            load_picture(item, limits)  # raises, and says why
+            # Raises an error with the reason.
+            load_picture(item, limits)
         try:
             digest = compute_digests(Path(location), "sha256")["sha256"]
         except OSError as error:
@@ -60,17 +61,25 @@ def picture_entry(item: Any, limits: Limits) -> GalleryEntry:
 
 
 def text_entry(text: str, row: list[int]) -> GalleryEntry:
-    """A text with its token ids, identified by the sha256 of its UTF-8."""
+    """The entry of a text with its token ids, identified by the sha256 of its UTF-8 bytes.
+
+    Raises:
+        TextError: the text is no string, or no valid Unicode.
+    """
     return GalleryEntry(text_id(text), "", storable_text(text), row)
 
 
 def storable_text(text: str) -> str:
-    """As much of a text as the index can store; models read less."""
+    """A text, truncated to what the index can store. Models read less."""
     return text if len(text) * 4 <= TEXT_BYTES else text.encode()[:TEXT_BYTES].decode(errors="ignore")
 
 
 def text_id(text: Any) -> str:
-    """The id of a text."""
+    """The id of a text.
+
+    Raises:
+        TextError: it is no string, or no valid Unicode.
+    """
     return _id("text", _encoded(text))
 
 
@@ -88,7 +97,7 @@ def _encoded(text: Any) -> bytes:
 
 
 def readable_location(item: str | os.PathLike[str]) -> str:
-    """A URL unchanged, or an absolute path.
+    """The location that the index stores: a URL unchanged, or an absolute path.
 
     Raises:
         ImageError: the index cannot store it.
@@ -96,11 +105,11 @@ def readable_location(item: str | os.PathLike[str]) -> str:
     text = os.fspath(item)
     if not isinstance(text, str):
         text = os.fsdecode(text)
-    found = text if is_url(text) else os.path.abspath(text)
+    location = text if is_url(text) else os.path.abspath(text)
     try:
-        length = len(found.encode())
+        length = len(location.encode())
     except UnicodeEncodeError as error:
-        raise ImageError(f"expected a path in Unicode, as the index stores it, got {ascii(found)[:300]}") from error
-    if length > PATH_BYTES and found[:5].lower() != "data:":
-        raise ImageError(f"expected a path of at most {PATH_BYTES} bytes, the most that the index stores, got {length}")
-    return found
+        raise ImageError(f"expected a path in Unicode, as the index stores it, got {ascii(location)[:300]}") from error
+    if length > PATH_BYTES and location[:5].lower() != "data:":
+        raise ImageError(f"expected a path of at most {PATH_BYTES} bytes, the limit of the index, got {length}")
+    return location

@@ -1,4 +1,4 @@
-"""Adds pictures and texts to a gallery's collection, batch by batch."""
+"""Embeds pictures and texts and writes them to the collection of a gallery, batch by batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ from image_text_embedding.retrieval.milvus_collection import MilvusCollection
 
 
 class GalleryWriter:
-    """One call of `Gallery.add`: of each batch, the new items go to the collection."""
+    """One call of `Gallery.add`.
+
+    Args:
+        store: the collection.
+        model: computes the vectors that are not `given`.
+        failures: collects or raises the errors of items.
+        given: (items, D) vectors of all items of the call, or None.
+        batch_size: items computed and stored at once.
+        bar: a progress bar.
+    """
 
     def __init__(
         self,
@@ -26,53 +35,61 @@ class GalleryWriter:
         model: Encoder,
         failures: ItemErrors,
         given: np.ndarray | None,
-        size: int,
+        batch_size: int,
         bar: Any,
     ) -> None:
         self.store, self.model = store, model
-        self.failures, self.given, self.size, self.bar = failures, given, size, bar
+        self.failures, self.given, self.batch_size, self.bar = failures, given, batch_size, bar
 
-    def run(self, kind: str, items: Iterable[tuple[int, Any]], take: Callable[[Any], GalleryEntry]) -> int:
+    def write(self, kind: str, items: Iterable[tuple[int, Any]], make_entry: Callable[[Any], GalleryEntry]) -> int:
+        """Store the items that the collection does not have. Returns how many these are.
+
+        Args:
+            kind: "image" or "text".
+            items: (index in the call, item).
+            make_entry: identifies an item; it raises InputError for one that cannot be used.
+        """
         count = 0
-        for batch in batches(items, self.size):
-            entries = {entry.id: (index, entry) for index, entry in self.failures.each(batch, take)}
+        for batch in batches(items, self.batch_size):
+            entries = {entry.id: (index, entry) for index, entry in self.failures.each(batch, make_entry)}
             existing = self.store.rows(list(entries))
-            self._move([entry for _, entry in entries.values()], existing)
-            fresh = [pair for name, pair in entries.items() if name not in existing]
-            done = self._vectors(kind, fresh) if fresh else []
+            self._update_paths([entry for _, entry in entries.values()], existing)
+            fresh = [pair for entry_id, pair in entries.items() if entry_id not in existing]
+            embedded = self._embed(kind, fresh) if fresh else []
             self.store.put(
                 [
                     {"id": entry.id, "kind": kind, "path": entry.path, "text": entry.text, "vector": vector}
-                    for entry, vector in done
+                    for entry, vector in embedded
                 ]
             )
-            count += len(done)
+            count += len(embedded)
             self.bar.update(len(batch))
         return count
 
-    def _vectors(self, kind: str, fresh: list[tuple[int, GalleryEntry]]) -> list[tuple[GalleryEntry, np.ndarray]]:
-        model, indices, entries = self.model, [i for i, _ in fresh], [entry for _, entry in fresh]
+    def _embed(self, kind: str, fresh: list[tuple[int, GalleryEntry]]) -> list[tuple[GalleryEntry, np.ndarray]]:
+        """The entries that can be embedded, with their vectors."""
+        model, indices, entries = self.model, [index for index, _ in fresh], [entry for _, entry in fresh]
         if self.given is not None:
             return list(zip(entries, self.given[indices]))
         if kind == "text":
             with torch.inference_mode():
-                found = model.runtime.unit_text_vectors([entry.item for entry in entries])
-                return list(zip(entries, found.cpu().numpy()))
+                text_vectors = model.runtime.unit_text_vectors([entry.item for entry in entries])
+                return list(zip(entries, text_vectors.cpu().numpy()))
         pictures = [entry.item for entry in entries]
-        vectors, errors = model.encode_image(pictures, self.size, show_progress_bar=False, on_error="skip")
-        for at, error in errors:
-            # Its index is the one in the batch; the caller wants the index in the list.
+        vectors, errors = model.encode_image(pictures, self.batch_size, show_progress_bar=False, on_error="skip")
+        for position, error in errors:
+            # The error has the index in the batch; the caller expects the index in the call.
             if isinstance(error, InputError):
-                alone = type(error)(str(error).removeprefix(f"item {at}: "))
-                error = alone if self.failures.one else alone.at(indices[at])
+                without_index = type(error)(str(error).removeprefix(f"item {position}: "))
+                error = without_index if self.failures.one else without_index.at(indices[position])
             if not self.failures.skip:
                 raise error
-            self.failures.errors.append((indices[at], error))
-        bad = {at for at, _ in errors}
-        return [(entry, vectors[i]) for i, entry in enumerate(entries) if i not in bad]
+            self.failures.errors.append((indices[position], error))
+        failed = {position for position, _ in errors}
+        return [(entry, vectors[i]) for i, entry in enumerate(entries) if i not in failed]
 
-    def _move(self, entries: list[GalleryEntry], existing: Mapping[str, Mapping[str, Any]]) -> None:
-        """Update the path of entries whose old file no longer exists."""
+    def _update_paths(self, entries: list[GalleryEntry], existing: Mapping[str, Mapping[str, Any]]) -> None:
+        """Give entries whose stored path no longer exists their new path."""
         moved = {
             entry.id: entry.path
             for entry in entries
@@ -82,4 +99,4 @@ class GalleryWriter:
             and not os.path.exists(existing[entry.id]["path"])
         }
         rows = self.store.rows(list(moved), ["kind", "text", "vector"])
-        self.store.put([{**row, "path": moved[name]} for name, row in rows.items()])
+        self.store.put([{**row, "path": moved[entry_id]} for entry_id, row in rows.items()])

@@ -1,6 +1,6 @@
-"""Vectors in a Milvus collection with their manifest: in a file (Milvus Lite) or on a server.
+"""One Milvus collection of vectors with their manifest, in a file (Milvus Lite) or on a server.
 
-The same code serves both. Errors are one sentence; Milvus's own exceptions are their cause, and its log stays quiet.
+Errors are one sentence; the exceptions of Milvus are their cause, and its log stays quiet.
 """
 
 from __future__ import annotations
@@ -26,39 +26,40 @@ from image_text_embedding.foundation.errors import InputError, StoreError
 from image_text_embedding.foundation.optional_imports import missing_package
 from image_text_embedding.inputs.url_fetch import display_url
 
-PROPERTY = "image_text_embedding.manifest"  # of the collection
+# The property of a Milvus collection that stores the manifest.
+MANIFEST_PROPERTY = "image_text_embedding.manifest"
 
-MAX_RESULTS = 16_384  # the most that Milvus returns at once
+MAX_RESULTS = 16_384  # the limit of Milvus for one search
 
 PATH_BYTES, TEXT_BYTES = 8_192, 65_535  # the longest VARCHAR in Milvus is 65,535 bytes
 
-FIELDS = ["path", "text"]
-
+ROW_FIELDS = ["path", "text"]
 
 # How many collections of this process are open in each file: Milvus Lite serves them all with one server.
 _open_files: Counter[str] = Counter()
 
-_guard = threading.RLock()  # re-entrant, as a discarded collection may be finalised anywhere in this thread
+# Re-entrant, as a discarded collection may be finalised anywhere in this thread.
+_open_files_lock = threading.RLock()
 
 
 class MilvusCollection:
-    """One collection, created when it is first written to.
+    """One collection, created by `create`.
 
     Writes are serialised, as Milvus Lite requires; reading is safe from many threads.
 
     Args:
         uri: a file that ends in .db, or a server's http(s) or tcp address.
-        name: of the collection.
-        token: of the server, "user:password" or an API key.
-        timeout: seconds that connecting, or one call, may take.
+        name: the name of the collection.
+        token: "user:password" or an API key of the server.
+        timeout: the limit in seconds for connecting, and for each call.
 
     Attributes:
         location: the uri for messages, without credentials.
-        manifest: where its vectors come from (see `vector_manifest`); None while there is no collection.
+        manifest: where the vectors come from (see `vector_manifest`); None while the collection does not exist.
 
     Raises:
-        StoreError: it is in use, damaged, missing or too slow, or the collection was not made by this package.
-        InputError: the uri or the name is not usable.
+        StoreError: the file or server is in use, damaged, missing or too slow, or another program made the collection.
+        InputError: the uri or the name is invalid.
         SetupError: pymilvus or Milvus Lite is not installed.
     """
 
@@ -77,13 +78,13 @@ class MilvusCollection:
         if self.is_server or os.path.exists(self.uri):
             self._connect()
 
-    # --- The collection itself ---
+    # --- The collection ---
 
     def create(self, manifest: Mapping[str, Any]) -> None:
-        """Create the collection, if it does not exist, for vectors with this manifest.
+        """Create the collection for vectors with this manifest, unless it exists.
 
         Raises:
-            ConfigError: it exists, with vectors of another model.
+            ConfigError: it exists and has vectors of another model.
             StoreError: it cannot be created.
         """
         with self._writing:
@@ -97,7 +98,7 @@ class MilvusCollection:
         check_comparable(manifest, self.manifest, self.location)
 
     def close(self) -> None:
-        """Close the file or the connection; other processes can then open the file. Closing twice does nothing."""
+        """Close the file or the connection; other processes can then open the file. A second call does nothing."""
         if self._finalizer is not None:
             self._finalizer()
         self._client = self._finalizer = None
@@ -113,14 +114,14 @@ class MilvusCollection:
         schema.add_field("text", DataType.VARCHAR, max_length=TEXT_BYTES)
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=manifest["dim"])
         index = self._milvus.prepare_index_params()
-        # A file is searched exhaustively: it is meant for sizes for which that takes milliseconds.
+        # A file is searched exhaustively: at the sizes that files are meant for, that takes milliseconds.
         index.add_index("vector", index_type="AUTOINDEX" if self.is_server else "FLAT", metric_type="COSINE")
         self._milvus.create_collection(
             self.name,
             schema=schema,
             index_params=index,
-            properties={PROPERTY: json.dumps(dict(manifest), sort_keys=True)},
-            consistency_level="Strong",  # what is added is found by the next call
+            properties={MANIFEST_PROPERTY: json.dumps(dict(manifest), sort_keys=True)},
+            consistency_level="Strong",  # the next call finds what this one adds
             timeout=self._timeout,
         )
 
@@ -129,15 +130,15 @@ class MilvusCollection:
             return
         described = self._milvus.describe_collection(self.name, timeout=self._timeout)
         try:
-            manifest = json.loads(described["properties"][PROPERTY])
+            manifest = json.loads(described["properties"][MANIFEST_PROPERTY])
             dims = [field["params"]["dim"] for field in described["fields"] if field["name"] == "vector"]
-            right = manifest["format"] == FORMAT and dims == [manifest["dim"]]
+            is_ours = manifest["format"] == FORMAT and dims == [manifest["dim"]]
         except (KeyError, TypeError, ValueError):
-            right = False
-        if not right:
+            is_ours = False
+        if not is_ours:
             raise StoreError(
-                f"{self.location}: its collection {self.name!r} was not made by this package, or by a newer version: it has "
-                "no manifest of its vectors. Choose another collection"
+                f"{self.location}: the collection {self.name!r} was not made by this package, or by a newer version: it has "
+                "no manifest that this version can read. Choose another collection"
             )
         self.manifest = manifest
         self._milvus.load_collection(self.name, timeout=self._timeout)
@@ -152,7 +153,7 @@ class MilvusCollection:
         if self._closed:
             raise StoreError(f"{self.location} was closed: open it again")
         with self._milvus_errors("open it"):
-            self._client = _client(self)
+            self._client = _connect_client(self)
             self._finalizer = weakref.finalize(self, _release, self._client, None if self.is_server else self.uri)
             try:
                 self._read_manifest()
@@ -160,7 +161,7 @@ class MilvusCollection:
                 self.close()
                 raise
 
-    # --- Its rows ---
+    # --- Rows ---
 
     def __len__(self) -> int:
         if self.manifest is None:
@@ -169,32 +170,37 @@ class MilvusCollection:
             found = self._milvus.query(self.name, filter="", output_fields=["count(*)"], timeout=self._timeout)
             return int(found[0]["count(*)"])
 
-    def rows(self, ids: Sequence[str], fields: Sequence[str] = FIELDS) -> dict[str, dict[str, Any]]:
+    def rows(self, ids: Sequence[str], fields: Sequence[str] = ROW_FIELDS) -> dict[str, dict[str, Any]]:
         """id -> fields of the rows that exist."""
         if self.manifest is None or not ids:
             return {}
         with self._milvus_errors("read"):
             # Not get(), which puts ids into its filter unescaped: an id could select all rows.
             found = self._milvus.query(
-                self.name, filter=_among("id", ids), output_fields=["id", *fields], timeout=self._timeout
+                self.name, filter=_filter_any_of("id", ids), output_fields=["id", *fields], timeout=self._timeout
             )
             return {row["id"]: dict(row) for row in found}
 
     def ids_of_paths(self, paths: Sequence[str]) -> list[str]:
-        """The ids of rows that have one of these paths."""
+        """The ids of the rows with one of these paths."""
         if self.manifest is None or not paths:
             return []
         with self._milvus_errors("read"):
             found = self._milvus.query(
                 self.name,
-                filter=_among("path", paths),
+                filter=_filter_any_of("path", paths),
                 output_fields=["id"],
                 timeout=self._timeout,
             )
             return [row["id"] for row in found]
 
     def put(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write rows of `id`, `kind`, `path`, `text` and `vector`; a row with an existing id replaces the old one."""
+        """Write rows of `id`, `kind`, `path`, `text` and `vector`; a row with an existing id replaces the old one.
+
+        Raises:
+            InputError: a vector has the wrong length, or a value that is not finite.
+            StoreError: they cannot be written.
+        """
         if not rows:
             return
         assert self.manifest is not None, "create() comes first"
@@ -215,7 +221,11 @@ class MilvusCollection:
         return len(existing)
 
     def search(self, vector: np.ndarray, k: int, kind: str) -> list[dict[str, Any]]:
-        """The k rows of a kind with the highest cosines, best first: `id`, `cosine`, `path` and `text`."""
+        """The k rows of a kind with the highest cosines to a vector (D,), best first.
+
+        Returns:
+            `id`, `cosine`, `path` and `text` of each.
+        """
         if self.manifest is None:
             return []
         with self._milvus_errors("search"):
@@ -224,7 +234,7 @@ class MilvusCollection:
                 data=[np.asarray(vector, dtype=np.float32).tolist()],
                 limit=k,
                 filter=f'kind == "{kind}"',
-                output_fields=FIELDS,
+                output_fields=ROW_FIELDS,
                 search_params={"metric_type": "COSINE"},
                 timeout=self._timeout,
             )
@@ -232,7 +242,7 @@ class MilvusCollection:
 
     @contextmanager
     def _milvus_errors(self, doing: str) -> Iterator[None]:
-        """Turns errors of Milvus into a StoreError of one sentence."""
+        """Turn errors of Milvus into a StoreError of one sentence."""
         try:
             yield
         except Exception as error:
@@ -258,15 +268,18 @@ class MilvusCollection:
         return f"the file or the disk is damaged ({message}). Move the file away and build the index again"
 
 
-def _among(field: str, values: Sequence[str]) -> str:
-    """A filter: the field is one of these strings. (Milvus Lite 3.2 has no filter templates, nor JSON's \\u001b.)"""
+def _filter_any_of(field: str, values: Sequence[str]) -> str:
+    """A filter expression: the field is one of these strings.
+
+    The strings are escaped here, as Milvus Lite 3.2 has no filter templates; it does not read escapes such as \\u001b.
+    """
     escapes = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r"})
     listed = ", ".join(f'"{value.translate(escapes)}"' for value in values)
     return f"{field} in [{listed}]"
 
 
 def _check_location(store: MilvusCollection) -> None:
-    """Check uri and name before anything is opened or created.
+    """Check the uri and the name before anything is opened or created.
 
     Raises:
         InputError, StoreError, SetupError: as `MilvusCollection`.
@@ -279,12 +292,12 @@ def _check_location(store: MilvusCollection) -> None:
     if store.is_server:
         try:
             parts = urlsplit(store.uri)
-            right = (
+            valid = (
                 parts.scheme in ("http", "https", "tcp") and parts.hostname and (parts.port is None or parts.port > 0)
             )
         except ValueError:
-            right = False
-        if not right:
+            valid = False
+        if not valid:
             raise InputError(f"uri: expected a server's address such as http://host:19530, got {store.location}")
         return
     path = Path(store.uri)
@@ -292,7 +305,8 @@ def _check_location(store: MilvusCollection) -> None:
         raise InputError(
             f"uri: expected a file that ends in .db, or a server's address (http://host:19530), got {store.location}"
         )
-    if not os.path.isdir(path.parent):  # not Path.is_dir, which raises without permission
+    # Not Path.is_dir, which raises without permission.
+    if not os.path.isdir(path.parent):
         raise StoreError(f"{store.location}: the folder {str(path.parent)!r} is not found or not readable")
     if os.path.isdir(path) and not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         raise StoreError(f"{store.location}: not readable and writable by this user")
@@ -304,10 +318,11 @@ def _check_location(store: MilvusCollection) -> None:
         )
 
 
-def _client(store: MilvusCollection) -> Any:
-    from pymilvus import MilvusClient  # first: importing it configures logging
+def _connect_client(store: MilvusCollection) -> Any:
+    # Before the settings below, as importing pymilvus configures logging.
+    from pymilvus import MilvusClient
 
-    # Both log the errors that they then raise, with tracebacks; our error reports them once.
+    # Both log the errors that they raise, with tracebacks; our error reports them once.
     for name in ("pymilvus.decorators", "milvus_lite.adapter"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("grpc._server").addFilter(_is_relevant)
@@ -317,8 +332,9 @@ def _client(store: MilvusCollection) -> Any:
     log = logging.getLogger("milvus_lite.server_manager")
     log.addFilter(opening_errors)
     try:
-        with _guard:
-            _open_files[store.uri] += 1  # first, so that a concurrent release does not stop the server of this file
+        with _open_files_lock:
+            # Count before opening, so that a concurrent release does not stop the server of this file.
+            _open_files[store.uri] += 1
             try:
                 return MilvusClient(store.uri, timeout=store._timeout)
             except BaseException:
@@ -343,7 +359,7 @@ def _is_relevant(record: logging.LogRecord) -> bool:
 
 
 class _OpeningErrors(logging.Filter):
-    """Catches the log record in which Milvus Lite says why a file cannot be opened; its exception does not say it."""
+    """Catches the log record with the reason why Milvus Lite cannot open a file, as its exception has none."""
 
     error: BaseException | None = None
 
@@ -353,12 +369,13 @@ class _OpeningErrors(logging.Filter):
 
 
 def _release(client: Any, file: str | None) -> None:
+    """Close a client; with the last one of a file, also stop Milvus Lite's server, which releases the file."""
     client.close()
     if file is None:
         return
     from milvus_lite.server_manager import server_manager_instance
 
-    with _guard:
+    with _open_files_lock:
         _open_files[file] -= 1
         if not _open_files[file]:
             del _open_files[file]

@@ -1,4 +1,4 @@
-"""Search results as one self-contained HTML file: thumbnails are embedded, nothing is fetched, no script runs."""
+"""Search results as one self-contained HTML file: thumbnails are embedded, nothing is downloaded, no script runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from image_text_embedding.foundation.atomic_files import atomic_write
 
 if TYPE_CHECKING:
     from image_text_embedding.retrieval.search_results import SearchResult
-
 
 PAGE_THUMBNAIL_SIDE = 256  # pixels of a thumbnail's longer side
 
@@ -48,13 +47,14 @@ def results_page(
     about: str,
     path: str | os.PathLike[str],
 ) -> Path:
-    """Write a page of results, atomically. All text on it is escaped.
+    """Write a page of results, atomically. All text is escaped.
 
     Args:
-        query: the text, or the picture.
+        query: the text or picture of the search.
         results: best first.
         pictures: one per result; None for a text, and for a picture that cannot be shown.
         about: a line below the query.
+        path: the HTML file.
 
     Returns:
         `path`.
@@ -63,8 +63,8 @@ def results_page(
         OSError: it cannot be written.
     """
     title = query if isinstance(query, str) else "Pictures like this one"
-    shown = "" if isinstance(query, str) else f'<img class="query" alt="the query" src="{_thumbnail(query)}">\n'
-    items = "\n".join(_item(rank, found, picture) for rank, (found, picture) in enumerate(zip(results, pictures), 1))
+    query_image = "" if isinstance(query, str) else f'<img class="query" alt="the query" src="{_thumbnail(query)}">\n'
+    items = "\n".join(_item(rank, result, picture) for rank, (result, picture) in enumerate(zip(results, pictures), 1))
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     page = f"""<!DOCTYPE html>
 <html lang="en">
@@ -76,7 +76,7 @@ def results_page(
 <style>{STYLE}</style>
 </head>
 <body>
-{shown}<h1>{_safe(title)}</h1>
+{query_image}<h1>{_safe(title)}</h1>
 <p class="about">{_safe(about)}</p>
 <ol>
 {items}
@@ -87,22 +87,22 @@ def results_page(
     return atomic_write(path, page.encode("utf-8", "replace"))
 
 
-def _item(rank: int, found: SearchResult, picture: Image.Image | None) -> str:
-    name = os.path.basename(found.path) if found.path else "no file"
+def _item(rank: int, result: SearchResult, picture: Image.Image | None) -> str:
+    name = os.path.basename(result.path) if result.path else "no file"
     if picture is not None:
-        inside = f'<img alt="{_safe(found.text or name)}" src="{_thumbnail(picture)}">'
+        content = f'<img alt="{_safe(result.text or name)}" src="{_thumbnail(picture)}">'
     else:
-        inside = _safe(found.text or "" if found.kind == "text" else f"{name}: cannot be shown")
-    itm = "" if found.itm is None else f", ITM {found.itm:.3f}"
+        content = _safe(result.text or "" if result.kind == "text" else f"{name}: cannot be shown")
+    itm = "" if result.itm is None else f", ITM {result.itm:.3f}"
     lines = [
-        f'<div class="score">{rank} · score {found.score:.3f}</div>',
-        f'<div class="parts">ITC {found.itc:.3f}{itm}</div>',
+        f'<div class="score">{rank} · score {result.score:.3f}</div>',
+        f'<div class="parts">ITC {result.itc:.3f}{itm}</div>',
     ]
-    if found.path:
-        lines.append(f'<div class="path" title="{_safe(found.path)}">{_safe(name)}</div>')
-    if found.text and found.kind == "image":
-        lines.append(f"<div>{_safe(found.text)}</div>")
-    return f'<li><div class="picture">{inside}</div><div class="details">{"".join(lines)}</div></li>'
+    if result.path:
+        lines.append(f'<div class="path" title="{_safe(result.path)}">{_safe(name)}</div>')
+    if result.text and result.kind == "image":
+        lines.append(f"<div>{_safe(result.text)}</div>")
+    return f'<li><div class="picture">{content}</div><div class="details">{"".join(lines)}</div></li>'
 
 
 def _thumbnail(picture: Image.Image) -> str:

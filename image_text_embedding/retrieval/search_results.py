@@ -1,4 +1,4 @@
-"""What a query is, and the results of a search."""
+"""The results of a search, and how a search detects what its query is."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ class SearchResult:
     Attributes:
         id: "image:" or "text:" and the sha256 of the content; `Gallery.remove` takes it.
         kind: "image" or "text".
-        path: the absolute path or URL of the picture when it was added; None for a text, and for a picture added as bytes
-            or pixels.
+        path: the absolute path or URL of the picture when it was added; None for a text, and for a picture that was added
+            as bytes or pixels.
         text: the text; for a picture its caption, if it has one.
-        score: what results are ordered by: `itc`; for re-ranked ones the family's own rule, BLIP itm + itc, ALBEF itm.
-        itc: cosine of the two vectors.
+        score: the value that orders results: `itc`, or for re-ranked ones the family's own rule (BLIP: itm + itc,
+            ALBEF: itm).
+        itc: the cosine of the two vectors.
         itm: the match logit; None if not re-ranked.
     """
 
@@ -40,10 +41,10 @@ class SearchResult:
 
 
 def read_again(hit: Mapping[str, Any], limits: Limits) -> Any:
-    """The picture of a hit, to be read again.
+    """The picture of a hit, as an input of `load_picture`.
 
     Raises:
-        ImageError: it was moved or changed.
+        ImageError: the picture was moved or changed, or has no path.
     """
     if not hit["path"]:
         raise ImageError("a picture that was added as bytes or pixels has no path to read it from")
@@ -54,7 +55,7 @@ def read_again(hit: Mapping[str, Any], limits: Limits) -> Any:
 
 
 def query_kind(query: Any, modality: str | None) -> str:
-    """What a query is: "text", "image" or "vector"."""
+    """The kind of a query: its `modality` if given, or else "text", "image" or "vector" by its type."""
     if modality is not None:
         return modality
     if isinstance(query, (np.ndarray, torch.Tensor)) and query.ndim == 1:
@@ -65,9 +66,8 @@ def query_kind(query: Any, modality: str | None) -> str:
 
 
 def result_of_hit(hit: Mapping[str, Any], kind: str, itm: float | None, reranker: Reranker | None) -> SearchResult:
-    """The result for a row that Milvus found, with its match logit if it was re-ranked."""
-    cosine = hit["cosine"]
-    score = cosine
+    """The search result for a row from Milvus; `itm` is its match logit if it was re-ranked."""
+    score = cosine = hit["cosine"]
     if itm is not None and reranker is not None:
         score = reranker.combine(
             *(torch.tensor(each, dtype=torch.float32, device="cpu") for each in (itm, cosine))

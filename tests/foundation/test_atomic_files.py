@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -42,3 +44,34 @@ def test_a_folder_and_an_error_leave_what_was_there(tmp_path: Path) -> None:
         part.write_bytes(b"half")
         raise ValueError
     assert (tmp_path / "file").read_bytes() == b"before" and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_umask_decides_and_is_never_changed(tmp_path: Path) -> None:
+    """Other threads create files meanwhile: with a changed umask some would be writable for everybody."""
+    code = """if True:
+        import os, sys, threading
+        from pathlib import Path
+        from image_text_embedding.foundation.atomic_files import atomic_write
+        os.umask(0o077)
+        folder, modes, stop = Path(sys.argv[1]), set(), threading.Event()
+        def others():
+            count = 0
+            while not stop.is_set():
+                path = folder / f"other-{count % 50}"
+                path.unlink(missing_ok=True)
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+                modes.add(path.stat().st_mode & 0o777)
+                count += 1
+        thread = threading.Thread(target=others)
+        thread.start()
+        for i in range(300):
+            written = atomic_write(folder / "file", b"x").stat().st_mode & 0o777
+            assert written == 0o600, oct(written)
+        stop.set()
+        thread.join()
+        assert modes == {0o600}, modes
+        os.umask(0o022)
+        assert atomic_write(folder / "file", b"x").stat().st_mode & 0o777 == 0o644
+    """
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

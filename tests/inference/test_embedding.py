@@ -1,4 +1,4 @@
-"""Vectors of lists and streams: equal items once, batches by length, bounded memory, fast decoding."""
+"""Vectors of lists and streams: equal items are computed once, batches by length, bounded memory, fast decoding."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ def model() -> ite.Encoder:
     return ite.load("blip_demo")
 
 
-class TestTheSameTwice:
+class TestRepetitions:
     def test_pictures(self, model, photos, computed, tmp_path) -> None:
         path = tmp_path / "a.jpg"
         path.write_bytes(jpeg(photos[0]))
@@ -49,7 +50,7 @@ class TestTheSameTwice:
         vectors = model.encode_image(np.stack(singles))  # iterating it makes arrays whose ids are used again
         np.testing.assert_allclose(vectors, model.encode_image(singles), atol=1e-6)
 
-    def test_errors_are_told_of_each(self, model, photos) -> None:
+    def test_every_repetition_has_the_error(self, model, photos) -> None:
         vectors, errors = model.encode_image([b"x", photos[0], b"x", "none.jpg", b"x"], on_error="skip")
         assert [index for index, _ in errors] == [0, 2, 3, 4] == [error.index for _, error in errors]
         assert str(errors[1][1]).startswith("item 2: the bytes:") and "item 0" not in str(errors[3][1])
@@ -73,9 +74,10 @@ class TestTheSameTwice:
 
 class TestBatches:
     def lengths(self, rows: list[list[int]], size: int) -> list[list[int]]:
-        again: list[tuple[int, int]] = []
-        batches = list(embedding._by_length(enumerate(rows), size, again))
-        assert sorted(i for asked, _ in batches for i in asked) == list(range(len(rows))) and not again
+        repetitions: list[tuple[int, int]] = []
+        batches = list(embedding._by_length(enumerate(rows), size, repetitions))
+        assert sorted(i for asked, _ in batches for i in asked) == list(range(len(rows)))
+        assert not repetitions
         assert all(
             [i for i, _ in batch] == asked and all(rows[i] == row for i, row in batch) for asked, batch in batches
         )
@@ -94,26 +96,23 @@ class TestBatches:
         assert self.lengths([[i, *[1] * 7] for i in range(40)], 32) == [[8] * 32, [8] * 8]
         assert self.lengths([], 32) == []
 
-    def test_a_cpu_takes_as_many_pictures_as_stay_near_its_caches(self, model, photos, computed) -> None:
-        assert model.runtime.pictures_at_once > 32  # small pictures: batch_size decides
+    def test_batch_size_limits_small_pictures(self, model, photos, computed) -> None:
+        assert model.runtime.pictures_at_once > 32
         model.encode_image(photos * 1, batch_size=2)
         assert computed == [2, 2, 1]
 
     def test_pictures_at_once_of_a_base_model(self) -> None:
-        from types import SimpleNamespace
-
-        import torch
-
-        engine = SimpleNamespace(device=torch.device("cpu"), config=ite.model_config("blip_itm_base_coco"))
-        assert ModelRuntime.pictures_at_once.fget(engine) == 4
-        engine.device = torch.device("cuda")
-        assert ModelRuntime.pictures_at_once.fget(engine) > 10**6
+        runtime = SimpleNamespace(device=torch.device("cpu"), config=ite.model_config("blip_itm_base_coco"))
+        assert ModelRuntime.pictures_at_once.fget(runtime) == 4
+        runtime.device = torch.device("cuda")
+        assert ModelRuntime.pictures_at_once.fget(runtime) > 10**6
 
 
 class TestStreams:
     def test_pictures(self, model, photos) -> None:
         stream = model.stream_image((photo for photo in photos), batch_size=2)
-        assert iter(stream) is stream and not threads()  # nothing is begun before it is asked
+        assert iter(stream) is stream
+        assert not threads()  # nothing starts before the first vector is requested
         rows = list(stream)
         assert all(row.shape == (model.dim,) and row.dtype == np.float32 for row in rows)
         np.testing.assert_allclose(rows, model.encode_image(photos), atol=1e-6)
@@ -121,20 +120,20 @@ class TestStreams:
         raw = next(model.stream_image(photos, normalize_embeddings=False))
         np.testing.assert_allclose(raw / np.linalg.norm(raw), rows[0], atol=1e-6)
 
-    def test_an_endless_stream_keeps_few_pictures_and_ends_its_threads(self, model, photos, tmp_path) -> None:
-        class Place(type(tmp_path)):  # type: ignore[misc]
-            """A path that can be watched, unlike any other."""
+    def test_an_endless_stream_has_few_pictures_in_memory_and_ends_its_threads(self, model, photos, tmp_path) -> None:
+        class WatchedPath(type(tmp_path)):  # type: ignore[misc]
+            """A path that a WeakSet counts by identity."""
 
             __hash__, __eq__ = object.__hash__, object.__eq__
 
         (tmp_path / "a.jpg").write_bytes(jpeg(photos[4]))
         alive: weakref.WeakSet[Any] = weakref.WeakSet()
-        places = (alive.add(place) or place for place in map(Place, itertools.repeat(tmp_path / "a.jpg")))
-        stream = model.stream_image(places, batch_size=4)
-        most = 0
+        paths = (alive.add(path) or path for path in map(WatchedPath, itertools.repeat(tmp_path / "a.jpg")))
+        stream = model.stream_image(paths, batch_size=4)
+        max_alive = 0
         for _ in itertools.islice(stream, 60):
-            most = max(most, len(alive))
-        assert threads() and most <= 2 * 4 + prefetch.MAX_THREADS
+            max_alive = max(max_alive, len(alive))
+        assert threads() and max_alive <= 2 * 4 + prefetch.MAX_THREADS
         stream.close()
         assert not threads()
 
@@ -158,11 +157,11 @@ class TestStreams:
         assert error.value.index == 3 and not threads()
         np.testing.assert_allclose(rows, model.encode_image(photos[:3]), atol=1e-6)
 
-        def torn() -> Iterator[Any]:
+        def failing() -> Iterator[Any]:
             yield from photos[:3]
             raise OSError("the disk is gone")
 
-        stream = model.stream_image(torn(), batch_size=2)
+        stream = model.stream_image(failing(), batch_size=2)
         np.testing.assert_allclose([next(stream) for _ in range(3)], rows, atol=1e-6)
         with pytest.raises(OSError, match="the disk is gone"):
             next(stream)
@@ -174,7 +173,8 @@ class TestStreams:
         assert all((vector is None) != (error is None) for vector, error in pairs)
         np.testing.assert_allclose([pairs[1][0], pairs[4][0]], model.encode_image(photos[:2]), atol=1e-6)
         endless = model.stream_image(itertools.repeat(b"x"), batch_size=2, on_error="skip")
-        assert all(error is not None for _, error in itertools.islice(endless, 50))  # errors come as they are found
+        # Errors are yielded as soon as they are found.
+        assert all(error is not None for _, error in itertools.islice(endless, 50))
         endless.close()
 
     def test_texts(self, model, computed, monkeypatch) -> None:
@@ -203,7 +203,7 @@ class TestStreams:
         with pytest.warns(ite.TruncatedTextWarning, match="1 of 2 texts"):
             list(model.stream_text(["a dog", "dog " * 60]))
 
-    def test_what_is_wrong_is_said_at_once(self, model, photos) -> None:
+    def test_wrong_arguments_are_errors_at_the_call(self, model, photos) -> None:
         for wrong in (photos[0], "a.jpg", b"bytes"):
             with pytest.raises(InputError, match="expected an iterable of pictures, got one"):
                 model.stream_image(wrong)
@@ -238,7 +238,7 @@ class TestFastDecoding:
         path.write_bytes(pictures[0])
         np.testing.assert_allclose(model.encode_image(path, decode="fast"), fast[0], atol=1e-6)
 
-    def test_pictures_that_are_not_much_larger_are_as_they_were(self, model, photos) -> None:
+    def test_pictures_that_are_not_much_larger_are_decoded_exactly(self, model, photos) -> None:
         size = model.config.vision.image_size
         for picture in (jpeg(photos[0], (5 * size, 4 * size - 1)), jpeg(photos[0], (64, 48))):
             np.testing.assert_array_equal(model.runtime.pixels_fast(picture), model.runtime.pixels(picture))
@@ -259,7 +259,7 @@ class TestFastDecoding:
         with pytest.raises(ImageError, match="1600 x 1200 pixels are more than 1919999"):
             ite.load("blip_demo", limits=ite.Limits(max_pixels=1919999)).encode_image(turned, decode="fast")
 
-    def test_the_users_own_pil_image_is_left_as_it_was(self, model, photos, tmp_path: Path) -> None:
+    def test_the_users_own_pil_image_is_not_changed(self, model, photos, tmp_path: Path) -> None:
         path = tmp_path / "a.jpg"
         path.write_bytes(jpeg(photos[0], (1600, 1200)))
         with Image.open(path) as picture:
@@ -286,7 +286,7 @@ class TestResizingOnTheDevice:
         difference = np.abs(ours.astype(int) - to_pixels(picture, 96))
         assert difference.max() <= 3 and difference.mean() < 0.35
 
-    def test_large_pictures_do_not_wait_whole(self, model, photos) -> None:
+    def test_large_pictures_are_resized_before_they_wait_in_a_batch(self, model, photos) -> None:
         size = model.config.vision.image_size
         large = Image.fromarray(photos[0]).resize((4 * size + 1, 4 * size))
         assert model.runtime.pixels_unresized(large).shape == (size, size, 3)
@@ -297,8 +297,8 @@ class TestResizingOnTheDevice:
             3,
         )
 
-    def test_no_more_at_once_than_memory_was_meant_for(self, model, photos, monkeypatch) -> None:
+    def test_large_groups_are_resized_in_chunks(self, model, photos, monkeypatch) -> None:
         pictures = [np.roll(photos[0][:200, :300], shift, axis=1) for shift in range(5)]
-        whole = model.encode_image(pictures, decode="device")
+        expected = model.encode_image(pictures, decode="device")
         monkeypatch.setattr(model_runtime, "MAX_RESIZE_VALUES", 2 * pictures[0].size)
-        np.testing.assert_allclose(model.encode_image(pictures, decode="device"), whole, atol=1e-6)
+        np.testing.assert_allclose(model.encode_image(pictures, decode="device"), expected, atol=1e-6)

@@ -71,7 +71,7 @@ class TestShapesAndOrder:
         texts = np.array(CAPTIONS)
         np.testing.assert_allclose(model.encode_text(texts), model.encode_text(CAPTIONS), atol=1e-6)
 
-    def test_tensors_when_asked_for_and_lengths_when_asked_for(self, model) -> None:
+    def test_tensors_and_vectors_of_their_own_length_on_request(self, model) -> None:
         tensor = model.encode_text(CAPTIONS, convert_to_tensor=True)
         assert isinstance(tensor, torch.Tensor) and tensor.device == model.device
         raw = model.encode_text(CAPTIONS, normalize_embeddings=False)
@@ -103,7 +103,7 @@ class TestRules:
         np.testing.assert_allclose(albef.encode_text("<person>'s dog-house!"), albef.encode_text("persons dog house"))
         assert not np.allclose(model.encode_text("dog-house"), model.encode_text("dog house"), atol=1e-4)
 
-    def test_a_cut_text_is_said_to_be_cut(self, model) -> None:
+    def test_a_truncated_text_is_a_warning(self, model) -> None:
         with pytest.warns(ite.TruncatedTextWarning, match="1 of 2 texts are longer than blip_base reads"):
             vectors = model.encode_text(["a dog", "word " * 31])
         with warnings.catch_warnings():
@@ -127,13 +127,13 @@ class TestRules:
 
 
 class TestBadInput:
-    def test_the_item_is_named_and_the_others_come_through(self, model, photos, tmp_path) -> None:
-        torn = tmp_path / "torn.jpg"
+    def test_the_item_is_named_and_the_others_are_encoded(self, model, photos, tmp_path) -> None:
+        truncated = tmp_path / "truncated.jpg"
         buffer = io.BytesIO()
         Image.fromarray(photos[0]).save(buffer, "JPEG")
-        torn.write_bytes(buffer.getvalue()[:5000])
-        items = [photos[0], torn, tmp_path / "nothing.jpg", photos[1], b"not a picture", 3.5]
-        with pytest.raises(ImageError, match=r"^item 1: .*torn\.jpg") as error:
+        truncated.write_bytes(buffer.getvalue()[:5000])
+        items = [photos[0], truncated, tmp_path / "nothing.jpg", photos[1], b"not a picture", 3.5]
+        with pytest.raises(ImageError, match=r"^item 1: .*truncated\.jpg") as error:
             model.encode_image(items)
         assert error.value.index == 1
         vectors, errors = model.encode_image(items, on_error="skip", batch_size=2)
@@ -153,7 +153,7 @@ class TestBadInput:
             model.encode_text("")
         assert error.value.index is None
 
-    def test_one_bad_item_alone(self, model) -> None:
+    def test_a_single_bad_item(self, model) -> None:
         vector, errors = model.encode_image(b"nothing", on_error="skip")
         assert vector.shape == (256,) and np.isnan(vector).all() and len(errors) == 1
         with pytest.raises(ImageError) as error:
@@ -180,13 +180,13 @@ class TestBadInput:
             with pytest.raises(InputError, match="is not available in torch"):
                 ite.load("blip_base", device=device)
 
-    def test_a_missing_tower_is_said(self, home) -> None:
+    def test_a_missing_tower_is_named(self, home) -> None:
         with pytest.raises(InputError, match=r"modality='text'.*has no image tower"):
             ite.load("blip_base", modality="text").encode_image("x.jpg")
 
     def test_damaged_weights_give_no_vector(self, model, monkeypatch) -> None:
         bias = model.runtime.parts["text"].text_proj.bias
-        kept = bias.clone()
+        before = bias.clone()
         try:
             bias.fill_(float("nan"))
             with pytest.raises(ComputeError, match=r"item 0: the .* tower produced NaN or infinity"):
@@ -194,4 +194,4 @@ class TestBadInput:
             vectors, errors = model.encode_text(["a dog"], on_error="skip")
             assert np.isnan(vectors).all() and isinstance(errors[0][1], ComputeError)
         finally:
-            bias.copy_(kept)
+            bias.copy_(before)

@@ -74,7 +74,7 @@ class TestSharing:
             np.testing.assert_array_equal(other, vectors[0])
 
 
-class TestOtherWaysToNameAModel:
+class TestWaysToNameAModel:
     def test_a_checkpoint_file_by_itself(self, home, model, albef, tmp_path) -> None:
         for name, reference in (("blip_base", model), ("albef_4m", albef)):
             found = ite.load(reference.runtime.resolved.weights, modality="text")
@@ -85,7 +85,7 @@ class TestOtherWaysToNameAModel:
             assert named.info["sha256"] == reference.info["sha256"]
             np.testing.assert_array_equal(named.encode_text(CAPTIONS), reference.encode_text(CAPTIONS))
 
-    def test_our_own_file_needs_nothing_else(self, model, photos, tmp_path) -> None:
+    def test_our_own_file(self, model, photos, tmp_path) -> None:
         path = model.save(tmp_path / "mine.safetensors")
         again = ite.load(path)
         assert again.config == dataclasses.replace(model.config, tasks=("embed",), decoder=None)  # no head was loaded
@@ -198,7 +198,7 @@ class TestParityWithTransformers:
         difference = np.abs(ours.encode_text(words) - expected).max()
         assert difference < 1e-5
 
-    def test_the_file_alone_and_bin(self, folder: Path, tmp_path) -> None:
+    def test_a_folder_as_checkpoint_and_pytorch_bin(self, folder: Path, tmp_path) -> None:
         from safetensors.torch import load_file
 
         expected = ite.load(folder, modality="text").encode_text("two dogs")

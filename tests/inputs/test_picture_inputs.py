@@ -183,3 +183,22 @@ def test_modes_that_do_not_fit_are_refused(mode: str, shape: tuple[int, ...]) ->
 
     with pytest.raises(ImageError, match=r"RGB \(3 channels\), BGR \(3 channels\), .*GRAY \(1 channels\) or None, got"):
         load_picture(TowheeImage(np.zeros(shape, dtype=np.uint8), mode))
+
+
+def test_a_closed_pil_image_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(RGB).save(path)
+    with Image.open(path) as left:  # closed on leaving, before its pixels were read
+        pass
+    closed = Image.open(path)
+    closed.close()
+    in_memory = Image.fromarray(RGB)
+    in_memory.close()
+    with path.open("rb") as file:
+        without_file = Image.open(file)
+    for picture in (left, closed, in_memory, without_file):
+        with pytest.raises(ImageError, match=r"was closed: .*image\.copy\(\)"):
+            load_picture(picture)
+    with Image.open(path) as loaded:
+        loaded.load()
+    assert (np.asarray(load_picture(loaded)) == RGB).all()  # the pixels were read in time

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import threading
@@ -59,6 +60,15 @@ def test_known_ids(tokenizer: Tokenizer) -> None:
     assert (tokenizer.pad_id, tokenizer.unk_id, tokenizer.mask_id) == (0, 100, 103)
     assert tokenizer("A photo of a cat.", BLIP) == [101, 1037, 6302, 1997, 1037, 4937, 102]
     assert tokenizer("A photo of a cat.", ALBEF) == [101, 1037, 6302, 1997, 1037, 4937]
+
+
+def test_ids_become_text(tokenizer: Tokenizer) -> None:
+    """As bert-base-uncased's own tokenizer decodes: pieces and punctuation joined to their word, special tokens left out."""
+    text = "it's a skateboarder, isn't it? (yes - 3.5 of them!)"
+    ids = tokenizer(text, dataclasses.replace(BLIP, to_space=""))
+    assert tokenizer.decode(ids) == "it's a skateboarder, isn't it? ( yes - 3. 5 of them! )"
+    assert tokenizer.decode([30522, *ids[:4], 30523, 0, 0]) == "it's"
+    assert tokenizer.decode([]) == ""
 
 
 @pytest.mark.parametrize("rules", [BLIP, ALBEF], ids=["blip", "albef"])

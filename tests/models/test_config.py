@@ -6,12 +6,13 @@ import dataclasses
 import json
 
 import pytest
+from support.models import SMALL
 
 import image_text_embedding as ite
 from image_text_embedding.foundation.errors import ConfigError, UnknownModelError
 from image_text_embedding.models import config_files
 from image_text_embedding.models.checkpoints import transformers_config
-from image_text_embedding.models.config import config_from_mapping
+from image_text_embedding.models.config import DecoderConfig, config_from_mapping
 
 EMBEDDING_MODELS = [
     "albef_14m",
@@ -144,6 +145,15 @@ def test_a_folder_of_transformers_with_other_settings(change: dict, tmp_path) ->
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "blip", **change}))
     with pytest.raises(ConfigError, match=tmp_path.name):
         transformers_config.config_from_transformers(tmp_path)
+
+
+def test_decoder_configurations() -> None:
+    """The numbers of the official code: `models/blip_vqa.py`, `models/model_vqa.py`, `data/utils.py`, `VQA.py`."""
+    assert ite.model_config("blip_vqa_capfilt").decoder == DecoderConfig(12, 30522, label_smoothing=0.1)
+    assert ite.model_config("albef_vqa").decoder == DecoderConfig(6, None, first_token_twice=True)
+    assert ite.model_config("blip_caption_large").decoder == DecoderConfig(12, 30522)
+    assert [ite.model_config(name).vision.image_size for name in SMALL[:6]] == [224, 384, 256, 384, 480, 384]
+    assert ite.model_config("blip_vqa_base").questions.max_words == 50
 
 
 def test_the_public_face_is_what_is_exported() -> None:

@@ -26,31 +26,33 @@ def few(tmp_path: Path) -> list[Path]:
     return [Path(shutil.copy(path, tmp_path)) for path in PATHS[:6]]
 
 
-def test_what_is_there_costs_nothing(
+def test_existing_content_costs_nothing(
     tmp_path: Path, model: Any, few: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Gallery.open(tmp_path / "g.db", model) as found:
         double = [*few, shutil.copy(few[0], tmp_path / "copy.jpg")]
         assert found.add(double, [QUERY, QUERY]) == 7 and len(found) == 7
         with monkeypatch.context() as patch:
-            patch.setattr(model, "encode_image", None)  # it is not even asked
+            # Fails if it is called.
+            patch.setattr(model, "encode_image", None)
             assert found.add(double, texts=QUERY) == 0 and len(found) == 7
         assert found.add(PATHS[6]) == 1
     with Gallery.open(tmp_path / "g.db", model) as found:
         assert len(found) == 8 and found.search(few[2], 1)[0].path == str(few[2])
 
 
-def test_a_file_that_was_moved_is_found_where_it_is(tmp_path: Path, model: Any, few: list[Path]) -> None:
+def test_a_moved_file_gets_its_new_path(tmp_path: Path, model: Any, few: list[Path]) -> None:
     with Gallery.open(tmp_path / "g.db", model) as found:
         found.add(few)
         new = few[0].rename(tmp_path / "elsewhere.jpg")
         assert found.add([new, *few[1:]]) == 0 and len(found) == 6
         assert found.search(new, 1)[0].path == str(new)
-        found.add(shutil.copy(new, tmp_path / "another.jpg"))  # it is still there, too
+        # The first file still exists: its path stays.
+        found.add(shutil.copy(new, tmp_path / "another.jpg"))
         assert found.search(new, 1)[0].path == str(new)
 
 
-def test_anything_that_is_a_picture(tmp_path: Path, model: Any) -> None:
+def test_any_supported_picture_input(tmp_path: Path, model: Any) -> None:
     with Gallery.open(tmp_path / "g.db", model) as found:
         content = Path(PATHS[0]).read_bytes()
         assert found.add([content, np.array(Image.open(PATHS[1]).convert("RGB")), Image.open(PATHS[2]), PATHS[3]]) == 4
@@ -65,7 +67,7 @@ def test_anything_that_is_a_picture(tmp_path: Path, model: Any) -> None:
         assert [each.itm is None for each in results] == [False, True, True, True]
 
 
-def test_pictures_that_changed_or_went_are_not_matched(tmp_path: Path, model: Any, few: list[Path]) -> None:
+def test_changed_and_deleted_pictures_are_not_matched(tmp_path: Path, model: Any, few: list[Path]) -> None:
     with Gallery.open(tmp_path / "g.db", model) as found:
         found.add(few)
         shutil.copy(PATHS[10], few[0])
@@ -76,7 +78,7 @@ def test_pictures_that_changed_or_went_are_not_matched(tmp_path: Path, model: An
         assert [each.itm is None for each in results] == [False] * 4 + [True] * 2
 
 
-def test_broken_pictures_are_named_and_the_others_kept(tmp_path: Path, model: Any, few: list[Path]) -> None:
+def test_broken_pictures_are_named_and_the_others_added(tmp_path: Path, model: Any, few: list[Path]) -> None:
     few[3].write_bytes(b"no picture")
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")
     shutil.copy(PATHS[7], odd)
@@ -122,14 +124,14 @@ def test_vectors_from_elsewhere(tmp_path: Path, model: Any) -> None:
         assert found.add(PATHS[:4], vectors=list(vectors)) == 4
         assert found.add(PATHS[4], vectors=model.encode_image(PATHS[4])) == 1
         assert found.search(vectors[2], 1)[0].path == PATHS[2]
-        for wrong, said in (
+        for wrong, message in (
             (vectors[:2], "expected 4 vectors of length"),
             (vectors[:, :7], "expected 4 vectors of length"),
             ([*vectors[:3], vectors[3][:7]], "different lengths"),
             (vectors * 2, "unit length"),
             (vectors * np.nan, "unit length"),
         ):
-            with pytest.raises(InputError, match=said):
+            with pytest.raises(InputError, match=message):
                 found.add(PATHS[6:10], vectors=wrong)
         with pytest.raises(InputError, match="expected 1 vectors"):
             found.search(vectors[0][:7], 1)
@@ -151,14 +153,14 @@ def test_importing_stays_light() -> None:
 
 
 @pytest.mark.parametrize("name", ["it's", 'a "b"', "back\\slash", "new\nline", "\x1b[31mred", "tab\t", "ü 🐻"])
-def test_any_name_can_be_taken_out(name: str, model: Any, few: list[Path], tmp_path: Path) -> None:
+def test_pictures_of_any_name_can_be_removed(name: str, model: Any, few: list[Path], tmp_path: Path) -> None:
     odd = few[0].rename(tmp_path / f"{name}.png")
     with Gallery.open(tmp_path / "g.db", model) as gallery:
         assert gallery.add([odd, few[1]]) == 2
         assert gallery.remove([odd]) == 1 and len(gallery) == 1
 
 
-def test_an_id_is_no_part_of_a_query(model: Any, few: list[Path], tmp_path: Path) -> None:
+def test_ids_are_escaped_in_filters(model: Any, few: list[Path], tmp_path: Path) -> None:
     with Gallery.open(tmp_path / "g.db", model) as gallery:
         gallery.add(few)
         for wanted in ("'] or kind in ['image", '"] or kind in ["image', "x'y", "\\"):

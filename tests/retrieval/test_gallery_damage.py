@@ -1,4 +1,4 @@
-"""Galleries of other models, in use, damaged, interrupted, or on a missing server."""
+"""Galleries of other models, in use, damaged, interrupted, or on a server that does not answer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def test_another_model_is_refused(filled: Any, small_weights: dict[str, Path]) -
     other = ite.load(small("blip_base"), checkpoint=small_weights["blip_base"], tokenizer=VOCABULARY)
     with pytest.raises(ConfigError, match=r"model is blip_demo there and blip_base here.*dim is .* there and 32 here"):
         Gallery.open(filled._store.uri, other)
-    assert len(filled) == 96  # the other door's closing left this one open
+    # Closing the refused gallery leaves this one open.
+    assert len(filled) == 96
 
 
 @pytest.mark.parametrize("field", ["revision", "sha256", "preprocessing"])
@@ -53,7 +54,8 @@ def test_the_model_is_the_one_of_the_index(tmp_path: Path, model: Any, small_wei
         found.add(PATHS[0])
         assert found.manifest is not None and found.manifest["model"] == "blip_demo"
     with Gallery.open(tmp_path / "g.db") as found:
-        assert found._encoder is None and len(found) == 1  # counting needs no model
+        # Counting needs no model.
+        assert found._encoder is None and len(found) == 1
         assert found.search(QUERY)[0].path == PATHS[0]
     mine = dataclasses.replace(small("blip_base"), name="mine")
     own = ite.load(mine, checkpoint=small_weights["blip_base"], tokenizer=VOCABULARY)
@@ -63,7 +65,7 @@ def test_the_model_is_the_one_of_the_index(tmp_path: Path, model: Any, small_wei
         found.search(QUERY)
 
 
-def test_collections_of_one_file_are_apart_and_those_of_others_refused(tmp_path: Path, model: Any) -> None:
+def test_collections_of_one_file_are_separate_and_foreign_ones_refused(tmp_path: Path, model: Any) -> None:
     with Gallery.open(tmp_path / "g.db", model) as one, Gallery.open(tmp_path / "g.db", model, collection="b") as two:
         one.add(PATHS[:2])
         assert len(two) == 0 and two.add(PATHS[3]) == 1 and len(one) == 2
@@ -76,12 +78,13 @@ def test_collections_of_one_file_are_apart_and_those_of_others_refused(tmp_path:
 CHILD = "import image_text_embedding as ite; g = ite.Gallery.open({uri!r}); print(len(g), flush=True); input()"
 
 
-def test_a_file_in_use_and_let_go(tmp_path: Path, model: Any) -> None:
+def test_a_file_in_use_and_released(tmp_path: Path, model: Any) -> None:
     uri = tmp_path / "g.db"
     with Gallery.open(uri, model) as found:
         found.add(PATHS[:2])
         again = Gallery.open(uri, model)
-    assert len(again) == 2  # the other one was closed, this one was not
+    # The other gallery was closed, this one was not.
+    assert len(again) == 2
     again.close()
     again.close()
     child = subprocess.Popen(
@@ -95,7 +98,7 @@ def test_a_file_in_use_and_let_go(tmp_path: Path, model: Any) -> None:
         assert len(found) == 2
 
 
-def test_a_closed_gallery_says_so(tmp_path: Path, model: Any) -> None:
+def test_a_closed_gallery_raises(tmp_path: Path, model: Any) -> None:
     found = Gallery.open(tmp_path / "g.db", model)
     found.add(PATHS[0])
     found.close()
@@ -104,7 +107,7 @@ def test_a_closed_gallery_says_so(tmp_path: Path, model: Any) -> None:
             use()
 
 
-def test_a_gallery_that_nobody_holds_lets_go(tmp_path: Path, model: Any) -> None:
+def test_an_unreferenced_gallery_releases_its_file(tmp_path: Path, model: Any) -> None:
     found = Gallery.open(tmp_path / "g.db", model)
     found.add(PATHS[0])
     del found
@@ -123,19 +126,20 @@ def test_a_damaged_file(tmp_path: Path, model: Any, damage: str, capfd: pytest.C
     with pytest.raises(StoreError, match=r"g\.db': cannot .*: the file or the disk is damaged") as raised:
         Gallery.open(tmp_path / "g.db", model).search(QUERY)
     assert str(raised.value).count("\n") == 0 and "Traceback" not in capfd.readouterr().err
-    assert all(path.read_bytes() == b"{broken" for path in broken)  # nothing was made worse
+    # Nothing got worse.
+    assert all(path.read_bytes() == b"{broken" for path in broken)
 
 
-def test_places_that_are_none(tmp_path: Path, model: Any) -> None:
+def test_unusable_locations(tmp_path: Path, model: Any) -> None:
     (tmp_path / "file.db").write_bytes(b"SQLite format 3\0")
     (tmp_path / "folder.db").mkdir()
-    for uri, kind, said in (
+    for uri, kind, message in (
         (tmp_path / "file.db", StoreError, "something else or a damaged one"),
         (tmp_path / "folder.db", StoreError, "something else or a damaged one"),
         (tmp_path / "no" / "g.db", StoreError, "is not found or not readable"),
         (tmp_path / "g.sqlite", InputError, "ends in .db"),
     ):
-        with pytest.raises(kind, match=said):
+        with pytest.raises(kind, match=message):
             Gallery.open(uri, model)
     for uri in ("ftp://me:secret@host/x", "http://me:secret@host:port", "http://me:secret@:1"):
         with pytest.raises(InputError, match="expected a server's address") as raised:
@@ -147,12 +151,13 @@ def test_places_that_are_none(tmp_path: Path, model: Any) -> None:
         Gallery.open(tmp_path / "g.db", model, timeout=0)
     with Gallery.open(tmp_path / "g.db", model) as found, pytest.raises(StoreError, match="is empty"):
         found.search(QUERY)
-    assert not (tmp_path / "g.db").exists()  # asking makes nothing
+    # A search creates no file.
+    assert not (tmp_path / "g.db").exists()
     assert (tmp_path / "file.db").read_bytes() == b"SQLite format 3\0"
 
 
 @pytest.mark.parametrize("silent", [False, True])
-def test_a_server_that_is_not_there(silent: bool, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_does_not_answer(silent: bool, capfd: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         if silent:
@@ -179,7 +184,7 @@ def test_the_same_code_talks_to_a_server(tmp_path: Path, model: Any) -> None:
         db.close()
 
 
-def test_an_interrupted_build_goes_on(tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_build_resumes(tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     passed: list[int] = []
     encode = model.encode_image
 
@@ -210,7 +215,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_killed_on_the_way_nothing_is_lost(tmp_path: Path, model: Any) -> None:
+def test_a_killed_build_loses_nothing(tmp_path: Path, model: Any) -> None:
     uri = tmp_path / "g.db"
     code = KILLED.format(uri=str(uri), paths=PATHS[:8])
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == -signal.SIGKILL

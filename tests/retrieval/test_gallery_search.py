@@ -1,4 +1,4 @@
-"""Searching a gallery: results equal those of a plain computation, also re-ranked."""
+"""Searching a gallery: results equal those of a plain computation, with and without re-ranking."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import image_text_embedding as ite
 from image_text_embedding.foundation.errors import ImageError, InputError, TextError
 
 
-def test_what_is_found_is_what_a_plain_computation_finds(filled: Any, model: Any) -> None:
+def test_results_equal_those_of_a_plain_computation(filled: Any, model: Any) -> None:
     pictures, texts = model.encode_image(PATHS), model.encode_text(CAPTIONS)
     queries = (
         (QUERY, {}, pictures @ model.encode_text(QUERY), PATHS),
@@ -49,7 +49,8 @@ def test_reranked_as_the_encoder_reranks(filled: Any, model: Any) -> None:
     expected = model.rerank(PATHS[2], CAPTIONS, k=12, modality="image")[:5]
     assert [each.text for each in found] == [CAPTIONS[i] for i, _ in expected]
 
-    short = filled.search(QUERY, 10, rerank=4)  # those behind stay in the order of ITC
+    # Those behind the first four stay in the order of ITC.
+    short = filled.search(QUERY, 10, rerank=4)
     assert [each.itm is None for each in short] == [False] * 4 + [True] * 6
     assert {each.path for each in short[:4]} == {each.path for each in filled.search(QUERY, 4)}
     assert [each.path for each in short[4:]] == [each.path for each in filled.search(QUERY, 10)[4:]]
@@ -76,21 +77,22 @@ def test_states_are_computed_once(filled: Any, model: Any, monkeypatch: pytest.M
     assert [each.id for each in first] == [each.id for each in again]
 
 
-def test_kept_states_are_bounded() -> None:
+def test_cached_states_are_bounded() -> None:
     import torch
 
     one = torch.zeros(10)
-    kept = picture_state_cache.PictureStateCache(3 * one.nbytes)
+    cache = picture_state_cache.PictureStateCache(3 * one.nbytes)
     for name in "abc":
-        kept.put(name, one)
-    assert kept.get("a") is not None  # used last, so that b goes
-    kept.put("d", one)
-    assert [name for name in "abcd" if kept.get(name) is not None] == ["a", "c", "d"]
-    assert kept.bytes == 3 * one.nbytes
+        cache.put(name, one)
+    # The most recently used one, so that "b" is dropped.
+    assert cache.get("a") is not None
+    cache.put("d", one)
+    assert [name for name in "abcd" if cache.get(name) is not None] == ["a", "c", "d"]
+    assert cache.bytes == 3 * one.nbytes
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"k": 0}, "k: expected"),
         ({"rerank": -1}, "rerank: expected"),
@@ -100,12 +102,12 @@ def test_kept_states_are_bounded() -> None:
         ({"rerank": 4, "find": "text"}, "a text with a picture"),
     ],
 )
-def test_wrong_questions(filled: Any, arguments: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_bad_arguments_are_refused(filled: Any, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         filled.search(QUERY, **arguments)
 
 
-def test_a_query_that_is_too_long_says_that_it_was_cut(filled: Any) -> None:
+def test_a_truncated_query_warns(filled: Any) -> None:
     with pytest.warns(ite.TruncatedTextWarning, match="were truncated") as caught:
         filled.search("word " * 60, 1)
     assert len(caught) == 1 and caught[0].filename == __file__
@@ -115,7 +117,7 @@ def test_a_query_that_is_too_long_says_that_it_was_cut(filled: Any) -> None:
         filled.search("missing.jpg", 1, modality="image")
 
 
-def test_a_towhee_pipeline_fills_it_and_searches_it(filled: Any, tmp_path: Path) -> None:
+def test_a_towhee_pipeline_fills_and_searches_it(filled: Any, tmp_path: Path) -> None:
     from towhee import ops, pipe
 
     with Gallery.open(tmp_path / "g.db") as found:

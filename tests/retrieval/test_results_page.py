@@ -1,4 +1,4 @@
-"""The page of results: one file, nothing fetched, nothing run, every word escaped."""
+"""The page of results: one file that downloads and runs nothing, with all text escaped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from image_text_embedding.retrieval.results_page import PAGE_THUMBNAIL_SIDE, res
 HOSTILE = "<script>alert('1')</script> \"x\" onerror=y & \x1b[31m\ud800"
 
 
-class Read(HTMLParser):
+class PageReader(HTMLParser):
+    """Collects the tags and the text of a page."""
+
     def __init__(self) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, Any]]] = []
@@ -32,13 +34,13 @@ class Read(HTMLParser):
         self.text += data
 
 
-def read(path: Path) -> Read:
-    found = Read()
-    found.feed(path.read_text(encoding="utf-8"))
-    return found
+def read(path: Path) -> PageReader:
+    reader = PageReader()
+    reader.feed(path.read_text(encoding="utf-8"))
+    return reader
 
 
-def test_a_page_holds_everything_and_runs_nothing(tmp_path: Path) -> None:
+def test_a_page_is_self_contained_and_runs_nothing(tmp_path: Path) -> None:
     results = [
         SearchResult("image:1", "image", f"/photos/{HOSTILE}.jpg", HOSTILE, 1.5, 0.25, 1.25),
         SearchResult("image:2", "image", "/photos/gone.jpg", None, 0.125, 0.125),
@@ -55,11 +57,10 @@ def test_a_page_holds_everything_and_runs_nothing(tmp_path: Path) -> None:
     assert len(sources) == 1 and "://" not in path.read_text()
     thumbnail = Image.open(io.BytesIO(base64.b64decode(sources[0].removeprefix("data:image/jpeg;base64,"))))
     assert thumbnail.size == (PAGE_THUMBNAIL_SIDE, round(PAGE_THUMBNAIL_SIDE / 3))
-    assert (
-        page.text.count("<script>alert('1')</script>") == 5 and "\x1b" not in page.text
-    )  # title, h1, about, two texts
-    for said in ("1 · score 1.500", "ITC 0.250, ITM 1.250", "gone.jpg: cannot be shown", "3 · score 0.100"):
-        assert said in page.text
+    # Title, h1, about, two texts.
+    assert page.text.count("<script>alert('1')</script>") == 5 and "\x1b" not in page.text
+    for line in ("1 · score 1.500", "ITC 0.250, ITM 1.250", "gone.jpg: cannot be shown", "3 · score 0.100"):
+        assert line in page.text
     policy = next(a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'") and "script" not in policy
 
@@ -69,7 +70,7 @@ def test_a_picture_may_be_the_query(tmp_path: Path) -> None:
     assert [tag for tag, _ in page.tags].count("img") == 1 and "Pictures like this one" in page.text
 
 
-def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_is_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "r.html"
     path.write_text("before")
 

@@ -1,7 +1,7 @@
-"""Which backends compute towers in which precisions, and the export of a tower for them, built once and cached.
+"""Chooses the backend that computes the towers, and exports and opens towers for it.
 
-A tower is exported for a backend and a precision into `<cache_dir()>/exports`, and the quality of its vectors is measured
-right away, on pictures and texts that it was not calibrated on. Heads are not exported; torch computes them.
+A tower is exported once per backend and precision, into `<cache_dir()>/exports`. The export measures the quality of its
+vectors, on pictures and texts that it was not calibrated on. Heads are not exported; torch computes them.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ BACKENDS = ("torch", "openvino", "onnx")
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
-EXPORT_FORMAT = 1  # increase it when the content of exports changes: they are then rebuilt
+# Increase it when the content of exports changes: they are then rebuilt.
+EXPORT_FORMAT = 1
 
-# Mean cosines to torch in fp32: below the first an export in 16 or 32 bits is an error, below the second an int8 one warns.
+# Mean cosines to torch in fp32: below the first, an export in 16 or 32 bits is an error; below the second, any export warns.
 MIN_COSINE, MIN_INT8_COSINE = 0.999, 0.95
-
 
 _OPENVINO_NAMES = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
 
@@ -63,12 +63,12 @@ _OPENVINO_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 
 @dataclass(frozen=True)
 class Backend:
-    """What computes the towers.
+    """A backend and the precision in which it computes towers.
 
     Attributes:
         name: one of BACKENDS.
         precision: one of PRECISIONS.
-        calibration: modality -> the user's pictures or texts; the default is the packaged gallery.
+        calibration: modality -> pictures or texts of the user; the packaged gallery for modalities that it lacks.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Backend:
     calibration: Mapping[str, Iterable[Any]] = dataclasses.field(default_factory=dict)
 
     def tower(self, runtime: ModelRuntime, modality: str) -> CompiledTower:
-        """The process's one copy of a compiled tower. Not for torch, which needs none.
+        """A compiled tower, which all encoders of this process share. Not for torch, which needs none.
 
         Raises:
             SetupError: the backend is not installed.
@@ -84,9 +84,9 @@ class Backend:
             ComputeError: the export does not compute what torch computes.
         """
         samples = CalibrationSamples(runtime, modality, self.calibration.get(modality))
-        key = _key(self, runtime, modality, samples)
+        key = _export_key(self, runtime, modality, samples)
         digest = hashlib.sha256(repr(sorted(key.items())).encode()).hexdigest()
-        with _guard:
+        with _locks_lock:
             lock = _locks.setdefault(digest, threading.Lock())
         with lock:
             tower = _towers.get(digest)
@@ -111,9 +111,14 @@ class Backend:
             )
 
     def _build(self, part: Path, runtime: ModelRuntime, modality: str, samples: CalibrationSamples) -> dict[str, Any]:
-        half = torch.float16 if (self.name, self.precision) == ("onnx", "fp16") else torch.float32
+        """Write an export into the folder `part`. Returns its notes: the quality.
+
+        Raises:
+            ComputeError: the export does not compute what torch computes.
+        """
+        dtype = torch.float16 if (self.name, self.precision) == ("onnx", "fp16") else torch.float32
         cpu, config = torch.device("cpu"), runtime.config
-        graph = graph_of(load_part(modality, runtime.resolved, cpu, half), modality, config)
+        graph = graph_of(load_part(modality, runtime.resolved, cpu, dtype), modality, config)
         calibration, held_out = samples.split()
         if self.name == "openvino":
             write_openvino(graph, modality, config, part / OPENVINO_FILES[0], self.precision, calibration)
@@ -139,26 +144,27 @@ class Backend:
 
 _towers: weakref.WeakValueDictionary[str, CompiledTower] = weakref.WeakValueDictionary()
 
+# One per export, so that different towers can be exported at the same time.
 _locks: dict[str, threading.Lock] = {}
 
-_guard = threading.Lock()
+_locks_lock = threading.Lock()
 
 
 def choose_backend(backend: Any, precision: Any, device: torch.device, calibration: Any) -> Backend:
     """The backend for `load`, checked before anything is downloaded or read.
 
     Raises:
-        InputError: an unknown backend or precision; a backend without the precision or the device; unusable calibration.
+        InputError: the backend or precision is unknown, or not available on this device; the calibration is unusable.
         SetupError: the backend is not installed; the message names the extra.
     """
-    for what, value, known in (("backend", backend, BACKENDS), ("precision", precision, PRECISIONS)):
+    for argument, value, known in (("backend", backend, BACKENDS), ("precision", precision, PRECISIONS)):
         if value not in known:
             raise InputError(
-                f"{what}: expected one of {', '.join(known)}, got {value!r}{did_you_mean(str(value), known)}"
+                f"{argument}: expected one of {', '.join(known)}, got {value!r}{did_you_mean(str(value), known)}"
             )
     available = _available_precisions(backend, device.type)
     if precision not in available:
-        other = ". int8 is computed by backend='openvino' and 'onnx'" if backend == "torch" else ""
+        other = ". int8 needs backend='openvino' or 'onnx'" if backend == "torch" else ""
         raise InputError(
             f"precision: expected one of {', '.join(available)}, which backend={backend!r} can compute on this "
             f"{device.type}, got {precision!r}{other}"
@@ -167,16 +173,17 @@ def choose_backend(backend: Any, precision: Any, device: torch.device, calibrati
     if calibration is not None and not (usable and precision == "int8"):
         got = ", ".join(map(repr, calibration)) if isinstance(calibration, Mapping) else type(calibration).__name__
         raise InputError(
-            "calibration: expected {'image': pictures, 'text': texts} or one of these, for precision='int8'; got "
+            "calibration: expected {'image': pictures, 'text': texts} or one of the two, for precision='int8'; got "
             f"{got} for precision={precision!r}"
         )
     return Backend(backend, precision, calibration or {})
 
 
 def check_makes_vectors(backend: Backend | RemoteTower, config: ModelConfig) -> None:
-    """
+    """Check that a model has towers for a backend other than torch.
+
     Raises:
-        InputError: the model makes no vectors, so there is nothing for another backend than torch to compute.
+        InputError: the model makes no vectors.
     """
     if "embed" not in config.tasks:
         raise InputError(
@@ -185,34 +192,38 @@ def check_makes_vectors(backend: Backend | RemoteTower, config: ModelConfig) -> 
         )
 
 
-def _available_precisions(backend: str, kind: str) -> list[str]:
-    """The precisions of a backend on a kind of device."""
+def _available_precisions(backend: str, device_type: str) -> list[str]:
+    """The precisions of a backend on a type of device.
+
+    Raises:
+        InputError, SetupError: as `choose_backend`.
+    """
     if backend == "torch":
         return ["fp32", "bf16", "fp16"]
     if backend == "openvino":
-        if kind != "cpu":
+        if device_type != "cpu":
             raise InputError(
-                f"backend='openvino' computes on the CPU, got device {kind!r}: use 'onnx' or 'torch' there"
+                f"backend='openvino' computes on the CPU, got device {device_type!r}: use 'onnx' or 'torch' there"
             )
-        has = _openvino_capabilities()
-        return [name for name in PRECISIONS if _OPENVINO_NAMES[name] in has]
+        capabilities = _openvino_capabilities()
+        return [name for name in PRECISIONS if _OPENVINO_NAMES[name] in capabilities]
     providers = import_backend("onnxruntime", "onnx").get_available_providers()
-    if kind not in ("cpu", "cuda"):
-        raise InputError(f"backend='onnx' computes on 'cpu' or 'cuda', got device {kind!r}")
-    if kind == "cuda" and "CUDAExecutionProvider" not in providers:
+    if device_type not in ("cpu", "cuda"):
+        raise InputError(f"backend='onnx' computes on 'cpu' or 'cuda', got device {device_type!r}")
+    if device_type == "cuda" and "CUDAExecutionProvider" not in providers:
         raise SetupError(
             f"backend='onnx' on a GPU needs an onnxruntime with CUDA; the installed one has {', '.join(providers)}: pip "
             "uninstall onnxruntime, pip install onnxruntime-gpu; or use device='cpu'"
         )
-    return ["fp32", "int8"] if kind == "cpu" else ["fp32", "fp16"]
+    return ["fp32", "int8"] if device_type == "cpu" else ["fp32", "fp16"]
 
 
 def _openvino_capabilities() -> list[str]:
     return list(import_backend("openvino", "openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
-def _key(backend: Backend, runtime: ModelRuntime, modality: str, samples: CalibrationSamples) -> dict[str, Any]:
-    """Everything that an export depends on."""
+def _export_key(backend: Backend, runtime: ModelRuntime, modality: str, samples: CalibrationSamples) -> dict[str, Any]:
+    """All that an export depends on, as JSON."""
     config = runtime.config
     tools = {"openvino": ["openvino"], "onnx": ["onnxruntime", "onnx"]}[backend.name]
     int8 = backend.precision == "int8"

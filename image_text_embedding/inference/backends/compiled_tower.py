@@ -1,4 +1,4 @@
-"""Towers that OpenVINO, ONNX Runtime or a server compute, with the call shape of torch's towers."""
+"""Towers that OpenVINO, ONNX Runtime or a server computes; they are called like torch's towers."""
 
 from __future__ import annotations
 
@@ -18,33 +18,34 @@ from image_text_embedding.inference.model_runtime import ModelRuntime
 
 
 class CompiledGraph(Protocol):
-    """A compiled graph; may be called from many threads at once."""
+    """A compiled graph: the inputs of `tower_graphs` as arrays -> vectors (B, D). Safe to call from many threads."""
 
     def __call__(self, *inputs: np.ndarray) -> np.ndarray: ...
 
 
 class CompiledTower:
-    """A tower compiled for a backend; called as a torch tower is.
+    """A tower compiled for a backend; called like a torch tower.
 
     Attributes:
         quality: how close its vectors are to those of torch in fp32: `cosine_mean` and `cosine_min` over `items` held-out
             pictures or texts; for an int8 tower also what it was `calibrated_on`.
-        folder: its files.
+        folder: the folder of the export.
     """
 
-    def __init__(self, run: CompiledGraph, export: CachedExport) -> None:
-        self._run, self._export = run, export
+    def __init__(self, graph: CompiledGraph, export: CachedExport) -> None:
+        # A temporary export lives as long as its object.
+        self._graph, self._export = graph, export
         self.quality: dict[str, Any] = export.notes["quality"]
-        self.folder = export.folder  # a temporary folder lives as long as the export object
+        self.folder = export.folder
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
         """The inputs of `tower_graphs.ImageGraph` or `TextGraph` -> (B, D) float32 on the CPU, not yet of unit length."""
-        return torch.from_numpy(self._run(*(tensor.cpu().numpy() for tensor in inputs)))
+        return torch.from_numpy(self._graph(*(tensor.cpu().numpy() for tensor in inputs)))
 
 
 @dataclass(frozen=True)
 class RemoteTower:
-    """A tower that a server computes. `call` has the inputs and output of `CompiledTower`."""
+    """A tower that a server computes. `call` takes and returns what `CompiledTower.__call__` does."""
 
     call: Callable[..., torch.Tensor]
     name: str = "triton"
@@ -52,7 +53,7 @@ class RemoteTower:
     quality: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def tower(self, runtime: ModelRuntime, modality: str) -> RemoteTower:
-        """The tower itself, as there is nothing to export."""
+        """This tower itself, as there is nothing to export."""
         return self
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
@@ -60,12 +61,19 @@ class RemoteTower:
 
 
 class OpenVINOGraph:
-    """One compiled model, with one request per thread that calls at the same time."""
+    """A graph compiled by OpenVINO, with one request per concurrent call.
 
-    def __init__(self, path: Path, hint: str, threads: int) -> None:
+    Args:
+        path: the .xml file.
+        precision_hint: OpenVINO's name of the precision to compute in, e.g. "f32".
+        threads: CPU threads of one call.
+    """
+
+    def __init__(self, path: Path, precision_hint: str, threads: int) -> None:
         openvino = import_backend("openvino", "openvino")
         settings = {
-            "INFERENCE_PRECISION_HINT": hint,  # the default for fp32 is bf16 where the processor has it
+            # By default, OpenVINO computes fp32 models in bf16 where the processor can.
+            "INFERENCE_PRECISION_HINT": precision_hint,
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
         }
@@ -84,7 +92,13 @@ class OpenVINOGraph:
 
 
 class ONNXGraph:
-    """One session, which many threads may use at once."""
+    """A session of ONNX Runtime, which many threads can use at once.
+
+    Args:
+        path: the .onnx file.
+        device: a CPU or a CUDA device.
+        threads: CPU threads of one call.
+    """
 
     def __init__(self, path: Path, device: torch.device, threads: int) -> None:
         runtime = import_backend("onnxruntime", "onnx")

@@ -26,7 +26,10 @@ MANIFEST = "export.json"
 
 @dataclass(frozen=True)
 class CachedExport:
-    """A folder of files with the notes of its builder. A temporary folder is removed with this object."""
+    """An exported tower: a folder of files, and the notes of the function that built it.
+
+    A temporary folder is removed with this object.
+    """
 
     folder: Path
     notes: dict[str, Any]
@@ -35,31 +38,33 @@ class CachedExport:
 def get_or_build_export(
     folder: Path, key: Mapping[str, Any], files: Sequence[str], build: Callable[[Path], dict[str, Any]]
 ) -> CachedExport:
-    """A folder that contains `files`. The first caller builds it while other threads and processes wait.
+    """An export that contains `files`. The first caller builds it while other threads and processes wait.
 
     Args:
-        folder: its path; the name should differ between keys.
-        key: what the files depend on, as JSON. A folder with another key, or with missing or changed files, is
-            rebuilt.
+        folder: the path of the export; its name should depend on the key.
+        key: what the files depend on, as JSON. An export with another key, or with missing or changed files, is rebuilt.
+        files: the names of the files.
         build: writes the files into an empty folder, and returns notes, as JSON.
 
     Returns:
-        The folder and its notes. If it is not writable, a warning says so, and the files go into a temporary folder that is
-        removed with the result.
+        The folder and its notes. If the cache is not writable, a warning says so, and the files are in a temporary folder
+        that is removed with the result.
 
     Raises:
-        SetupError: another process is still building it after LOCK_TIMEOUT, or no file can be written anywhere.
+        SetupError: another process is still building it after LOCK_TIMEOUT seconds, or no folder is writable.
         And what `build` raises.
     """
     key = json.loads(json.dumps(key))
     if (found := _read(folder, key, files)) is not None:
         return found
     try:
-        with _writable(folder) as part:
-            if (found := _read(folder, key, files)) is not None:  # the process that we waited for built it
+        with _locked_part(folder) as part:
+            # The process that we waited for may have built it.
+            if (found := _read(folder, key, files)) is not None:
                 return found
             _build(part, key, files, build)
-            shutil.rmtree(folder, ignore_errors=True)  # damaged, or with another key
+            # An export that is damaged, or has another key.
+            shutil.rmtree(folder, ignore_errors=True)
             os.replace(part, folder)
     except _NotWritable as error:
         warnings.warn(
@@ -70,7 +75,7 @@ def get_or_build_export(
     else:
         if (found := _read(folder, key, files)) is not None:
             return found
-    return _temporary(key, files, build)
+    return _build_temporary(key, files, build)
 
 
 class _NotWritable(Exception):
@@ -78,8 +83,13 @@ class _NotWritable(Exception):
 
 
 @contextlib.contextmanager
-def _writable(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder`, while no other thread or process has one."""
+def _locked_part(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder`, under a lock: no other thread or process has one at the same time.
+
+    Raises:
+        _NotWritable: an OSError, also in the body.
+        SetupError: another process holds the lock for too long.
+    """
     part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -90,21 +100,30 @@ def _writable(folder: Path) -> Iterator[Path]:
         raise _NotWritable(str(error)) from error
     try:
         try:
-            for leftover in folder.parent.glob(f"{folder.name}.*.part"):  # of a process that died
+            # Leftovers of processes that died.
+            for leftover in folder.parent.glob(f"{folder.name}.*.part"):
                 shutil.rmtree(leftover, ignore_errors=True)
             part.mkdir()
         except OSError as error:
             raise _NotWritable(str(error)) from error
         try:
             yield part
-        except OSError as error:  # a full disk, most likely
+        except OSError as error:
+            # Most likely, the disk is full.
             raise _NotWritable(str(error)) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
         lock.release()
 
 
-def _temporary(key: Mapping[str, Any], files: Sequence[str], build: Callable[[Path], dict[str, Any]]) -> CachedExport:
+def _build_temporary(
+    key: Mapping[str, Any], files: Sequence[str], build: Callable[[Path], dict[str, Any]]
+) -> CachedExport:
+    """An export in a temporary folder.
+
+    Raises:
+        SetupError: it is not writable.
+    """
     try:
         folder = Path(tempfile.mkdtemp(prefix="image-text-embedding-"))
         try:
@@ -127,12 +146,13 @@ def _build(
     (part / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     for name in (*files, MANIFEST):
         with (part / name).open("rb+") as file:
-            os.fsync(file.fileno())  # otherwise a power cut could leave the names without the bytes
+            # Otherwise a power cut could leave the names without the content.
+            os.fsync(file.fileno())
     return notes
 
 
 def _read(folder: Path, key: Mapping[str, Any], files: Sequence[str]) -> CachedExport | None:
-    """The folder, if it has this key and its files are unchanged."""
+    """The export in a folder, if it has this key and its files are unchanged."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         intact = manifest.pop("sha256") == _digest(manifest) and manifest["key"] == key

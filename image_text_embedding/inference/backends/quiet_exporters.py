@@ -1,4 +1,4 @@
-"""Keeps OpenVINO's, NNCF's and torch's exporters quiet: no telemetry, and no notes on stdout or in the log."""
+"""Silences the exporters of OpenVINO, NNCF and torch: no telemetry, and no notes on stdout or in the log."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from image_text_embedding.foundation.optional_imports import import_optional
 
-# What the functions below change belongs to the whole process, and torch's exporter works for one thread at a time.
+# The functions below change the state of the entire process, and torch's exporter supports only one thread at a time.
 _REDIRECTION_LOCK = threading.RLock()
 
 
@@ -28,7 +28,7 @@ def import_backend(module: str, extra: str) -> Any:
 
 @contextlib.contextmanager
 def no_telemetry() -> Iterator[None]:
-    """openvino and nncf report each import to their makers, unless their telemetry package cannot be imported."""
+    """Hide the telemetry package: openvino and nncf report each import to their makers, unless it is missing."""
     name = "openvino_telemetry"
     with _REDIRECTION_LOCK:
         if name in sys.modules:
@@ -43,7 +43,7 @@ def no_telemetry() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Hides the exporters' deprecation warnings, notes and progress; their errors still reach the user."""
+    """Hide the exporters' deprecation warnings, notes and progress; their errors still reach the user."""
     loggers = [logging.getLogger(name) for name in ("nncf", "torch", "onnxscript", "onnx_ir", "")]
     with _REDIRECTION_LOCK, warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
         levels = [logger.level for logger in loggers]

@@ -1,4 +1,4 @@
-"""One tower as a file that others read: ONNX for Triton and the like, TorchScript, or weights that `load` takes."""
+"""Writes one tower to a file: ONNX, for Triton and others, TorchScript, or weights that `load` reads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from image_text_embedding.foundation.cache_folder import cache_dir
 from image_text_embedding.foundation.errors import InputError, SetupError
 from image_text_embedding.foundation.messages import did_you_mean
 from image_text_embedding.inference.backends.compiled_tower import CompiledTower
-from image_text_embedding.inference.backends.tower_graphs import ONNX_FILE, example, graph_of, write_onnx
+from image_text_embedding.inference.backends.tower_graphs import ONNX_FILE, example_inputs, graph_of, write_onnx
 from image_text_embedding.inference.model_runtime import ModelRuntime
 from image_text_embedding.models.part_cache import load_part
 
@@ -22,19 +22,22 @@ SUFFIXES = {"pytorch": ".safetensors", "torchscript": ".pt", "onnx": ".onnx"}
 
 
 def save_tower(runtime: ModelRuntime, modality: str, format: str, path: str | os.PathLike[str]) -> Path:
-    """Write a tower, atomically.
+    """Write a tower to a file, atomically.
 
     Args:
-        runtime: of an encoder with this tower.
+        runtime: the runtime of an encoder with this tower.
         modality: "image" or "text".
-        format: "onnx" or "torchscript": the graph in `tower_graphs`, uint8 pixels or token ids in, `vector` out, which
-            is not yet of unit length. In fp32, or, from an encoder with backend="onnx", the file that it computes with.
-            "pytorch": weights, for `load(model, checkpoint=path)`.
-        path: the file; "default" is `<cache_dir()>/saved/<model>-<modality>` with the format's suffix.
+        format: "onnx" or "torchscript": the graph of `tower_graphs`, from uint8 pixels or token ids to `vector`, which is
+            not yet of unit length. It is in fp32, except that the ONNX of an encoder with backend="onnx" is the file that
+            the encoder computes with. "pytorch": weights, for `load(model, checkpoint=path)`.
+        path: the file; "default" is `<cache_dir()>/saved/<model>-<modality>` with the suffix of the format.
+
+    Returns:
+        The path of the file.
 
     Raises:
-        InputError: an unknown format.
-        SetupError: it cannot be written, or a package that writes ONNX is not installed.
+        InputError: the format is unknown.
+        SetupError: the file cannot be written, or a package that writes ONNX is not installed.
     """
     if format not in SUFFIXES:
         raise InputError(
@@ -67,5 +70,6 @@ def _write(runtime: ModelRuntime, modality: str, format: str, path: Path) -> Non
         write_onnx(graph, modality, config, path)
         return
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-        warnings.simplefilter("ignore")  # torch deprecates TorchScript, which the caller asked for
-        torch.jit.trace(graph, example(modality, config), check_trace=False).save(str(path))
+        # torch deprecates TorchScript, but the user has requested it.
+        warnings.simplefilter("ignore")
+        torch.jit.trace(graph, example_inputs(modality, config), check_trace=False).save(str(path))

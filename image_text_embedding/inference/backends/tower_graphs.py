@@ -1,4 +1,7 @@
-"""A tower as a graph for other runtimes: pixels or token ids -> a vector. Their own tools quantise it to int8."""
+"""Towers as graphs for other runtimes, from pixels or token ids to a vector, written as ONNX or OpenVINO files.
+
+The tools of the runtimes quantise them to int8.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from torch import nn
 from image_text_embedding.inference.backends.quiet_exporters import import_backend, quietly
 from image_text_embedding.models.config import ModelConfig
 
-Inputs = tuple[np.ndarray, ...]  # of one graph, in the order of INPUTS
+# The inputs of one graph, in the order of INPUTS.
+Inputs = tuple[np.ndarray, ...]
 
 INPUTS = {"image": ("pixels",), "text": ("input_ids", "attention_mask")}
 
@@ -24,7 +28,7 @@ OPENVINO_FILES = ("model.xml", "model.bin")
 
 
 class ImageGraph(nn.Module):
-    """The image tower with the normalization of pixels in front."""
+    """The image tower, preceded by the normalization of pixels."""
 
     scale: torch.Tensor
     shift: torch.Tensor
@@ -34,8 +38,8 @@ class ImageGraph(nn.Module):
         self.tower = tower
         self.dtype = next(tower.parameters()).dtype
         mean, std = (
-            torch.tensor(each, dtype=torch.float32, device="cpu")[:, None, None]
-            for each in (config.vision.mean, config.vision.std)
+            torch.tensor(values, dtype=torch.float32, device="cpu")[:, None, None]
+            for values in (config.vision.mean, config.vision.std)
         )
         self.register_buffer("scale", 1 / (255 * std))
         self.register_buffer("shift", -mean / std)
@@ -59,12 +63,15 @@ class TextGraph(nn.Module):
 
 
 def graph_of(tower: nn.Module, modality: str, config: ModelConfig) -> nn.Module:
-    """A tower on the CPU -> the graph to export."""
+    """The graph to export of a tower on the CPU."""
     return (ImageGraph(tower, config) if modality == "image" else TextGraph(tower)).eval()
 
 
-def example(modality: str, config: ModelConfig) -> tuple[torch.Tensor, ...]:
-    """Made-up inputs: a batch of two in which no two sizes are equal, so that no exporter treats a size as a constant."""
+def example_inputs(modality: str, config: ModelConfig) -> tuple[torch.Tensor, ...]:
+    """Made-up inputs for exporters: batches of two, texts of seven tokens.
+
+    Batch and length differ from each other and from 1, so that no exporter takes one for a constant.
+    """
     if modality == "image":
         size = config.vision.image_size
         return (torch.zeros(2, size, size, 3, dtype=torch.uint8),)
@@ -74,7 +81,7 @@ def example(modality: str, config: ModelConfig) -> tuple[torch.Tensor, ...]:
 
 
 def write_onnx(graph: nn.Module, modality: str, config: ModelConfig, path: Path) -> None:
-    """One ONNX file, batch and length of any size. (protobuf's limit is 2 GB; every tower is smaller.)
+    """Write one ONNX file, for batches and texts of any size. (The limit of protobuf is 2 GB; every tower is smaller.)
 
     Raises:
         SetupError: a package that torch's exporter needs is not installed.
@@ -84,7 +91,7 @@ def write_onnx(graph: nn.Module, modality: str, config: ModelConfig, path: Path)
     with quietly(), torch.inference_mode(False), torch.no_grad():
         torch.onnx.export(
             graph,
-            example(modality, config),
+            example_inputs(modality, config),
             path,
             input_names=list(INPUTS[modality]),
             output_names=[OUTPUT],
@@ -98,15 +105,18 @@ def write_onnx(graph: nn.Module, modality: str, config: ModelConfig, path: Path)
 def write_onnx_int8(
     graph: nn.Module, modality: str, config: ModelConfig, path: Path, samples: Sequence[Inputs]
 ) -> None:
-    """ONNX Runtime's static quantiser: weights per channel, activations by their range over the samples.
+    """Write an ONNX file quantised by ONNX Runtime: weights per channel, activations by their range over the samples.
 
     Only products of weights and activations are in 8 bits; the products within attention stay in float32.
+
+    Raises:
+        SetupError: a package that this needs is not installed.
     """
     import_backend("onnxruntime", "onnx")
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Reader(quantization.CalibrationDataReader):
+    class SampleReader(quantization.CalibrationDataReader):
         def __init__(self) -> None:
             self.remaining = iter(samples)
 
@@ -118,12 +128,12 @@ def write_onnx_int8(
     try:
         write_onnx(graph, modality, config, exported)
         with quietly():
-            # Weights may be behind a Transpose, where the quantiser would not recognise them as constants.
+            # Folds the Transpose before weights, behind which the quantiser does not recognise them as constants.
             quant_pre_process(str(exported), str(folded), skip_symbolic_shape=True)
             quantization.quantize_static(
                 str(folded),
                 str(path),
-                Reader(),
+                SampleReader(),
                 quant_format=quantization.QuantFormat.QDQ,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
@@ -139,7 +149,7 @@ def write_onnx_int8(
 def write_openvino(
     graph: nn.Module, modality: str, config: ModelConfig, path: Path, precision: str, samples: Sequence[Inputs]
 ) -> None:
-    """OpenVINO's own format, `path` (.xml) and a .bin beside it; for "int8" quantised by NNCF over the samples.
+    """Write OpenVINO's own format: `path` (.xml) and a .bin beside it. For "int8", NNCF quantises over the samples.
 
     Raises:
         SetupError: openvino, or for int8 NNCF, is not installed.
@@ -147,7 +157,7 @@ def write_openvino(
     openvino = import_backend("openvino", "openvino")
     nncf = import_backend("nncf", "openvino") if precision == "int8" else None
     with quietly(), torch.inference_mode(False), torch.no_grad():
-        model = openvino.convert_model(graph, example_input=example(modality, config))
+        model = openvino.convert_model(graph, example_input=example_inputs(modality, config))
         for node, name in zip(model.inputs, INPUTS[modality]):
             node.get_tensor().set_names({name})
         model.outputs[0].get_tensor().set_names({OUTPUT})

@@ -1,4 +1,4 @@
-"""Writes a folder that transformers' BLIP classes and `BlipProcessor` open. (`load(folder)` reads one.)"""
+"""Writes a folder that the BLIP classes and `BlipProcessor` of transformers open. (`load(folder)` reads one.)"""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from image_text_embedding.foundation.atomic_files import atomic_replace
 from image_text_embedding.foundation.errors import CheckpointError, InputError
 from image_text_embedding.foundation.messages import did_you_mean
 from image_text_embedding.inference.model_runtime import ModelRuntime
-from image_text_embedding.models.checkpoints.parameter_names import rename_parameters
+from image_text_embedding.models.checkpoints.parameter_names import BLIP_TO_TRANSFORMERS, rename_parameters
 from image_text_embedding.models.checkpoints.transformers_config import TRANSFORMERS_CLASSES
 from image_text_embedding.models.config import TASKS
 from image_text_embedding.models.config_files import model_config
 
-# Tied parameters that transformers stores twice.
+# Tied parameters that transformers stores twice: version 4 does not tie them, and would start from a random matrix.
 TIED_PARAMETERS = {
     "text_decoder.cls.predictions.decoder.weight": "text_decoder.bert.embeddings.word_embeddings.weight",
     "text_decoder.cls.predictions.decoder.bias": "text_decoder.cls.predictions.bias",
@@ -28,8 +28,6 @@ TIED_PARAMETERS = {
 def export_transformers(runtime: ModelRuntime, folder: Path, task: str | None) -> Path:
     """See `Encoder.export_transformers`."""
     import transformers
-
-    from image_text_embedding.models.checkpoints.parameter_names import BLIP_TO_TRANSFORMERS
 
     config = runtime.config
     if config.family != "blip":
@@ -46,19 +44,16 @@ def export_transformers(runtime: ModelRuntime, folder: Path, task: str | None) -
         ours = {name: tensor for name, tensor in ours.items() if not name.startswith("vision_proj.")}
     names = rename_parameters(ours, BLIP_TO_TRANSFORMERS)
     tensors = {names[name]: tensor.contiguous().cpu() for name, tensor in ours.items()}
-    for (
-        name,
-        source,
-    ) in TIED_PARAMETERS.items():  # transformers 4 does not tie them, and would start from a random matrix
+    for name, source in TIED_PARAMETERS.items():
         if source in tensors:
             tensors.setdefault(name, tensors[source].clone())
 
-    their_config = transformers.BlipConfig(**_sizes(runtime))
+    their_config = transformers.BlipConfig(**_blip_config(runtime))
     their_config.architectures = [kind]
     their_config.torch_dtype = runtime.dtype
     with torch.device("meta"):
-        wanted = getattr(transformers, kind)(their_config).state_dict()
-    _check(wanted, tensors)
+        expected = getattr(transformers, kind)(their_config).state_dict()
+    _check_parameters(expected, tensors)
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,22 +63,22 @@ def export_transformers(runtime: ModelRuntime, folder: Path, task: str | None) -
         tokenizer = transformers.BertTokenizer.from_pretrained(folder, model_max_length=config.text.max_positions)
         tokenizer.add_special_tokens({"bos_token": "[DEC]", "additional_special_tokens": ["[ENC]"]})
         size = config.vision.image_size
-        pictures = transformers.BlipImageProcessor(
+        image_processor = transformers.BlipImageProcessor(
             size={"height": size, "width": size}, image_mean=list(config.vision.mean), image_std=list(config.vision.std)
         )
-        transformers.BlipProcessor(pictures, tokenizer).save_pretrained(folder)
-        pictures.save_pretrained(folder)  # where transformers 4 looks for it
+        transformers.BlipProcessor(image_processor, tokenizer).save_pretrained(folder)
+        # transformers 4 reads it from a file of its own.
+        image_processor.save_pretrained(folder)
         _save(tensors, folder / "model.safetensors")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot write the folder {folder}: {error}") from error
     return folder
 
 
-def _sizes(runtime: ModelRuntime) -> dict[str, Any]:
+def _blip_config(runtime: ModelRuntime) -> dict[str, Any]:
     """The arguments of `BlipConfig`."""
     config = runtime.config
     vision, text, decoder = config.vision, config.text, config.decoder
-    ends = {"pad_token_id": runtime.tokenizer.pad_id, "sep_token_id": runtime.tokenizer.sep_id}
     enc_id = text.vocab_size if text.enc_id is None else text.enc_id
     dec_id = enc_id - 1 if decoder is None or decoder.dec_id is None else decoder.dec_id
     return {
@@ -102,29 +97,31 @@ def _sizes(runtime: ModelRuntime) -> dict[str, Any]:
             "encoder_hidden_size": vision.width,
             "intermediate_size": text.intermediate_size,
             "num_hidden_layers": text.depth,
-            "num_attention_heads": text.num_heads,  # as here
+            "num_attention_heads": text.num_heads,
             "max_position_embeddings": text.max_positions,
             "layer_norm_eps": text.layer_norm_eps,
             "bos_token_id": dec_id,
             "eos_token_id": runtime.tokenizer.sep_id,
-            **ends,
+            "pad_token_id": runtime.tokenizer.pad_id,
+            "sep_token_id": runtime.tokenizer.sep_id,
         },
         **({} if config.embed_dim is None else {"image_text_hidden_size": config.embed_dim}),
     }
 
 
-def _check(wanted: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> None:
-    """
+def _check_parameters(expected: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> None:
+    """Check that the tensors are exactly the parameters of transformers' class, in their shapes.
+
     Raises:
-        CheckpointError: transformers would not find every parameter in its shape, or would find others.
+        CheckpointError: they are not.
     """
-    missing = sorted(wanted.keys() - tensors.keys())
-    unexpected = sorted(tensors.keys() - wanted.keys())
-    wrong = sorted(name for name in wanted.keys() & tensors.keys() if wanted[name].shape != tensors[name].shape)
-    if missing or unexpected or wrong:
+    missing = sorted(expected.keys() - tensors.keys())
+    unexpected = sorted(tensors.keys() - expected.keys())
+    reshaped = sorted(name for name in expected.keys() & tensors.keys() if expected[name].shape != tensors[name].shape)
+    if missing or unexpected or reshaped:
         raise CheckpointError(
             "this model does not fit transformers' class: "
-            f"missing {missing[:5]}, unexpected {unexpected[:5]}, with another shape {wrong[:5]}"
+            f"missing {missing[:5]}, unexpected {unexpected[:5]}, with another shape {reshaped[:5]}"
         )
 
 

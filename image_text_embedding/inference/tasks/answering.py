@@ -1,4 +1,4 @@
-"""Visual question answering: an answer is written by the decoder, or chosen from a list."""
+"""Visual question answering: the decoder writes an answer, or ranks the answers of a list."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from image_text_embedding.models.networks.heads import rank_answers
 
 
 def make_answerer(runtime: ModelRuntime, settings: AnswerSettings) -> Compute:
-    """What answers. Rows are questions; an answer each, or the choices ranked: (answer, probability), best first."""
+    """A function that answers. Rows are questions; each result is an answer, or (choice, probability) pairs, best first."""
     runtime.require("answer")
     first = first_token(runtime, settings.question_token)
     generation = generation_settings(runtime, settings, 1.0)
     choices: list[Any] | None = None
     if settings.choices is not None:
-        one = is_single_text(settings.choices)
-        choices = [settings.choices] if one else list(require_iterable(settings.choices, "answers"))
+        is_single = is_single_text(settings.choices)
+        choices = [settings.choices] if is_single else list(require_iterable(settings.choices, "answers"))
     choice_rows = None if choices is None else encode_choices(runtime, choices)
 
     def compute(states: torch.Tensor, rows: list[TokenIds]) -> list[Any]:

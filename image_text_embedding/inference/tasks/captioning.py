@@ -1,4 +1,4 @@
-"""Captioning: a sentence about a picture, searched or sampled, freely or as the continuation of a prompt."""
+"""Captioning: sentences that describe pictures, by search or by sampling, with or without a prompt."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SAMPLING_PENALTY = 1.1  # the official repetition penalty in nucleus sampling; i
 
 
 def make_captioner(runtime: ModelRuntime, settings: CaptionSettings) -> Compute:
-    """What writes captions. Rows are prompts; the result is a caption each, or a list of num_return_sequences."""
+    """A function that writes captions. Rows are prompts; each result is a caption, or a list of num_return_sequences."""
     runtime.require("caption")
     penalty = settings.repetition_penalty
     if penalty is None:

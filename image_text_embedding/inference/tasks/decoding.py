@@ -1,4 +1,4 @@
-"""Writing texts with a decoder: what captioning and answering share."""
+"""Writing texts with a decoder, for captioning and answering."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def first_decoder_token(runtime: ModelRuntime) -> int:
 def generation_settings(
     runtime: ModelRuntime, settings: CaptionSettings | AnswerSettings, penalty: float
 ) -> GenerationSettings:
-    """`GenerationSettings` of a task's settings.
+    """What the decoder needs of a task's settings.
 
     Raises:
-        InputError: the text would be longer than the model's positions.
+        InputError: max_length is more than the model's positions.
     """
     positions = runtime.config.text.max_positions
     if settings.max_length > positions:
@@ -45,7 +45,7 @@ def write_texts(
     settings: GenerationSettings,
     seeds: list[int] | None,
 ) -> list[str]:
-    """What the decoder writes after each prompt. Prompts of one length go together, so that none is padded."""
+    """What the decoder writes after each prompt. Prompts of equal length are batched, so that none is padded."""
     tokenizer, count = runtime.tokenizer, settings.num_return_sequences
     states = states.expand(len(prompts), -1, -1) if len(states) != len(prompts) else states
     texts = [""] * (len(prompts) * count)
@@ -70,5 +70,5 @@ def write_texts(
 
 
 def item_seed(seed: int | None, number: int) -> int:
-    """The seed of the text number `number` of an item; a new one at every call where there is no seed."""
+    """The seed of an item's text number `number`; without a seed, a different one at every call."""
     return secrets.randbits(63) if seed is None else (seed * 1_000_003 + number) % 2**63

@@ -26,7 +26,8 @@ from image_text_embedding.models.networks.finite_values import not_finite
 
 TokenIds = list[int]
 
-Compute = Callable[[torch.Tensor, list[Any]], list[Any]]  # states of B pictures and R rows, R = n * B -> R results
+# States of B pictures (B, 1 + patches, width) and R = n * B rows -> R results.
+Compute = Callable[[torch.Tensor, list[Any]], list[Any]]
 
 
 class PictureTextBatches:
@@ -35,7 +36,8 @@ class PictureTextBatches:
     def __init__(self, runtime: ModelRuntime, images: Any, on_error: str, **texts: Any) -> None:
         """
         Args:
-            texts: under any names: one string for all pictures, or one for each; None = no such texts.
+            texts: named lists of texts, such as questions=...: one string for all pictures, or one for each; None = no such
+                texts. The name stands in error messages.
         """
         self.runtime = runtime
         self.one_picture = is_single_picture(images)
@@ -57,13 +59,13 @@ class PictureTextBatches:
         self.failures = ItemErrors(on_error, self.one)
 
     def rows(self, kind: str, encode: Callable[[Any], TokenIds]) -> dict[int, TokenIds]:
-        """Index -> token ids of the usable texts. An error of a text that all pictures share is an error of each."""
+        """Index -> token ids of the usable texts. The error of a text that all pictures share is an error of each picture."""
         if self.single[kind]:
             return self._shared(range(self.count), lambda: encode(self.texts[kind][0]))
         return dict(self.failures.each(enumerate(self.texts[kind]), encode))
 
     def _shared(self, indices: Iterable[int], read: Callable[[], Any]) -> dict[int, Any]:
-        """Index -> what all indices share, read once; if that fails, each of them fails."""
+        """Index -> what all indices share, read once; if reading fails, every index has the error."""
         try:
             return dict.fromkeys(indices, read())
         except InputError as error:
@@ -98,20 +100,16 @@ class PictureTextBatches:
         with closing(prefetch_batches(pictures, runtime.pixels, size, self.failures)) as groups:
             for group in groups:
                 states = runtime.states([pixels for _, pixels in group])
-                fine = self._fine(states, [index for index, _ in group])
-                indices = [index for (index, _), good in zip(group, fine) if good]
+                good = self._check_finite(states, [index for index, _ in group])
+                indices = [index for (index, _), is_good in zip(group, good.tolist()) if is_good]
                 if indices:
-                    yield (
-                        indices,
-                        states[torch.tensor(fine, dtype=torch.bool, device=states.device)],
-                        [rows[i] for i in indices],
-                    )
+                    yield indices, states[good], [rows[i] for i in indices]
 
-    def _fine(self, states: torch.Tensor, indices: list[int]) -> list[bool]:
-        """Which states are finite; an error for each of the others."""
-        good: list[bool] = states.isfinite().flatten(1).all(1).tolist()
-        for index, fine in zip(indices, good):
-            if not fine:
+    def _check_finite(self, states: torch.Tensor, indices: list[int]) -> torch.Tensor:
+        """Which pictures' states are finite, bool (B,); an error for each of the others."""
+        good = states.isfinite().flatten(1).all(1)
+        for index, is_good in zip(indices, good.tolist()):
+            if not is_good:
                 error = ComputeError(f"item {index}: the model {not_finite(self.runtime.dtype)}")
                 if not self.failures.skip:
                     raise error
@@ -120,7 +118,7 @@ class PictureTextBatches:
 
 
 def first_token(runtime: ModelRuntime, token: str) -> int:
-    """The id that starts a fused text: [ENC] ("enc"), as in training, where the family has it; else [CLS]."""
+    """The id that starts a fused text: [ENC] for "enc", as in training, if the family has it; else [CLS]."""
     enc_id = runtime.config.text.enc_id
     return enc_id if token == "enc" and enc_id is not None else runtime.tokenizer.cls_id
 
@@ -133,9 +131,10 @@ def text_encoder_for(runtime: ModelRuntime, questions: bool = False) -> TextEnco
 
 
 def require_texts(name: str, value: Any) -> Any:
-    """
+    """The texts that a task needs.
+
     Raises:
-        InputError: the texts that a task needs were not given.
+        InputError: they are None.
     """
     if value is None:
         raise InputError(f"{name}: expected one string, or one for each picture, got None")

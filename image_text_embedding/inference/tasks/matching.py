@@ -1,4 +1,4 @@
-"""Matching (ITM): the probability that a text describes a picture, for pairs or for a whole matrix."""
+"""Matching (ITM): the probability that a text describes a picture, for pairs or for all combinations."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from image_text_embedding.foundation.argument_checks import require_integer
+from image_text_embedding.foundation.errors import EmbeddingError
 from image_text_embedding.inference.model_runtime import ModelRuntime
 from image_text_embedding.inference.tasks.image_text_batches import (
     Compute,
@@ -31,11 +32,12 @@ from image_text_embedding.inputs.item_lists import (
 )
 from image_text_embedding.inputs.prefetch import prefetch_batches
 
-MatchLogits = Callable[[torch.Tensor, list[TokenIds]], torch.Tensor]  # states of B pictures, n * B texts -> (n * B, 2)
+# States of B pictures (B, 1 + patches, width) and R = n * B texts -> logits (R, 2).
+MatchLogits = Callable[[torch.Tensor, list[TokenIds]], torch.Tensor]
 
 
 def make_matcher(runtime: ModelRuntime, settings: MatchSettings) -> MatchLogits:
-    """What computes the head's two logits, float32 (R, 2); index 1 = match."""
+    """A function that computes the head's two logits, float32 (R, 2); index 1 = match."""
     runtime.require("match")
     first = first_token(runtime, settings.itm_token)
 
@@ -47,7 +49,7 @@ def make_matcher(runtime: ModelRuntime, settings: MatchSettings) -> MatchLogits:
 
 
 def make_match_scorer(runtime: ModelRuntime, settings: MatchSettings) -> Compute:
-    """What computes probabilities, one per text."""
+    """A function that computes match probabilities, one per text."""
     logits = make_matcher(runtime, settings)
     return lambda states, rows: logits(states, rows).softmax(-1)[:, 1].tolist()
 
@@ -85,23 +87,24 @@ def match_matrix(
     batch_size = require_integer("batch_size", batch_size)
     pictures = [images] if is_single_picture(images) else snapshot_pictures(images, "pictures")
     sentences = [texts] if is_single_text(texts) else list(require_iterable(texts, "texts"))
-    rows = ItemErrors(on_error, one=False)
-    columns = ItemErrors(on_error, one=False)
-    tokens = list(columns.each(enumerate(sentences), encoder := text_encoder_for(runtime)))
+    row_errors = ItemErrors(on_error, one=False)
+    column_errors = ItemErrors(on_error, one=False)
+    tokens = list(column_errors.each(enumerate(sentences), encoder := text_encoder_for(runtime)))
     encoder.warn(3)
-    tokens.sort(key=lambda pair: -len(pair[1]))  # texts of similar length together need little padding
+    # Texts of similar length together need little padding.
+    tokens.sort(key=lambda pair: -len(pair[1]))
     matrix = np.full((len(pictures), len(sentences)), np.nan, dtype=np.float32)
     with (
         progress_bar(len(pictures), "image", show) as bar,
-        closing(prefetch_batches(enumerate(pictures), runtime.pixels, batch_size, rows)) as groups,
+        closing(prefetch_batches(enumerate(pictures), runtime.pixels, batch_size, row_errors)) as groups,
     ):
         for group in groups:
             states = runtime.states([pixels for _, pixels in group])
-            for (i, _), state in zip(group, states.split(1)):
+            for (row, _), state in zip(group, states.split(1)):
                 for batch in batches(tokens, batch_size):
-                    probabilities = logits(state, [row for _, row in batch]).softmax(-1)[:, 1]
-                    matrix[i, [j for j, _ in batch]] = probabilities.cpu().numpy()
+                    probabilities = logits(state, [ids for _, ids in batch]).softmax(-1)[:, 1]
+                    matrix[row, [column for column, _ in batch]] = probabilities.cpu().numpy()
             bar.update(len(group))
-    rows.errors = [((i, None), error) for i, error in rows.errors]
-    rows.errors += [((None, j), error) for j, error in columns.errors]
-    return (matrix, rows.errors) if rows.skip else matrix
+    errors: list[tuple[Any, EmbeddingError]] = [((row, None), error) for row, error in row_errors.errors]
+    errors += [((None, column), error) for column, error in column_errors.errors]
+    return (matrix, errors) if row_errors.skip else matrix

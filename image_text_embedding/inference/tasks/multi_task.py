@@ -23,11 +23,11 @@ from image_text_embedding.inference.tasks.task_settings import build_settings, c
 from image_text_embedding.inputs.item_lists import require_iterable
 from image_text_embedding.models.config import TASKS
 
-REQUIRED_TEXTS = {"match": "texts", "answer": "questions"}  # what a task of analyze() takes beside pictures
+REQUIRED_TEXTS = {"match": "texts", "answer": "questions"}  # what a task of analyze() needs besides pictures
 
 
 def make_embedder(runtime: ModelRuntime) -> Compute:
-    """What computes unit vectors (D,), one per row."""
+    """A function that computes unit vectors (D,), one per row."""
     runtime.require("embed", "image")
 
     def compute(states: torch.Tensor, rows: list[Any]) -> list[Any]:
@@ -86,7 +86,7 @@ def analyze(
 
 
 def _asked(runtime: ModelRuntime, tasks: Sequence[str] | None, given: dict[str, Any]) -> tuple[str, ...]:
-    """The requested tasks, once it is clear that the model can do them and that their texts were given."""
+    """The requested tasks, checked: the model can do them, and their texts are given."""
     if tasks is None:
         asked = tuple(
             task

@@ -29,8 +29,11 @@ from image_text_embedding.inputs.url_fetch import is_url
 class Reranker:
     """Scores the best candidates of a search by ITM, combined by the family's own rule.
 
-    BLIP adds the cosine to the match logit (`evaluation` of the official `train_retrieval.py`), ALBEF takes the match logit
-    alone (its `Retrieval.py`).
+    BLIP adds the cosine to the match logit (`evaluation` of the official `train_retrieval.py`), ALBEF uses only the match
+    logit (`evaluation` of its `Retrieval.py`).
+
+    Args:
+        batch_size: pairs computed at once.
 
     Raises:
         InputError: the checkpoint cannot match.
@@ -142,12 +145,12 @@ def _best_texts(
 
 
 def names_a_picture(text: str) -> bool:
-    """Whether a string is the location of a picture: a URL, or an existing file."""
+    """Whether a string is the URL or the existing file of a picture."""
     return is_url(text) or (len(text) < 4096 and "\0" not in text and os.path.isfile(text))
 
 
 def _query_modality(query: Any, candidates: list[Any], modality: str | None) -> str:
-    """Whether a query is a text or a picture: a picture if it is no string; strings are pictures if they are locations."""
+    """Whether a query is a "text" or an "image": strings are texts, unless they are a URL or an existing file."""
     if modality is not None:
         if modality not in ("image", "text"):
             raise InputError(f"modality: expected 'image', 'text' or None, got {modality!r}")
@@ -156,11 +159,11 @@ def _query_modality(query: Any, candidates: list[Any], modality: str | None) -> 
         return "image"
     if any(not isinstance(candidate, str) for candidate in candidates):
         return "text"
-    query_is_location = names_a_picture(query)
-    candidates_are_locations = bool(candidates) and all(map(names_a_picture, candidates))
-    if query_is_location == candidates_are_locations:
+    query_is_picture = names_a_picture(query)
+    candidates_are_pictures = bool(candidates) and all(map(names_a_picture, candidates))
+    if query_is_picture == candidates_are_pictures:
         raise InputError(
             "cannot tell whether the query is a text or the location of a picture: pass modality='text' (candidates are "
             "pictures) or modality='image' (candidates are texts)"
         )
-    return "image" if query_is_location else "text"
+    return "image" if query_is_picture else "text"

@@ -18,7 +18,7 @@ from image_text_embedding.foundation.messages import did_you_mean
 
 @dataclass(frozen=True)
 class EmbedSettings:
-    """`Encoder.analyze` embeds with no settings."""
+    """Settings of the task "embed" in `Encoder.analyze`: none."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,13 @@ def setting_names(task: str) -> list[str]:
 
 
 def check_setting_names(given: Iterable[str], known: Iterable[str], what: str = "Settings") -> None:
-    """
+    """Checks that all given settings are known.
+
+    Args:
+        what: how the message introduces the known names.
+
     Raises:
-        InputError: a name that is not known; the message suggests a likely typo.
+        InputError: an unknown name; the message lists the known ones and suggests a similar one.
     """
     known = list(known)
     for name in given:
@@ -116,7 +120,11 @@ def check_setting_names(given: Iterable[str], known: Iterable[str], what: str = 
 
 
 def build_settings(task: str, given: Mapping[str, Any]) -> Any:
-    """A task's settings from keywords, of which those of other tasks are ignored."""
+    """A task's settings from keywords; keywords of other tasks are ignored.
+
+    Raises:
+        InputError: a value is wrong.
+    """
     return TASK_SETTINGS[task](**{name: given[name] for name in setting_names(task) if name in given})
 
 
@@ -135,6 +143,6 @@ def _check_lengths(settings: Any) -> None:
 
 
 def _set(settings: Any, **values: Any) -> None:
-    """Numbers of numpy become Python's. A frozen dataclass sets its fields this way while it is built."""
+    """Replaces fields of a frozen dataclass while it is built: numpy's numbers become Python's."""
     for name, value in values.items():
         object.__setattr__(settings, name, value)

@@ -1,4 +1,4 @@
-"""A contact sheet: pictures in a grid, each with a line of text below it."""
+"""Draws a contact sheet: pictures in a grid, each with a line of text below it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from image_text_embedding.foundation.atomic_files import atomic_write
 
-THUMBNAIL_SIDE, GAP, LINE = 168, 12, 20  # pixels
+THUMBNAIL_SIDE, GAP, LINE_HEIGHT = 168, 12, 20  # pixels
 
-COLUMNS = 6
+MAX_COLUMNS = 6
 
 MAX_CHARACTERS = 500  # of a line; more do not fit
 
@@ -26,25 +26,26 @@ def contact_sheet(
     """Draw pictures in order, row by row, and write them as a PNG.
 
     Args:
-        pictures: of any size and shape; each is shrunk to fit its cell.
+        pictures: PIL pictures of any size, mode and shape; each is scaled to fit its cell.
         captions: one per picture; long ones are shortened.
-        title: drawn above the pictures.
-        path: the PNG, written atomically.
+        title: a line above the pictures; a long one is shortened.
+        path: the PNG file, written atomically.
 
     Returns:
         `path`.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
-    columns = max(1, min(COLUMNS, len(pictures)))
+    columns = max(1, min(MAX_COLUMNS, len(pictures)))
     rows = -(-len(pictures) // columns)
     width = max(columns, 3) * (THUMBNAIL_SIDE + GAP) + GAP
-    sheet = Image.new("RGB", (width, 2 * GAP + LINE + rows * (THUMBNAIL_SIDE + LINE + GAP)), "white")
+    across, down, top = THUMBNAIL_SIDE + GAP, THUMBNAIL_SIDE + LINE_HEIGHT + GAP, 2 * GAP + LINE_HEIGHT
+    sheet = Image.new("RGB", (width, top + rows * down), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     pen.text((GAP, GAP), cut_to_width(title, width - 2 * GAP, font), "black", font)
     for i, (picture, caption) in enumerate(zip(pictures, captions)):
-        x, y = GAP + i % columns * (THUMBNAIL_SIDE + GAP), 2 * GAP + LINE + i // columns * (THUMBNAIL_SIDE + LINE + GAP)
+        x, y = GAP + i % columns * across, top + i // columns * down
         fitted = thumbnail(picture.convert("RGB"), THUMBNAIL_SIDE)
         sheet.paste(fitted, (x + (THUMBNAIL_SIDE - fitted.width) // 2, y + (THUMBNAIL_SIDE - fitted.height) // 2))
         pen.text((x, y + THUMBNAIL_SIDE + 3), cut_to_width(caption, THUMBNAIL_SIDE, font), "black", font)
@@ -52,23 +53,28 @@ def contact_sheet(
 
 
 def thumbnail(picture: Image.Image, side: int) -> Image.Image:
-    """A picture scaled to fit a square; no side gets shorter than a pixel."""
+    """A picture scaled to fit a square of `side` pixels; its shorter side has at least one pixel."""
     scale = side / max(picture.size)
     return picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
 
 
 def write_png(path: str | os.PathLike[str], picture: Image.Image) -> Path:
-    """Write a picture as a PNG, atomically."""
+    """Write a picture as a PNG file, atomically. Returns `path`.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     encoded = io.BytesIO()
     picture.save(encoded, "PNG")
     return atomic_write(path, encoded.getvalue())
 
 
 def cut_to_width(text: str, width: int, font: Font) -> str:
-    """As much of a text as fits, with … if there is more."""
+    """A text, shortened to fit `width` pixels; a shortened text ends in "…"."""
     if len(text) <= MAX_CHARACTERS and font.getlength(text) <= width:
         return text
-    text = text[:MAX_CHARACTERS]  # an untrusted text may be one word of a million characters
+    # An untrusted text may be one word of a million characters.
+    text = text[:MAX_CHARACTERS]
     while text and font.getlength(text + "…") > width:
         text = text[:-1]
     return text + "…"

@@ -1,8 +1,8 @@
-"""Where in a picture each word of a text is seen: Grad-CAM over the cross-attention of fusion layers.
+"""Explains a match: Grad-CAM over the cross-attention of fusion layers shows where in a picture each word is seen.
 
-As in the ALBEF paper (§6.4; official `visualization.ipynb` and `Grounding.py`; for BLIP, `compute_gradcam` of LAVIS): how
-much each word attends to each patch, times how much that raises the match logit. They read one layer; the mean of several is
-more reliable for some models (`tests/benchmarks/bench_explain.py`).
+A map is how much a word attends to each patch, times how much this attention raises the match logit: ALBEF paper, §6.4;
+official `visualization.ipynb` and `Grounding.py`; for BLIP, `compute_gradcam` of LAVIS. They read one layer; the mean of
+several is more reliable for some models (`tests/benchmarks/bench_explain.py`).
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from image_text_embedding.models.config import ModelConfig
 from image_text_embedding.models.networks.bert import Layer
 from image_text_embedding.models.networks.heads import MatchHead
 
-# Which fusion layer is read, as a share of their number: ALBEF's official code reads the third of six, LAVIS the eighth of
+# The fusion layer to read, as a share of their number: ALBEF's official code reads the third of six, LAVIS the eighth of
 # BLIP's twelve.
-DEPTHS = {"albef": 3 / 6, "blip": 8 / 12}
+LAYER_SHARES = {"albef": 3 / 6, "blip": 8 / 12}
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Where each word of a text is seen.
+    """Where in a picture a model sees each word of a text.
 
     Attributes:
-        words: as the model read them: cleaned, word pieces joined, without punctuation and truncated words.
-        maps: float32 (words, grid, grid), from the picture's upper left corner; 0 = not seen there. The larger, the more
-            that patch supports a match; values of two words may be compared.
+        words: the words as the model reads them: cleaned, word pieces joined, without punctuation and truncated words.
+        maps: float32 (words, grid, grid), from the upper left corner of the picture; 0 = not seen there. The larger a value,
+            the more its patch supports a match. Values of different words are comparable.
         match: the probability that text and picture match, as in `Encoder.match`. If it is low, the maps mean little.
-        layers: the layers that were read.
+        layers: the indices of the layers that were read.
         picture: RGB, at its original size.
     """
 
@@ -61,10 +61,13 @@ class Explanation:
         return (np.stack([x, y], 1).astype(np.float32) + 0.5) / grid
 
     def draw(self, path: str | os.PathLike[str]) -> Path:
-        """Write a PNG: the picture, then a panel per word, each with its own scale, in several rows if need be.
+        """Write a PNG file: the picture, then a panel per word, each with its own scale, in rows of at most six panels.
+
+        Returns:
+            `path`.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
         from image_text_embedding.inference.visualization.heat_maps import draw_word_maps
 
@@ -87,16 +90,16 @@ def explain(
     picture = load_picture(image, runtime.limits)
     enc = config.text.enc_id
     ids, mask = runtime.padded([[row[0] if enc is None else enc, *row[1:]]] * steps)
-    # The caller may be in inference mode, through whose tensors gradients cannot pass.
+    # The caller may be in inference mode, and tensors made in it have no gradients.
     with torch.inference_mode(False), torch.no_grad():
         states = runtime.states([to_pixels(picture, config.vision.image_size)]).clone()
         strengths = torch.arange(1, steps + 1, dtype=states.dtype, device=states.device)[:, None, None] / steps
         logits, weights, gradients = explain_pixels(runtime.part("match"), ids, mask, strengths * states, layers)
         runtime.require_finite(logits)
-        # (L, patches): the class token has no location
-        seen = (weights * gradients.clamp(min=0)).mean((0, 1, 2))[:, 1:]
-        runtime.require_finite(seen)
-        maps = torch.stack([seen[indices].mean(0) for _, indices in positions])
+        # Without the class token, which has no location.
+        token_maps = (weights * gradients.clamp(min=0)).mean((0, 1, 2))[:, 1:]  # (L, patches)
+        runtime.require_finite(token_maps)
+        maps = torch.stack([token_maps[indices].mean(0) for _, indices in positions])
     grid = config.vision.image_size // config.vision.patch_size
     return Explanation(
         tuple(word for word, _ in positions),
@@ -114,16 +117,17 @@ def explain_pixels(
     image_states: torch.Tensor,
     layers: Sequence[int],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A pass of `MatchHead` in which some layers compute cross-attention step by step, which exposes its weights.
+    """A pass of `MatchHead` in which some layers compute cross-attention step by step, to expose its weights.
 
     Args:
+        head: its text layers must have cross-attention.
         input_ids, attention_mask: (B, L).
         image_states: (B, K, width).
-        layers: indices of layers with cross-attention.
+        layers: N indices of layers with cross-attention.
 
     Returns:
-        Logits (B, 2); the attention of those layers (N, B, H, L, K); the gradient of the match logit by it (N, B, H, L, K);
-        all float32.
+        All float32: logits (B, 2); the attention weights of the layers (N, B, H, L, K); the gradients of the match logit with
+        respect to them (N, B, H, L, K).
     """
     stack, mask, start = head.text, attention_mask[:, None, None].bool(), head.text.config.fusion_start
     with torch.no_grad():
@@ -132,8 +136,8 @@ def explain_pixels(
     for number, layer in enumerate(cast("list[Layer]", list(stack.layers))[start:], start):
         with torch.set_grad_enabled(number >= min(layers)):
             if number in layers:
-                x, seen = _attend_visibly(layer, x, mask, image_states)
-                weights.append(seen)
+                x, layer_weights = _layer_with_weights(layer, x, mask, image_states)
+                weights.append(layer_weights)
             else:
                 x = layer(x, mask, layer.read(image_states))
     with torch.enable_grad():
@@ -142,10 +146,10 @@ def explain_pixels(
     return logits.detach(), torch.stack(weights).detach(), torch.stack(gradients)
 
 
-def _attend_visibly(
+def _layer_with_weights(
     layer: Layer, x: torch.Tensor, mask: torch.Tensor, image_states: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`Layer.forward` with cross-attention, step by step: its result, and the weights, float32 (B, H, L, K)."""
+    """`Layer.forward` with cross-attention computed step by step: its output, and the weights, float32 (B, H, L, K)."""
     cross = layer.cross
     assert cross is not None
     x = layer.attention(x, layer.attention.read(x), mask)
@@ -153,7 +157,8 @@ def _attend_visibly(
     queries = cross.query(x).unflatten(-1, (cross.num_heads, -1)).transpose(1, 2)
     scores = (queries @ keys.transpose(-1, -2)).float() / keys.shape[-1] ** 0.5
     weights = scores.softmax(-1)
-    if not weights.requires_grad:  # in the first layer that is read
+    # In the first layer that is read, nothing has required gradients yet.
+    if not weights.requires_grad:
         weights.requires_grad_()
     attended = (weights.to(values.dtype) @ values).transpose(1, 2).flatten(2)
     x = cross.norm(x + cross.out(attended))
@@ -161,10 +166,10 @@ def _attend_visibly(
 
 
 def layers_to_read(config: ModelConfig, layers: int | Sequence[int] | None) -> tuple[int, ...]:
-    """The requested layers, or those of the configuration, or of the family.
+    """The requested layers, or else those of the configuration, or else that of the family; sorted.
 
     Raises:
-        InputError: no such layer, or one whose words do not influence the match.
+        InputError: a layer is no fusion layer, or its words do not influence the match.
     """
     # The match is read from the first token alone, so what other tokens see in the last layer has no influence.
     start, end = config.text.fusion_start, config.text.depth - 1
@@ -173,8 +178,8 @@ def layers_to_read(config: ModelConfig, layers: int | Sequence[int] | None) -> t
             f"{config.name} cannot explain: it has a single fusion layer, whose words do not influence the match"
         )
     if layers is None:
-        usual = start + int((end + 1 - start) * DEPTHS[config.family]) - 1
-        return config.explain.layers or (max(usual, start),)
+        default = start + int((end + 1 - start) * LAYER_SHARES[config.family]) - 1
+        return config.explain.layers or (max(default, start),)
     requested = tuple(layers) if isinstance(layers, Sequence) else (layers,)
     for layer in requested or (None,):
         if not isinstance(layer, int) or isinstance(layer, bool) or not start <= layer < end:

@@ -1,4 +1,4 @@
-"""Draws numbers: where in a picture words are seen, and how similar pictures and texts are."""
+"""Draws heat maps: where a model sees words in a picture, and how similar pictures and texts are."""
 
 from __future__ import annotations
 
@@ -17,18 +17,29 @@ from image_text_embedding.inputs.image_loading import load_picture
 # From low to high; lightness falls throughout, so that the scale is readable in grey and for colour-blind people.
 COLOURS = ((255, 250, 232), (254, 217, 130), (252, 150, 66), (226, 74, 51), (168, 21, 62), (82, 6, 55))
 
+# RGB of texts, secondary texts, frames and NaN.
 INK, FAINT, FRAME, MISSING = (32, 33, 36), (110, 112, 118), (20, 60, 150), (222, 223, 226)
 
-# All sizes are in pixels.
-GAP = 14
+GAP = 14  # pixels, as all sizes below
 
-PANEL_SIDE, PANELS_PER_ROW = 190, 6
+# The drawing of word maps.
+PANEL_SIDE, PANEL_LINE_HEIGHT = 190, 34
 
-MAX_COLUMN_WIDTH, ROW_HEIGHT, TEXT_WIDTH = 76, 44, 340
+MAX_PANELS_PER_ROW = 6
 
-MIN_COLUMN_WIDTH, MIN_NUMBERED_WIDTH, LEGEND_WIDTH = 26, 42, 420  # narrower columns show no numbers
+# The drawing of a matrix. Columns get narrower the more pictures there are; narrow ones show no numbers, and many texts get
+# one line instead of two.
+MIN_COLUMN_WIDTH, MAX_COLUMN_WIDTH, MIN_NUMBERED_WIDTH = 26, 76, 42
 
-LIGHTNESS = (0.299, 0.587, 0.114)  # of RGB
+ALL_COLUMNS_WIDTH = 1800
+
+ROW_HEIGHT, ONE_LINE_ROW_HEIGHT, TEXT_LINE_HEIGHT = 44, 30, 17
+
+MAX_TWO_LINE_ROWS = 40
+
+TEXT_WIDTH, LEGEND_WIDTH = 340, 420
+
+LIGHTNESS = (0.299, 0.587, 0.114)  # weights of RGB
 
 MAX_CELLS = 300  # pictures, and texts, of a matrix
 
@@ -36,45 +47,54 @@ MAX_CELLS = 300  # pictures, and texts, of a matrix
 def draw_word_maps(
     picture: Image.Image, words: Sequence[str], maps: np.ndarray, caption: str, path: str | os.PathLike[str]
 ) -> Path:
-    """Draw a picture, then a panel per word with its map over the picture, in several rows if need be.
+    """Draw a picture, then a panel per word with its map over the picture, in rows of at most six panels.
 
     Args:
-        maps: (words, grid, grid), 0 or more; each is shown with its own scale.
-        caption: under the picture itself.
-        path: the PNG, written atomically.
+        picture: of any size and mode.
+        words: drawn below their panels.
+        maps: (words, grid, grid), at least 0; each is drawn with its own scale.
+        caption: drawn below the picture.
+        path: the PNG file, written atomically.
+
+    Returns:
+        `path`.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     fitted = thumbnail(picture.convert("RGB"), PANEL_SIDE)
-    panels = [fitted, *(_overlaid(fitted, one) for one in maps)]
-    rows = -(-len(panels) // PANELS_PER_ROW)
-    columns, line = -(-len(panels) // rows), 34  # rows of similar length
-    across, down = PANEL_SIDE + GAP, fitted.height + line + GAP
+    panels = [fitted, *(_overlay(fitted, word_map) for word_map in maps)]
+    rows = -(-len(panels) // MAX_PANELS_PER_ROW)
+    # As few columns as that many rows need, so that rows have a similar length.
+    columns = -(-len(panels) // rows)
+    across, down = PANEL_SIDE + GAP, fitted.height + PANEL_LINE_HEIGHT + GAP
     sheet = Image.new("RGB", (columns * across + GAP, rows * down + GAP), "white")
     pen = ImageDraw.Draw(sheet)
     for i, (panel, word) in enumerate(zip(panels, (caption, *words))):
         x, y = GAP + i % columns * across, GAP + i // columns * down
         sheet.paste(panel, (x + (PANEL_SIDE - panel.width) // 2, y))
         font = _largest_font(word, PANEL_SIDE, 20)
-        middle = (x + PANEL_SIDE / 2, y + panel.height + line / 2)
+        middle = (x + PANEL_SIDE / 2, y + panel.height + PANEL_LINE_HEIGHT / 2)
         pen.text(middle, cut_to_width(word, PANEL_SIDE, font), INK if i else FAINT, font, anchor="mm")
     return write_png(path, sheet)
 
 
 def heat_map(matrix: Any, pictures: Sequence[Any], texts: Sequence[str], path: str | os.PathLike[str]) -> Path:
-    """Draw a similarity matrix: a column per picture, a row per text, the best text of each picture framed.
+    """Draw a similarity matrix: a column per picture, a row per text, a frame around the best text of each picture.
 
     Args:
         matrix: (N, M) from `Encoder.similarity` or `Encoder.match_matrix`; NaN is drawn grey.
-        pictures: N, at most 300: anything that `Encoder.encode_image` takes.
-        texts: M, at most 300; long ones are shortened.
-        path: the PNG, written atomically.
+        pictures: N pictures, 1 to 300, of any kind that `Encoder.encode_image` accepts.
+        texts: M texts, 1 to 300; long ones are shortened.
+        path: the PNG file, written atomically.
+
+    Returns:
+        `path`.
 
     Raises:
-        InputError: the matrix has another shape.
+        InputError: the matrix has another shape, or is none.
         ImageError: a picture cannot be used; `.index` is its index.
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     try:
         values = np.array(matrix.detach().cpu() if hasattr(matrix, "detach") else matrix, dtype=np.float32)
@@ -85,16 +105,16 @@ def heat_map(matrix: Any, pictures: Sequence[Any], texts: Sequence[str], path: s
             f"expected a matrix of pictures x texts, 1 to {MAX_CELLS} of either, got shape {values.shape} for "
             f"{len(pictures)} pictures and {len(texts)} texts"
         )
-    known = np.isfinite(values)
-    low, high = (float(values[known].min()), float(values[known].max())) if known.any() else (0.0, 0.0)
+    finite = np.isfinite(values)
+    low, high = (float(values[finite].min()), float(values[finite].max())) if finite.any() else (0.0, 0.0)
     colours = _colours((values - low) / max(high - low, 1e-6))
-    best = np.where(known, values, -np.inf).argmax(1)
-    width = max(MIN_COLUMN_WIDTH, min(MAX_COLUMN_WIDTH, 1800 // len(pictures)))
-    height, max_lines = (ROW_HEIGHT, 2) if len(texts) <= 40 else (30, 1)
+    best = np.where(finite, values, -np.inf).argmax(1)
+    width = max(MIN_COLUMN_WIDTH, min(MAX_COLUMN_WIDTH, ALL_COLUMNS_WIDTH // len(pictures)))
+    height, max_lines = (ROW_HEIGHT, 2) if len(texts) <= MAX_TWO_LINE_ROWS else (ONE_LINE_ROW_HEIGHT, 1)
     font = ImageFont.load_default(14)
     rows = [_lines(" ".join(text.split()), TEXT_WIDTH, font, max_lines) for text in texts]
-    side = GAP + int(max(font.getlength(line) for lines in rows for line in lines))
-    left, top = side + GAP, GAP + width + 8
+    text_end = GAP + int(max(font.getlength(line) for lines in rows for line in lines))
+    left, top = text_end + GAP, GAP + width + 8
     bottom = top + len(texts) * height
     sheet = Image.new("RGB", (left + max(len(pictures) * width, LEGEND_WIDTH) + GAP, bottom + 48), "white")
     pen = ImageDraw.Draw(sheet)
@@ -103,23 +123,23 @@ def heat_map(matrix: Any, pictures: Sequence[Any], texts: Sequence[str], path: s
         sheet.paste(small, (left + i * width + (width - small.width) // 2, top - 6 - small.height))
     for j, lines in enumerate(rows):
         for k, line in enumerate(lines):
-            middle = top + j * height + height / 2 + 17 * (k - (len(lines) - 1) / 2)
-            pen.text((side, middle), line, INK, font, anchor="rm")
+            middle = top + j * height + height / 2 + TEXT_LINE_HEIGHT * (k - (len(lines) - 1) / 2)
+            pen.text((text_end, middle), line, INK, font, anchor="rm")
     for i, j in np.ndindex(values.shape):
         x, y = left + i * width, top + j * height
-        colour = colours[i, j] if known[i, j] else np.array(MISSING)
+        colour = colours[i, j] if finite[i, j] else np.array(MISSING)
         pen.rectangle((x + 1, y + 1, x + width - 2, y + height - 2), tuple(map(int, colour)))
-        if known[i, j] and width >= MIN_NUMBERED_WIDTH:
+        if finite[i, j] and width >= MIN_NUMBERED_WIDTH:
             ink = INK if colour @ LIGHTNESS > 140 else (255, 255, 255)
             pen.text((x + width / 2, y + height / 2), f"{values[i, j]:.2f}", ink, font, anchor="mm")
-        if known[i, j] and j == best[i]:
+        if finite[i, j] and j == best[i]:
             pen.rectangle((x, y, x + width - 1, y + height - 1), outline=FRAME, width=3)
-    _legend(sheet, left, bottom + 14, low, high, font)
+    _draw_legend(sheet, left, bottom + 14, low, high, font)
     return write_png(path, sheet)
 
 
-def _legend(sheet: Image.Image, x: int, y: int, low: float, high: float, font: Font) -> None:
-    """The scale, and what the frames mean."""
+def _draw_legend(sheet: Image.Image, x: int, y: int, low: float, high: float, font: Font) -> None:
+    """Draw the scale of colours and the meaning of the frames."""
     pen, width = ImageDraw.Draw(sheet), 140
     pen.text((x, y + 8), lowest := f"{low:.2f}", FAINT, font, anchor="lm")
     x += int(font.getlength(lowest)) + 8
@@ -139,8 +159,8 @@ def _picture(picture: Any, index: int) -> Image.Image:
         raise error.at(index) from error.__cause__
 
 
-def _overlaid(picture: Image.Image, values: np.ndarray) -> Image.Image:
-    """The picture in pale grey, with COLOURS over it where the values are high."""
+def _overlay(picture: Image.Image, values: np.ndarray) -> Image.Image:
+    """The picture in pale grey, covered by COLOURS where the values (grid, grid) are high."""
     enlarged = np.asarray(Image.fromarray(values.astype(np.float32)).resize(picture.size, Image.Resampling.BICUBIC))
     shares = enlarged.clip(0) / max(float(enlarged.max()), 1e-12)
     pale = 90 + 0.62 * np.asarray(ImageOps.grayscale(picture), dtype=np.float32)[..., None]
@@ -150,18 +170,18 @@ def _overlaid(picture: Image.Image, values: np.ndarray) -> Image.Image:
 
 def _colours(shares: np.ndarray) -> np.ndarray:
     """0 to 1, of any shape (...) -> RGB (..., 3)."""
-    at = np.linspace(0, 1, len(COLOURS))
-    return np.stack([np.interp(shares, at, channel) for channel in zip(*COLOURS)], -1)
+    positions = np.linspace(0, 1, len(COLOURS))
+    return np.stack([np.interp(shares, positions, channel) for channel in zip(*COLOURS)], -1)
 
 
 def _largest_font(text: str, width: int, size: int) -> Font:
-    """The largest font from `size` down to 12 in which the text fits, or else the smallest."""
-    fonts = [ImageFont.load_default(each) for each in range(size, 11, -2)]
+    """The largest font from `size` down to 12 in which the text fits into `width` pixels, or else the smallest."""
+    fonts = [ImageFont.load_default(points) for points in range(size, 11, -2)]
     return next((font for font in fonts if font.getlength(text) <= width), fonts[-1])
 
 
 def _lines(text: str, width: int, font: Font, max_lines: int) -> list[str]:
-    """The text in at most `max_lines` lines, broken between words; the last one is shortened if there is more."""
+    """The text in at most `max_lines` lines of `width` pixels, broken between words; the last one may be shortened."""
     lines: list[str] = []
     words = text[:1000].split(" ")
     while words and len(lines) < max_lines - 1:

@@ -17,6 +17,7 @@ import numpy as np
 from image_text_embedding.foundation.argument_checks import MODALITIES
 from image_text_embedding.foundation.errors import InputError, UnknownModelError
 from image_text_embedding.foundation.messages import did_you_mean
+from image_text_embedding.inference.tasks.task_settings import check_setting_names, setting_names
 from image_text_embedding.interfaces.towhee_operators.towhee_api import Image, LegacyRegistry, NNOperator, SharedType
 from image_text_embedding.models.config_files import list_models, model_config
 
@@ -106,11 +107,8 @@ class ModelOperator(NNOperator):
 
     @classmethod
     def _checked(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        """Settings whose names are checked when the pipeline is built, and not when it runs."""
-        if settings:
-            from image_text_embedding.inference.tasks.task_settings import check_setting_names, setting_names
-
-            check_setting_names(settings, [*setting_names(cls.task), *(["prompt"] if cls.task == "caption" else [])])
+        """The settings. Unknown names are an error when the pipeline is built, not only when it runs."""
+        check_setting_names(settings, [*setting_names(cls.task), *(["prompt"] if cls.task == "caption" else [])])
         return settings
 
 

@@ -74,6 +74,8 @@ def _from_transformers(raw: dict[str, Any], folder: Path) -> ModelConfig:
         limit = text.max_position_embeddings
         return None if rules is None else {**dataclasses.asdict(rules), "max_tokens": min(rules.max_tokens, limit)}
 
+    # Their first token is [DEC]. [ENC] follows it, unless the vocabulary is that of bert-base-uncased, which has neither.
+    enc_id = text.bos_token_id + 1
     changes = {
         "name": folder.name,
         "summary": f"BLIP, from {folder.name}",
@@ -104,7 +106,7 @@ def _from_transformers(raw: dict[str, Any], folder: Path) -> ModelConfig:
             "token_types": False,
             "text_depth": text.num_hidden_layers,
             "fusion_start": 0,
-            "enc_id": text.bos_token_id + 1,  # theirs is [DEC]; [ENC], which they do not store, follows it
+            "enc_id": enc_id if enc_id < text.vocab_size else None,
         },
         "source": {},
     }

@@ -1,4 +1,4 @@
-"""Recall on pictures with captions, as the papers report it: the standard Karpathy-split JSON of COCO and Flickr30k."""
+"""Recall on a Karpathy split of COCO or Flickr30k, or on a similar file, as the papers report it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from image_text_embedding.inference.tasks.task_settings import MatchSettings
 from image_text_embedding.inputs.item_lists import batches, progress_bar
 from image_text_embedding.retrieval.evaluation.metrics import Recall, recall, reranked, shortlist
 
-CAPTIONS = 5  # per picture: some of COCO have six or seven; the standard evaluation uses the first five
+# Some pictures of COCO have six or seven captions; the standard evaluation uses the first five.
+CAPTIONS_PER_PICTURE = 5
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class KarpathySplit:
     """One split of a data set.
 
     Attributes:
-        pictures: paths.
-        captions: of all pictures, in the order of the pictures.
+        pictures: their paths.
+        captions: the captions of all pictures, in the order of the pictures.
         pairs: (N, 2) rows of (picture, caption) that belong together.
     """
 
@@ -41,7 +42,12 @@ class KarpathySplit:
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """R@1, 5 and 10 both ways: by cosine alone (ITC), and with the best re-ranked (None if not requested)."""
+    """R@1, 5 and 10 both ways.
+
+    Attributes:
+        itc: with candidates ranked by cosine alone.
+        reranked: with the best candidates re-ranked by ITM; None if not requested.
+    """
 
     itc: Recall
     reranked: Recall | None
@@ -56,7 +62,7 @@ def read_karpathy(path: str | os.PathLike[str], images: str | os.PathLike[str], 
         split: "test", "val", "train", ... (COCO's "restval" is a split of its own.)
 
     Raises:
-        InputError: it is no such file, the split is empty, or a picture is missing or has no caption.
+        InputError: the file has another format, the split is empty, or a picture is missing or has no caption.
     """
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8"))["images"]
@@ -90,7 +96,7 @@ def _picture(entry: Mapping[str, Any], folder: Path) -> Path:
 
 
 def _captions(entry: Mapping[str, Any]) -> list[str]:
-    captions = [sentence["raw"] for sentence in entry["sentences"][:CAPTIONS]]
+    captions = [sentence["raw"] for sentence in entry["sentences"][:CAPTIONS_PER_PICTURE]]
     if not captions or not all(isinstance(caption, str) and caption.strip() for caption in captions):
         raise InputError(f"expected captions of {entry['filename']}, got {captions}")
     return captions
@@ -101,10 +107,16 @@ def evaluate(
 ) -> BenchmarkResult:
     """R@k of a model on a split.
 
-    Re-ranking follows the official `evaluation` of `train_retrieval.py` (BLIP) and `Retrieval.py` (ALBEF): the
-    `rerank` best pictures of each text, and the `rerank` best texts of each picture, are ordered by the family's own rule.
-    The papers use 256 on COCO and 128 on Flickr30k. A picture then passes the vision transformer twice, so that the states
-    of only one batch are in memory.
+    Re-ranking follows `evaluation` of the official `train_retrieval.py` (BLIP) and `Retrieval.py` (ALBEF): the family's own
+    rule orders the `rerank` best pictures of each text, and the `rerank` best texts of each picture.
+
+    Args:
+        model: it must make vectors, and match for re-ranking.
+        split: from `read_karpathy`.
+        rerank: the papers use 256 on COCO and 128 on Flickr30k; 0 = no re-ranking. Pictures then pass the vision transformer
+            twice, so that only the states of one batch are in memory.
+        batch_size: pictures, texts or pairs computed at once.
+        show: a progress bar; None = on a terminal.
 
     Raises:
         ImageError, TextError: an item cannot be used; `.index` is its index.
@@ -112,36 +124,36 @@ def evaluate(
     """
     rerank = require_integer("rerank", rerank, minimum=0)
     if rerank:
-        Reranker(model.runtime, MatchSettings())  # raises now, and not after hours of work, if the model cannot match
+        # Raises now, instead of after hours of embedding, if the model cannot match.
+        Reranker(model.runtime, MatchSettings())
     pictures = model.encode_image([str(path) for path in split.pictures], batch_size, show)
     texts = model.encode_text(split.captions, batch_size, show)
     cosines = pictures @ texts.T
     itc = recall(cosines, split.pairs)
     if not rerank:
         return BenchmarkResult(itc, None)
-    return BenchmarkResult(
-        itc, reranked(cosines, _matches(model, split, cosines, rerank, batch_size, show), split.pairs, rerank)
-    )
+    scores = _match_scores(model, split, cosines, rerank, batch_size, show)
+    return BenchmarkResult(itc, reranked(cosines, scores, split.pairs, rerank))
 
 
 @torch.inference_mode()
-def _matches(
-    model: Encoder, split: KarpathySplit, cosines: np.ndarray, k: int, size: int, show: bool | None
+def _match_scores(
+    model: Encoder, split: KarpathySplit, cosines: np.ndarray, k: int, batch_size: int, show: bool | None
 ) -> np.ndarray:
     """(pictures, texts): the family's score of every pair in a shortlist of k; NaN elsewhere."""
     runtime = model.runtime
-    reranker = Reranker(runtime, MatchSettings(), size)
+    reranker = Reranker(runtime, MatchSettings(), batch_size)
     reader = text_encoder_for(runtime)
     rows = [reader(caption) for caption in split.captions]
     needed = shortlist(cosines, k)
-    matches = np.full(cosines.shape, np.nan, dtype=np.float32)
+    logits = np.full(cosines.shape, np.nan, dtype=np.float32)
     with progress_bar(len(split.pictures), "image", show) as bar:
-        for group in batches(range(len(split.pictures)), size):
+        for group in batches(range(len(split.pictures)), batch_size):
             states = runtime.states([runtime.pixels(split.pictures[i]) for i in group])
             for i, state in zip(group, states.split(1)):
-                # Texts of similar length together need little padding.
-                wanted = sorted(np.flatnonzero(needed[i]).tolist(), key=lambda j: -len(rows[j]))
-                if wanted:
-                    matches[i, wanted] = reranker.match_texts([rows[j] for j in wanted], state).cpu().numpy()
+                # Batches of texts of similar length need little padding.
+                columns = sorted(np.flatnonzero(needed[i]).tolist(), key=lambda j: -len(rows[j]))
+                if columns:
+                    logits[i, columns] = reranker.match_texts([rows[j] for j in columns], state).cpu().numpy()
             bar.update(len(group))
-    return reranker.combine(torch.from_numpy(matches), torch.from_numpy(cosines)).numpy()
+    return reranker.combine(torch.from_numpy(logits), torch.from_numpy(cosines)).numpy()

@@ -1,6 +1,6 @@
-"""The figures by which a model is judged: recall, recall after re-ranking, coverage of captions, exact answers.
+"""Quality metrics of models: recall, recall after re-ranking, coverage of captions, exact answers.
 
-numpy alone. Nothing here knows about scenes: a user's own pictures and sentences are judged in the same way.
+They need only numpy, and work for any pictures and sentences.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import numpy as np
 
 from image_text_embedding.foundation.errors import InputError
 
-Pairs: TypeAlias = "Sequence[tuple[int, int]] | np.ndarray"
+MatchingPairs: TypeAlias = "Sequence[tuple[int, int]] | np.ndarray"
 
-
+# Recall is reported at these ranks.
 KS = (1, 5, 10)
 
 _ARTICLES = {"a", "an", "the"}
 
-_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
-_NUMBERS = {str(number): word for number, word in enumerate(_WORDS)}
+_NUMBERS = {str(number): word for number, word in enumerate(_NUMBER_WORDS)}
 
 
 class Recall(NamedTuple):
@@ -37,48 +37,55 @@ class Recall(NamedTuple):
     text_to_image: dict[int, float]
 
 
-def recall(similarity: np.ndarray, pairs: Pairs, ks: Sequence[int] = KS) -> Recall:
+def recall(similarity: np.ndarray, pairs: MatchingPairs, ks: Sequence[int] = KS) -> Recall:
     """R@k both ways, as both papers report it (official `itm_eval`).
 
-    A picture may have several texts and a text several pictures: one right answer among the first k is enough. Of equal
-    scores the wrong ones come first, so that a model which gives the same score to all finds nothing. Pictures and texts
-    that are in no pair are candidates, but not queries.
+    A picture may have several texts and a text several pictures: one right answer among the first k is enough. Among equal
+    scores, wrong candidates rank first, so that a model that gives all pairs the same score finds nothing. Pictures and
+    texts without a pair are candidates, but not queries.
 
     Args:
-        similarity: (images, texts), higher is more alike.
+        similarity: (images, texts); higher means more similar.
         pairs: (N, 2) rows of (image, text) that belong together.
+        ks: the ranks.
 
     Raises:
-        InputError: another shape, a score that is not a finite number, or a pair outside of it.
+        InputError: the shape is wrong, a score is not finite, or a pair is outside the matrix.
     """
     scores, right = _checked(similarity, pairs)
     return Recall(_recall(scores, right, ks), _recall(scores.T, right.T, ks))
 
 
 def shortlist(similarity: np.ndarray, k: int) -> np.ndarray:
-    """Which pairs re-ranking looks at: the k best texts of each picture, and the k best pictures of each text.
+    """The pairs that re-ranking scores: the k best texts of each picture, and the k best pictures of each text.
 
     Args:
         similarity: (images, texts).
+        k: at least 1.
 
     Returns:
         bool (images, texts).
+
+    Raises:
+        InputError: as `recall`, or k is below 1.
     """
     scores, _ = _checked(similarity, ())
     return _best(scores, k) | _best(scores.T, k).T
 
 
-def reranked(similarity: np.ndarray, match: np.ndarray, pairs: Pairs, k: int, ks: Sequence[int] = KS) -> Recall:
-    """R@k when the k best by similarity are put in the order of a second score; what is not among them stays behind.
+def reranked(similarity: np.ndarray, match: np.ndarray, pairs: MatchingPairs, k: int, ks: Sequence[int] = KS) -> Recall:
+    """R@k when a second score re-orders the k best by similarity; the other candidates stay behind them.
 
     Args:
         similarity: (images, texts), the first score.
-        match: (images, texts), the second one, read only where `shortlist(similarity, k)` is true. BLIP's is the match
-            logit + cosine, ALBEF's the match logit (papers' evaluation; official `evaluation` in train_retrieval.py).
+        match: (images, texts), the second score, read only where `shortlist(similarity, k)` is true: for BLIP the match
+            logit + cosine, for ALBEF the match logit (`evaluation` of the official train_retrieval.py and Retrieval.py).
         pairs: (N, 2) rows of (image, text) that belong together.
+        k: how many candidates of each query are re-ranked.
+        ks: the ranks.
 
     Raises:
-        InputError: as `recall`, or a match score that is needed is not a finite number.
+        InputError: as `recall`, or a match score of the shortlist is not finite.
     """
     scores, right = _checked(similarity, pairs)
     match = np.asarray(match, dtype=np.float64)
@@ -88,8 +95,8 @@ def reranked(similarity: np.ndarray, match: np.ndarray, pairs: Pairs, k: int, ks
     return Recall(*(_recall(np.where(_best(s, k), m, -np.inf), r, ks) for s, m, r in ways))
 
 
-def _checked(similarity: np.ndarray, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
-    """The scores, and bool (images, texts): which of them are right."""
+def _checked(similarity: np.ndarray, pairs: MatchingPairs) -> tuple[np.ndarray, np.ndarray]:
+    """The scores as float64, and bool (images, texts): True for the pairs."""
     scores = np.asarray(similarity, dtype=np.float64)
     if scores.ndim != 2 or not scores.size or not np.isfinite(scores).all():
         raise InputError(f"expected finite scores (images, texts), got shape {scores.shape}")
@@ -102,17 +109,18 @@ def _checked(similarity: np.ndarray, pairs: Pairs) -> tuple[np.ndarray, np.ndarr
 
 
 def _recall(scores: np.ndarray, right: np.ndarray, ks: Sequence[int]) -> dict[int, float]:
-    asked = right.any(axis=1)
-    if not asked.any():
+    is_query = right.any(axis=1)
+    if not is_query.any():
         raise InputError("expected at least one pair (image, text) that belongs together, got none")
-    scores, right = scores[asked], right[asked]
-    best = np.where(right, scores, -np.inf).max(axis=1)
-    before = ((scores >= best[:, None]) & ~right).sum(axis=1)  # -inf too: what is behind the shortlist is not found
-    return {k: float((before < k).mean()) for k in ks}
+    scores, right = scores[is_query], right[is_query]
+    best_right = np.where(right, scores, -np.inf).max(axis=1)
+    # Wrong candidates count at -inf too: a right answer outside the shortlist is not found.
+    wrong_before = ((scores >= best_right[:, None]) & ~right).sum(axis=1)
+    return {k: float((wrong_before < k).mean()) for k in ks}
 
 
 def _best(scores: np.ndarray, k: int) -> np.ndarray:
-    """bool like `scores`: the k best of each row; of equal ones those that come first."""
+    """bool, shaped like `scores`: the k best of each row; among equal scores, the first ones."""
     if k < 1:
         raise InputError(f"expected a shortlist of at least 1, got {k}")
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
@@ -125,39 +133,42 @@ def coverage(captions: Sequence[str], things: Sequence[Sequence[Sequence[str]]])
     """The share of captions that name every thing in their picture.
 
     Args:
-        captions: one to a picture.
-        things: for each picture its things, each as the forms that count as naming it, e.g. ("dog", "dogs"). A form
-            counts where it stands as whole words: "cat" is not in "cattle".
+        captions: one per picture.
+        things: the things in each picture, each as a list of names, e.g. ("dog", "dogs"). Names match entire words:
+            "cat" is not in "cattle".
 
     Raises:
-        InputError: not as many captions as pictures, or none.
+        InputError: there are no captions, or not one per picture.
     """
     _check_lengths(captions, things)
     named = [
-        all(any(re.search(rf"\b{re.escape(form.lower())}\b", caption.lower()) for form in forms) for forms in each)
-        for caption, each in zip(captions, things)
+        all(
+            any(re.search(rf"\b{re.escape(name.lower())}\b", caption.lower()) for name in names) for names in in_picture
+        )
+        for caption, in_picture in zip(captions, things)
     ]
     return sum(named) / len(named)
 
 
 def exact_match(answers: Sequence[str], expected: Sequence[str]) -> float:
-    """The share of answers that are the expected ones, once both are in the same dress.
+    """The share of answers that equal the expected ones after normalising both.
 
-    Lower case, no punctuation, no articles, numbers up to ten as words (after the official VQA evaluation).
+    Normalised answers are in lower case, without punctuation and articles, and with numbers up to ten as words (after the
+    official VQA evaluation).
 
     Raises:
-        InputError: not as many answers as expected ones, or none.
+        InputError: there are no answers, or not as many as expected ones.
     """
     _check_lengths(answers, expected)
-    return sum(normal(answer) == normal(right) for answer, right in zip(answers, expected)) / len(answers)
+    return sum(normalize_answer(a) == normalize_answer(b) for a, b in zip(answers, expected)) / len(answers)
 
 
-def normal(answer: str) -> str:
-    """An answer as it is compared: "The 2 Dogs." is "two dogs"."""
-    found = re.findall(r"[^\W_]+", answer.lower())
-    return " ".join(_NUMBERS.get(word, word) for word in found if word not in _ARTICLES)
+def normalize_answer(answer: str) -> str:
+    """An answer in the form that is compared: "The 2 Dogs." becomes "two dogs"."""
+    words = re.findall(r"[^\W_]+", answer.lower())
+    return " ".join(_NUMBERS.get(word, word) for word in words if word not in _ARTICLES)
 
 
 def _check_lengths(given: Sequence[object], expected: Sequence[object]) -> None:
     if len(given) != len(expected) or not given:
-        raise InputError(f"expected as many as there are pictures ({len(expected)}) and at least one, got {len(given)}")
+        raise InputError(f"expected as many as there are pictures ({len(expected)}), at least one, got {len(given)}")

@@ -1,4 +1,4 @@
-"""Towers by OpenVINO and ONNX Runtime: the same vectors as torch's, exports that are kept, and what cannot be had."""
+"""Towers by OpenVINO and ONNX Runtime: the same vectors as torch's, cached exports, int8, and refused settings."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from image_text_embedding.inference.backends.backend import BACKENDS, choose_bac
 
 NEEDED = {"openvino": ("openvino",), "onnx": ("onnxruntime", "onnx", "onnxscript")}
 CPU = torch.device("cpu")
-WAIT = 20  # seconds; none of the waits below should take one
+WAIT = 20  # seconds; no wait below should take even one
 PICTURES = [entry["path"] for entry in gallery()[:6]]
-# Of unequal lengths, and so many that a batch is not of the size that was exported.
+# Of unequal lengths, and more than the batch size of the export.
 TEXTS = ["a dog", "a woman sitting on the beach with her dog", "two cups of coffee", "a rocket", "a cat in the snow"]
 
 
@@ -37,14 +37,14 @@ def need(backend: str) -> None:
 
 
 def backends_quiet() -> Any:
-    from image_text_embedding.foundation.optional_imports import no_telemetry
+    from image_text_embedding.inference.backends.quiet_exporters import no_telemetry
 
     return no_telemetry()
 
 
 @pytest.fixture(scope="module")
 def weights(home: Path, small_weights: dict[str, Path]) -> dict[str, Any]:
-    """What `load` is given for small BLIP and ALBEF models."""
+    """Weights of small BLIP and ALBEF models, for `load`."""
     return small_weights
 
 
@@ -55,13 +55,13 @@ def exact(weights: dict[str, Path], vocabulary: Path) -> Any:
 
 @pytest.fixture(scope="module", params=["openvino", "onnx"])
 def model(request: pytest.FixtureRequest, weights: dict[str, Path], vocabulary: Path) -> Iterator[Any]:
-    """The small BLIP on each backend, in fp32; kept for the module, so that it is exported once."""
+    """The small BLIP on each backend, in fp32; one for the module, so that it is exported once."""
     need(request.param)
     yield ite.load(weights["blip_itm_base_coco"], tokenizer=vocabulary, device="cpu", backend=request.param)
 
 
 class TestVectors:
-    def test_they_are_those_of_torch(self, model: Any, exact: Any) -> None:
+    def test_they_equal_those_of_torch(self, model: Any, exact: Any) -> None:
         np.testing.assert_allclose(model.encode_image(PICTURES), exact.encode_image(PICTURES), atol=1e-5)
         np.testing.assert_allclose(model.encode_image(PICTURES[1]), exact.encode_image(PICTURES[1]), atol=1e-5)
         np.testing.assert_allclose(model.encode_text(TEXTS), exact.encode_text(TEXTS), atol=1e-5)
@@ -77,7 +77,7 @@ class TestVectors:
             at_once = list(pool.map(model.encode_image, PICTURES * 3))
         np.testing.assert_allclose(at_once, one_by_one * 3, atol=1e-6)
 
-    def test_what_is_said_of_them(self, model: Any, exact: Any) -> None:
+    def test_their_info(self, model: Any, exact: Any) -> None:
         info = model.info
         assert info["backend"] == model.backend in BACKENDS and info["precision"] == model.precision == "fp32"
         for quality in info["quality"].values():
@@ -104,10 +104,10 @@ class TestVectors:
 
 
 class TestExports:
-    def test_one_copy_that_is_kept(
+    def test_one_copy_per_process_and_one_export(
         self, model: Any, weights: dict[str, Path], vocabulary: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(backend.Backend, "_build", lambda *_: pytest.fail("it is exported already"))
+        monkeypatch.setattr(backend.Backend, "_build", lambda *_: pytest.fail("it is already exported"))
         settings: dict[str, Any] = {"tokenizer": vocabulary, "device": "cpu", "backend": model.backend}
         again = ite.load(weights["blip_itm_base_coco"], modality="text", **settings)
         assert again.runtime.compiled["text"] is model.runtime.compiled["text"]
@@ -124,7 +124,7 @@ class TestExports:
         assert key["sha256"] == model.info["sha256"] and key["precision"] == "fp32" and key["tower"] == "image"
         assert "image_size=64" in key["sizes"] and set(key["versions"]) >= {"torch"} and len(key["versions"]) > 1
 
-    def test_damage_and_a_cache_that_cannot_be_written(
+    def test_a_damaged_export_and_a_cache_that_is_not_writable(
         self,
         exact: Any,
         weights: dict[str, Path],
@@ -145,7 +145,8 @@ class TestExports:
         np.testing.assert_allclose(got, expected, atol=1e-5)
         weights_file = folder / "model.bin"
         content = weights_file.read_bytes()
-        weights_file.unlink()  # it may still be mapped: the damaged one is another file
+        # The old file may still be mapped into memory: the damaged one must be another file.
+        weights_file.unlink()
         weights_file.write_bytes(content[:5000])
         again, got = vectors()
         np.testing.assert_allclose(got, expected, atol=1e-5)
@@ -154,7 +155,7 @@ class TestExports:
         (tmp_path / "home").mkdir()
         (tmp_path / "home" / "exports").write_text("in the way")
         monkeypatch.setenv("IMAGE_TEXT_EMBEDDING_HOME", str(tmp_path / "home"))
-        with pytest.warns(UserWarning, match="cannot be written"):
+        with pytest.warns(UserWarning, match="is not writable"):
             folder, got = vectors()
         np.testing.assert_allclose(got, expected, atol=1e-5)
 
@@ -165,7 +166,7 @@ class TestExports:
         monkeypatch.setenv("IMAGE_TEXT_EMBEDDING_HOME", str(tmp_path))
         real = compiled_tower.OpenVINOGraph.__call__
         monkeypatch.setattr(compiled_tower.OpenVINOGraph, "__call__", lambda self, *inputs: -real(self, *inputs))
-        with pytest.raises(ite.ComputeError, match="expected vectors as torch gives them"):
+        with pytest.raises(ite.ComputeError, match="expected the vectors of torch"):
             ite.load(weights["albef_14m"], tokenizer=vocabulary, backend="openvino", modality="text")
         assert not list((tmp_path / "exports").glob("*/export.json"))
 
@@ -180,17 +181,18 @@ class TestInt8:
         for modality, items in (("image", PICTURES), ("text", [entry["caption"] for entry in gallery()[:6]])):
             encode = f"encode_{modality}"
             cosines = (getattr(model, encode)(items) * getattr(exact, encode)(items)).sum(axis=1)
-            assert cosines.min() > 0.9 and abs(cosines - 1).max() > 1e-6, "as good as fp32, and yet not the same"
+            assert cosines.min() > 0.9 and abs(cosines - 1).max() > 1e-6, "close to fp32, but not equal"
             quality = model.info["quality"][modality]
             assert quality["items"] == 12 and quality["calibrated_on"] == "the packaged gallery"
             assert quality["cosine_mean"] == pytest.approx(cosines.mean(), abs=0.05)
 
-    def test_onnx_on_texts_of_the_users(self, weights: dict[str, Path], vocabulary: Path) -> None:
+    def test_onnx_calibrated_on_texts_of_the_user(self, weights: dict[str, Path], vocabulary: Path) -> None:
         need("onnx")
         texts = [f"{text} {more}" for text in TEXTS for more in ("by day", "at night")]
         exact = ite.load(weights["albef_14m"], tokenizer=vocabulary, device="cpu", modality="text")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # made-up weights may be below MIN_INT8_COSINE
+            # Made-up weights may be below MIN_INT8_COSINE.
+            warnings.simplefilter("ignore")
             model = ite.load(
                 weights["albef_14m"],
                 tokenizer=vocabulary,
@@ -205,27 +207,27 @@ class TestInt8:
         quality = model.info["quality"]["text"]
         assert quality["items"] == 3 and quality["calibrated_on"] == "10 texts given by the user"
 
-    def test_doubtful_vectors_are_said_to_be(self, exact: Any) -> None:
+    def test_inaccurate_vectors_warn(self, exact: Any) -> None:
         notes = {"quality": {"cosine_mean": 0.9, "cosine_min": 0.8, "items": 3}}
         tower = compiled_tower.CompiledTower(lambda *_: np.zeros(1), export_cache.CachedExport(Path(), notes))
         with pytest.warns(UserWarning, match=r"mean cosine of 0\.900 .* calibration="):
-            backend.Backend("onnx", "int8")._doubt(tower, "text")
+            backend.Backend("onnx", "int8")._warn_if_inaccurate(tower, "text")
 
 
 class TestRefusals:
     @pytest.mark.parametrize(
-        ("settings", "says"),
+        ("settings", "message"),
         [
             ({"backend": "openvin"}, "backend: expected one of torch, openvino, onnx, .* did you mean 'openvino'"),
             ({"precision": "int4"}, "precision: expected one of fp32, bf16, fp16, int8, got 'int4'"),
             ({"precision": torch.float16}, "precision: expected one of"),
-            ({"precision": "int8"}, r"expected one of fp32, bf16, fp16, .*backend='torch'.* int8 is computed by"),
+            ({"precision": "int8"}, r"expected one of fp32, bf16, fp16, .*backend='torch'.* int8 needs backend"),
             ({"precision": "fp16", "dtype": "bf16"}, "expected precision or dtype, got"),
             ({"calibration": {"text": TEXTS * 2}}, "for precision='int8'; got 'text' for precision='fp32'"),
         ],
     )
-    def test_before_anything_is_read(self, settings: dict[str, Any], says: str) -> None:
-        with pytest.raises(ite.InputError, match=says):
+    def test_settings_are_checked_before_the_model(self, settings: dict[str, Any], message: str) -> None:
+        with pytest.raises(ite.InputError, match=message):
             ite.load("no such model", device="cpu", **settings)
 
     def test_dtype_is_the_same_as_precision(self, weights: dict[str, Path]) -> None:
@@ -233,7 +235,7 @@ class TestRefusals:
             model = ite.load(weights["blip_base"], modality="image", device="cpu", **settings)
             assert model.dtype is torch.bfloat16 and model.info["precision"] == "bf16"
 
-    def test_what_the_device_lacks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_precision_or_device_that_openvino_lacks(self, monkeypatch: pytest.MonkeyPatch) -> None:
         need("openvino")
         monkeypatch.setattr(backend, "_openvino_capabilities", lambda: ["FP32", "INT8", "BIN"])
         with pytest.raises(ite.InputError, match="expected one of fp32, int8, which backend='openvino' can"):
@@ -241,7 +243,7 @@ class TestRefusals:
         with pytest.raises(ite.InputError, match="computes on the CPU, got device 'cuda'"):
             choose_backend("openvino", "fp32", torch.device("cuda"), None)
 
-    def test_what_onnx_runtime_lacks(self) -> None:
+    def test_a_precision_or_device_that_onnx_runtime_lacks(self) -> None:
         need("onnx")
         import onnxruntime
 
@@ -262,7 +264,7 @@ class TestRefusals:
         with pytest.raises(ite.InputError, match=r"makes none \(it can caption\): load it with backend='torch'"):
             ite.load(weights["blip_caption_base"], tokenizer=vocabulary, backend="openvino")
 
-    def test_what_to_calibrate_on(self, weights: dict[str, Path], vocabulary: Path) -> None:
+    def test_unusable_calibration(self, weights: dict[str, Path], vocabulary: Path) -> None:
         need("openvino")
         settings: dict[str, Any] = {"tokenizer": vocabulary, "backend": "openvino", "precision": "int8"}
         with pytest.raises(ite.InputError, match="at least 8 pictures, got 3"):
@@ -281,7 +283,7 @@ class TestRefusals:
 
 
 def test_exports_in_two_threads_leave_the_process_as_it_was() -> None:
-    from image_text_embedding.foundation.optional_imports import quietly
+    from image_text_embedding.inference.backends.quiet_exporters import quietly
 
     before = sys.stdout, logging.getLogger().level, list(warnings.filters)
     first_in, first_out = threading.Event(), threading.Event()
@@ -289,7 +291,8 @@ def test_exports_in_two_threads_leave_the_process_as_it_was() -> None:
     def first() -> None:
         with quietly():
             first_in.set()
-            first_out.wait(0.2)  # the other has time to come in, if it can
+            # Time for the other thread to enter, if nothing stops it.
+            first_out.wait(0.2)
         first_out.set()
 
     def second() -> None:

@@ -1,4 +1,4 @@
-"""Folders for transformers and back: equal outputs."""
+"""Folders that transformers opens, and folders that it saved: equal outputs in both directions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def folders(small_encoder: Callable, tmp_path_factory: pytest.TempPathFactory) -
 
 
 class TestTransformers:
-    """There and back: `export_transformers`, transformers' own classes and processor, `load` of what it saves."""
+    """`export_transformers`, transformers' own classes and processor, and `load` of what transformers saves."""
 
     def pixels(self, model: ite.Encoder, task_photos: list) -> torch.Tensor:
         from image_text_embedding.inputs.pixels import normalize_pixels
@@ -60,15 +60,14 @@ class TestTransformers:
         model = small_encoder("blip_caption_base")
         theirs = BlipForConditionalGeneration.from_pretrained(folders["caption"]).eval()
         processor = BlipProcessor.from_pretrained(folders["caption"])
-        pixels, manner = self.pixels(model, task_photos), {"num_beams": beams, "max_length": 20, "min_length": 5}
-        rows = theirs.generate(pixels, do_sample=False, **manner)
-        assert processor.batch_decode(rows, skip_special_tokens=True) == model.caption(task_photos, **manner)
+        pixels, settings = self.pixels(model, task_photos), {"num_beams": beams, "max_length": 20, "min_length": 5}
+        rows = theirs.generate(pixels, do_sample=False, **settings)
+        assert processor.batch_decode(rows, skip_special_tokens=True) == model.caption(task_photos, **settings)
         prompt = processor(text=["a picture of"] * 4, return_tensors="pt").input_ids
-        rows = theirs.generate(pixels, input_ids=prompt, do_sample=False, **manner)
-        texts = ["a picture of " + text for text in model.caption(task_photos, "a picture of", **manner)]
-        if (
-            beams == 1
-        ):  # with a prompt, transformers 5 ranks the texts of a search by another rule than the published code
+        rows = theirs.generate(pixels, input_ids=prompt, do_sample=False, **settings)
+        texts = ["a picture of " + text for text in model.caption(task_photos, "a picture of", **settings)]
+        # With a prompt, transformers 5 ranks the texts of a search by another rule than the published code.
+        if beams == 1:
             assert processor.batch_decode(rows, skip_special_tokens=True) == texts
 
     @pytest.mark.parametrize("beams", [1, 3])
@@ -78,15 +77,15 @@ class TestTransformers:
         model = small_encoder("blip_vqa_base")
         theirs = BlipForQuestionAnswering.from_pretrained(folders["answer"]).eval()
         processor = BlipProcessor.from_pretrained(folders["answer"])
-        manner = {"num_beams": beams, "max_length": 10, "min_length": 1}
+        settings = {"num_beams": beams, "max_length": 10, "min_length": 1}
         for photo, question in zip(task_photos, QUESTIONS):
             words = processor(text=question, return_tensors="pt").input_ids
-            rows = theirs.generate(words, self.pixels(model, [photo]), do_sample=False, **manner)
-            ours = model.answer(photo, question, question_token="cls", **manner)
+            rows = theirs.generate(words, self.pixels(model, [photo]), do_sample=False, **settings)
+            ours = model.answer(photo, question, question_token="cls", **settings)
             assert processor.decode(rows[0], skip_special_tokens=True) == ours
 
     def test_a_repository_of_the_hub(self, small_encoder: Callable, task_photos, folders: dict, home: Path) -> None:
-        """One that no YAML file names, cached as huggingface_hub lays it out; the hub itself is out of reach."""
+        """One that no YAML file names, in the layout of huggingface_hub's cache; the test is offline."""
         for path in folders["caption"].iterdir():
             put_in_hub_cache("somebody/captioner", path)
         model = ite.load("somebody/captioner")
@@ -95,7 +94,7 @@ class TestTransformers:
         assert model.caption(task_photos[0]) == small_encoder("blip_caption_base").caption(task_photos[0])
 
     @pytest.mark.parametrize("task", ["match", "caption", "answer"])
-    def test_back_again(self, small_encoder: Callable, task_photos, folders: dict, task: str, tmp_path) -> None:
+    def test_the_round_trip(self, small_encoder: Callable, task_photos, folders: dict, task: str, tmp_path) -> None:
         import transformers
 
         kind = {"match": "ImageTextRetrieval", "caption": "ConditionalGeneration", "answer": "QuestionAnswering"}[task]
@@ -105,8 +104,8 @@ class TestTransformers:
         name = {"match": "blip_base", "caption": "blip_caption_base", "answer": "blip_vqa_base"}[task]
         again, first = ite.load(tmp_path), small_encoder(name)
         assert again.config.tasks == {"match": ("embed", "match")}.get(task, (task,))
-        for room in ("vision", "text", "captions"):
-            assert getattr(again.config, room) == getattr(first.config, room)
+        for section in ("vision", "text", "captions"):
+            assert getattr(again.config, section) == getattr(first.config, section)
         if task == "match":
             np.testing.assert_allclose(
                 again.match(task_photos, SENTENCES), first.match(task_photos, SENTENCES), atol=1e-6
@@ -117,7 +116,7 @@ class TestTransformers:
             assert again.config.decoder == first.config.decoder and again.config.questions == first.config.questions
             assert again.answer(task_photos[:3], QUESTIONS) == first.answer(task_photos[:3], QUESTIONS)
 
-    def test_what_cannot_be_exported(self, small_encoder: Callable, tmp_path) -> None:
+    def test_models_that_cannot_be_exported(self, small_encoder: Callable, tmp_path) -> None:
         with pytest.raises(InputError, match="transformers has no ALBEF"):
             small_encoder("albef_14m").export_transformers(tmp_path / "x")
         with pytest.raises(InputError, match="cannot answer"):
@@ -140,8 +139,8 @@ class TestTransformers:
             ite.load(tmp_path / "m")
 
     @pytest.mark.filterwarnings("ignore:.*output matrix differs from its word embeddings")  # transformers 4
-    def test_a_config_built_from_two(self, tmp_path) -> None:
-        """As people who live there build it; `from_text_vision_configs` is gone in transformers 5."""
+    def test_a_config_built_from_two_configs(self, tmp_path) -> None:
+        """As users of transformers build it; transformers 5 has no `from_text_vision_configs`."""
         from transformers import BlipConfig, BlipForConditionalGeneration, BlipTextConfig, BlipVisionConfig
 
         text = BlipTextConfig(hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96)

@@ -1,4 +1,4 @@
-"""Answers, written and chosen."""
+"""Question answering: written answers, and ranked choices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class TestAnswer:
         model = small_encoder(name)
         pairs = model.answer(task_photos[:3], QUESTIONS, batch_size=2)
         assert vit_passes == [2, 1] and all(isinstance(text, str) for text in pairs)
-        # A padded batch = one by one, which is not so in the original's generate mode.
+        # A padded batch = one by one, unlike in the original's generate mode.
         assert [model.answer(photo, question) for photo, question in zip(task_photos, QUESTIONS)] == pairs
         vit_passes.clear()
         several = model.answer(task_photos[0], QUESTIONS)
@@ -33,9 +33,9 @@ class TestAnswer:
         assert chances == sorted(chances, reverse=True) and sum(chances) == pytest.approx(1, abs=1e-5)
         many = model.answer(task_photos[:3], QUESTIONS, choices=CHOICES)
         for photo, question, together in zip(task_photos, QUESTIONS, many):
-            alone = model.answer(photo, question, choices=CHOICES)
-            assert [answer for answer, _ in alone] == [answer for answer, _ in together]
-            np.testing.assert_allclose([p for _, p in alone], [p for _, p in together], atol=1e-5)
+            single = model.answer(photo, question, choices=CHOICES)
+            assert [answer for answer, _ in single] == [answer for answer, _ in together]
+            np.testing.assert_allclose([p for _, p in single], [p for _, p in together], atol=1e-5)
         assert len(model.answer(task_photos[0], QUESTIONS[0], choices=CHOICES, k=2)) == 2
         assert model.answer(task_photos[0], QUESTIONS[0], choices=("yes",)) == [("yes", pytest.approx(1.0))]
 

@@ -1,4 +1,4 @@
-"""Captions: prompts, sampling, batches."""
+"""Captioning: prompts, sampling, batches."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class TestCaption:
         assert model.caption([]) == []
         assert len({len(text.split()) for text in many}) > 1
 
-    @pytest.mark.parametrize("manner", [{}, {"num_beams": 1}, {"sample": True, "seed": 3}])
-    def test_prompts_of_different_length(self, small_encoder: Callable, task_photos, manner: dict) -> None:
+    @pytest.mark.parametrize("settings", [{}, {"num_beams": 1}, {"sample": True, "seed": 3}])
+    def test_prompts_of_different_length(self, small_encoder: Callable, task_photos, settings: dict) -> None:
         model = small_encoder("blip_caption_base")
         prompts = ["a picture of", "two", "a picture of", "the old man and the sea"]
-        many = model.caption(task_photos, prompts, **manner)
-        assert [model.caption(photo, prompt, **manner) for photo, prompt in zip(task_photos, prompts)] == many
-        assert model.caption(task_photos[0], prompts, **manner)[1] == model.caption(task_photos[0], "two", **manner)
-        assert model.caption(task_photos, "two", **manner)[1] == many[1]
+        many = model.caption(task_photos, prompts, **settings)
+        assert [model.caption(photo, prompt, **settings) for photo, prompt in zip(task_photos, prompts)] == many
+        assert model.caption(task_photos[0], prompts, **settings)[1] == model.caption(task_photos[0], "two", **settings)
+        assert model.caption(task_photos, "two", **settings)[1] == many[1]
         assert not any(text.startswith(prompt) for text, prompt in zip(many, prompts))
 
-    def test_beams_and_samples_come_in_lists(self, small_encoder: Callable, task_photos) -> None:
+    def test_several_sequences_are_lists(self, small_encoder: Callable, task_photos) -> None:
         model = small_encoder("blip_caption_base")
         best = model.caption(task_photos, num_return_sequences=3)
         assert [texts[0] for texts in best] == model.caption(task_photos)
@@ -43,9 +43,8 @@ class TestCaption:
 
     def test_penalties_and_lengths(self, small_encoder: Callable, task_photos) -> None:
         model = small_encoder("blip_caption_base")
-        assert all(
-            " " not in text for text in model.caption(task_photos, max_length=2, min_length=0)
-        )  # [DEC] and one token
+        # [DEC] and one token.
+        assert all(" " not in text for text in model.caption(task_photos, max_length=2, min_length=0))
         assert model.caption(task_photos, repetition_penalty=1.0) == model.caption(task_photos)
         assert model.caption(task_photos, repetition_penalty=5.0, min_length=15) != model.caption(
             task_photos, min_length=15

@@ -22,9 +22,9 @@ class TestMatch:
         pairs = model.match(task_photos, SENTENCES, batch_size=3)
         assert pairs.shape == (4,) and pairs.dtype == np.float32 and bool(((pairs > 0) & (pairs < 1)).all())
         assert vit_passes == [3, 1]
-        alone = [model.match(photo, text) for photo, text in zip(task_photos, SENTENCES)]
-        assert isinstance(alone[0], float)
-        np.testing.assert_allclose(pairs, alone, atol=1e-5)  # a padded batch = one by one
+        singles = [model.match(photo, text) for photo, text in zip(task_photos, SENTENCES)]
+        assert isinstance(singles[0], float)
+        np.testing.assert_allclose(pairs, singles, atol=1e-5)  # a padded batch = one by one
 
     def test_one_of_either_for_all_of_the_other(
         self, small_encoder: Callable, task_photos, name: str, vit_passes: list[int]
@@ -54,14 +54,14 @@ class TestMatch:
     def test_pictures_are_read_while_others_are_computed_and_the_threads_end(
         self, small_encoder: Callable, task_photos, name: str, monkeypatch
     ) -> None:
-        """By `match`, `match_matrix` and `rerank`; the other tasks take their pictures as `match` does."""
+        """In `match`, `match_matrix` and `rerank`; the other tasks read pictures as `match` does."""
         model = small_encoder(name)
         readers: set[threading.Thread] = set()
         pixels = model_runtime.ModelRuntime.pixels
 
-        def noted(engine: Any, picture: Any) -> np.ndarray:
+        def noted(runtime: Any, picture: Any) -> np.ndarray:
             readers.add(threading.current_thread())
-            return pixels(engine, picture)
+            return pixels(runtime, picture)
 
         monkeypatch.setattr(model_runtime.ModelRuntime, "pixels", noted)
         for call in (
@@ -97,7 +97,7 @@ class TestMatch:
         with pytest.raises(TextError, match=r"^nothing to encode"):
             model.match(task_photos, "")
 
-    def test_long_texts_are_cut_with_a_warning_at_the_callers_line(
+    def test_truncated_texts_are_a_warning_at_the_callers_line(
         self, small_encoder: Callable, task_photos, name: str
     ) -> None:
         model = small_encoder(name)
@@ -107,7 +107,7 @@ class TestMatch:
             assert caught[0].filename == __file__
 
 
-def test_the_token_that_begins_a_text(small_encoder: Callable, task_photos) -> None:
+def test_the_first_token_of_a_text(small_encoder: Callable, task_photos) -> None:
     blip, albef = small_encoder("blip_base"), small_encoder("albef_14m")
     assert abs(blip.match(task_photos[0], "a dog") - blip.match(task_photos[0], "a dog", itm_token="cls")) > 1e-4
     assert albef.match(task_photos[0], "a dog") == albef.match(task_photos[0], "a dog", itm_token="cls")

@@ -1,4 +1,4 @@
-"""Which tasks a model can do, and which parts that loads."""
+"""Which tasks a model can do, and which parts they load."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from image_text_embedding.models import part_cache
 
 class TestWhatAModelCanDo:
     @pytest.mark.parametrize(
-        ("name", "call", "said"),
+        ("name", "call", "message"),
         [
             (
                 "blip_itm_base_coco",
@@ -42,9 +42,9 @@ class TestWhatAModelCanDo:
         ],
     )
     def test_a_task_without_a_head_names_the_models_that_have_it(
-        self, small_encoder: Callable, name, call, said
+        self, small_encoder: Callable, name, call, message
     ) -> None:
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             call(small_encoder(name))
 
     def test_nothing_is_read_for_a_task_that_cannot_be_done(self, small_encoder: Callable, monkeypatch) -> None:
@@ -53,7 +53,7 @@ class TestWhatAModelCanDo:
         with pytest.raises(InputError, match="cannot answer"):
             model.answer("missing.jpg", "")
 
-    def test_heads_are_loaded_when_first_asked_for(self, small_weights: dict, task_photos) -> None:
+    def test_heads_are_loaded_when_first_used(self, small_weights: dict, task_photos) -> None:
         model = ite.load(small_weights["blip_base"], tokenizer=VOCABULARY, device="cpu")
         assert set(model.runtime.parts) == {"image", "text"}
         assert not any(".cross." in name for part in model.runtime.parts.values() for name in part.state_dict())
@@ -64,7 +64,7 @@ class TestWhatAModelCanDo:
         model.caption(task_photos[0])
         assert set(model.runtime.parts) == {"image", "text", "match", "caption"}
 
-    def test_a_modality_leaves_no_heads(self, small_encoder: Callable, small_weights: dict) -> None:
+    def test_a_model_of_one_modality_has_no_heads(self, small_encoder: Callable, small_weights: dict) -> None:
         with pytest.raises(InputError, match=r"modality='text' and has no image tower: load it with modality=None"):
             small_encoder("blip_base", modality="text").match("x.jpg", "a dog")
         with pytest.raises(InputError, match=r"has no text tower"):
@@ -72,12 +72,12 @@ class TestWhatAModelCanDo:
         with pytest.raises(InputError, match="cannot embed"):
             ite.load(small_weights["blip_caption_base"], tokenizer=VOCABULARY, modality="image")
 
-    def test_what_is_said_of_a_model(self, small_encoder: Callable) -> None:
+    def test_info_and_repr(self, small_encoder: Callable) -> None:
         model = small_encoder("blip_caption_base")
         assert model.dim is None and model.info["tasks"] == ["caption"] and model.info["dim"] is None
         assert repr(model) == "<blip_caption_base: image and caption on cpu>"
 
-    def test_settings_are_the_methods_own(self) -> None:
+    def test_settings_have_the_defaults_of_the_methods(self) -> None:
         for task, method in (("match", "match"), ("caption", "caption"), ("answer", "answer")):
             signature = inspect.signature(getattr(ite.Encoder, method)).parameters
             defaults = dataclasses.asdict(task_settings.TASK_SETTINGS[task]())
@@ -91,7 +91,7 @@ class TestWhatAModelCanDo:
         again = ite.load(model.save(tmp_path / "mine.safetensors"), tokenizer=VOCABULARY)
         assert again.config.tasks == ("embed", "match")
         assert again.match(task_photos[0], "two dogs") == pytest.approx(expected, abs=1e-6)
-        whole = small_encoder("blip_vqa_base").save(tmp_path / "vqa.safetensors")
-        assert ite.load(whole, tokenizer=VOCABULARY).answer(task_photos[0], "why") == small_encoder(
+        path = small_encoder("blip_vqa_base").save(tmp_path / "vqa.safetensors")
+        assert ite.load(path, tokenizer=VOCABULARY).answer(task_photos[0], "why") == small_encoder(
             "blip_vqa_base"
         ).answer(task_photos[0], "why")

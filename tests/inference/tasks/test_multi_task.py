@@ -13,7 +13,7 @@ from image_text_embedding.inference import model_runtime
 
 
 class TestAnalyze:
-    def test_one_pass_gives_what_the_tasks_give(
+    def test_one_pass_equals_the_tasks_own_methods(
         self, small_encoder: Callable, task_photos, vit_passes: list[int]
     ) -> None:
         model = small_encoder("blip_base")
@@ -52,7 +52,7 @@ class TestAnalyze:
         assert found[0] is not None and found[1] is None and [index for index, _ in errors] == [1]
 
     @pytest.mark.parametrize(
-        ("options", "said"),
+        ("options", "message"),
         [
             ({"tasks": ["embd"]}, "unknown task 'embd' — did you mean 'embed'"),
             ({"tasks": ["match"]}, "texts: expected one string, or one for each picture, got None"),
@@ -67,8 +67,8 @@ class TestAnalyze:
             ({"tasks": ["caption"], "num_beams": 0}, "num_beams"),
         ],
     )
-    def test_bad_input(self, small_encoder: Callable, options: dict, said: str) -> None:
-        with pytest.raises(InputError, match=said):
+    def test_bad_input(self, small_encoder: Callable, options: dict, message: str) -> None:
+        with pytest.raises(InputError, match=message):
             small_encoder("blip_base").analyze("x.jpg", **options)
 
 
@@ -77,7 +77,11 @@ BAD = [
     ("blip_base", lambda m, p: m.match(p[:2], ["a", "b", "c"]), "as many of each.*got 2 images and 3 texts"),
     ("blip_base", lambda m, p: m.match(p, None), "texts: expected one string"),
     ("blip_base", lambda m, p: m.match(p, ["a", 3, "b", "c"]), "item 1: expected a string, got int"),
-    ("blip_base", lambda m, p: m.match(p, {"a": 1}), "expected one or a list of texts, got dict"),
+    (
+        "blip_base",
+        lambda m, p: m.match(p, {"a": 1}),
+        "expected one or a list of texts, got a dict: pass one of its columns",
+    ),
     ("blip_base", lambda m, p: m.match(p, "a", on_error="ignore"), "on_error: expected 'raise' or 'skip'"),
     ("blip_base", lambda m, p: m.match(p, "a", batch_size=0), "batch_size: expected a whole number of at least 1"),
     ("blip_base", lambda m, p: m.match_matrix(p, "a", batch_size=0), "batch_size"),
@@ -143,11 +147,11 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("name", "call", "said"), BAD, ids=range(len(BAD)))
+@pytest.mark.parametrize(("name", "call", "message"), BAD, ids=range(len(BAD)))
 def test_bad_input_is_an_error_before_any_compute(
-    small_encoder: Callable, task_photos, monkeypatch, name, call, said
+    small_encoder: Callable, task_photos, monkeypatch, name, call, message
 ) -> None:
     model = small_encoder(name)
     monkeypatch.setattr(model_runtime.ModelRuntime, "states", lambda self, pixels: pytest.fail("computed"))
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         call(model, task_photos)

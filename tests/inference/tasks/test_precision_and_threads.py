@@ -28,19 +28,19 @@ class TestHalfPrecisionAndThreads:
             for answer, chance in small_encoder(name, dtype=dtype).answer(task_photos[0], QUESTIONS[0], CHOICES):
                 assert chance == pytest.approx(expected[answer], abs=0.1)
 
-    def test_numbers_that_are_none(self, small_weights: dict, task_photos) -> None:
+    def test_damaged_weights_are_an_error(self, small_weights: dict, task_photos) -> None:
         model = ite.load(small_weights["blip_itm_base_coco"], tokenizer=VOCABULARY, device="cpu")
         model.match(task_photos[0], "a")
         bias = model.runtime.parts["match"].itm_head.bias
-        kept = bias.clone()
+        before = bias.clone()
         bias.fill_(float("nan"))
         try:
             with pytest.raises(ComputeError, match="try dtype='fp32'"):
                 model.match(task_photos[0], "a dog")
         finally:
-            bias.copy_(kept)
+            bias.copy_(before)
         norm = model.runtime.parts["image"].vision.norm.bias
-        kept = norm.clone()
+        before = norm.clone()
         norm.fill_(float("inf"))
         try:
             with pytest.raises(ComputeError, match=r"item 0: .*try dtype='fp32'"):
@@ -48,7 +48,7 @@ class TestHalfPrecisionAndThreads:
             found, errors = model.match(task_photos[:2], "a dog", on_error="skip")
             assert np.isnan(found).all() and [index for index, _ in errors] == [0, 1]
         finally:
-            norm.copy_(kept)
+            norm.copy_(before)
 
     @pytest.mark.parametrize("number", [float("nan"), float("inf")])
     @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Re-ranking against a slow, plain computation."""
+"""Re-ranking equals a slow computation, pair by pair, from vectors and match logits."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ class TestRerank:
         self.check(model, found, cosines, [(task_photos[0], text) for text in SENTENCES], k)
 
     def check(self, model: ite.Encoder, found: list, cosines: np.ndarray, pairs: list, k: int) -> None:
-        """The family's rule, from the vectors and from the head itself."""
+        """The family's rule, computed from the vectors and the head itself."""
         best = np.argsort(-cosines)[:k]
-        engine, expected = model.runtime, {}
+        runtime, expected = model.runtime, {}
         for i in best:
             picture, text = pairs[i]
-            states = engine.states([engine.pixels(picture)])
-            row = engine.tokenizer(text, model.config.captions)
+            states = runtime.states([runtime.pixels(picture)])
+            row = runtime.tokenizer(text, model.config.captions)
             if model.config.family == "blip":
                 row = [30523, *row[1:]]
-            logit = engine.part("match")(*engine.padded([row]), states)[0, 1].item()
+            logit = runtime.part("match")(*runtime.padded([row]), states)[0, 1].item()
             expected[int(i)] = logit + (float(cosines[i]) if model.config.family == "blip" else 0.0)
         assert [index for index, _ in found] == sorted(expected, key=lambda i: -expected[i])
         np.testing.assert_allclose([score for _, score in found], sorted(expected.values(), reverse=True), atol=1e-4)

@@ -1,4 +1,4 @@
-"""Recall on a Karpathy split, against a slow, plain computation of the same figures."""
+"""Recall on a Karpathy split, against a slow, plain computation of the same shares."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FOLDER = Path(ENTRIES[0]["path"]).parent
 
 @pytest.fixture(scope="module")
 def split_json(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packaged pictures as the standard JSON has them: five captions each, and one that has six."""
+    """The packaged pictures as a standard JSON: five captions each, and one with six."""
     images = []
     for number, entry in enumerate(ENTRIES):
         things = [thing["plural" if thing["count"] > 1 else "name"] for thing in entry["things"]]
@@ -35,11 +35,11 @@ def split_json(tmp_path_factory: pytest.TempPathFactory) -> Path:
             f"there is {things[-1]}",
             f"{entry['caption']} in a drawing",
         ]
-        raws += ["the sixth, which nobody reads"] * (number == 3)
+        raws += ["the sixth, which is not used"] * (number == 3)
         images.append(
             {
                 "filename": Path(entry["path"]).name,
-                "filepath": "val2014" if number == 0 else "",  # as COCO has it; the file lies one level up
+                "filepath": "val2014" if number == 0 else "",  # as in COCO; the file is one level up
                 "split": "test" if number < 14 else "val",
                 "sentences": [{"raw": raw, "tokens": raw.split()} for raw in raws],
                 "imgid": number,
@@ -51,7 +51,7 @@ def split_json(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def slow(model: Any, split: Any, k: int, adds_cosine: bool) -> dict[str, dict[int, float]]:
-    """One query after the other, one pair at a time: sort, re-rank the k best, look."""
+    """One query at a time, one pair at a time: sort, re-rank the k best, count."""
     pictures = [model.encode_image(path) for path in split.pictures]
     texts = [model.encode_text(caption) for caption in split.captions]
     right = {(int(i), int(j)) for i, j in split.pairs}
@@ -88,17 +88,17 @@ def same(found: Any, expected: dict[str, dict[int, float]]) -> None:
         assert getattr(found, way) == pytest.approx(shares), way
 
 
-def test_a_split_is_read_as_the_standard_has_it(split_json: Path) -> None:
+def test_a_split_is_read_as_the_standard_evaluation_does(split_json: Path) -> None:
     split = read_karpathy(split_json, FOLDER)
     assert [path.name for path in split.pictures] == [Path(entry["path"]).name for entry in ENTRIES[:14]]
     assert len(split.captions) == 70 and split.captions[5] == ENTRIES[1]["caption"]
-    assert "the sixth, which nobody reads" not in split.captions
+    assert "the sixth, which is not used" not in split.captions
     assert [tuple(pair) for pair in split.pairs[:6]] == [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4), (1, 5)]
     assert len(read_karpathy(split_json, FOLDER, "val").pictures) == 2
 
 
 @pytest.mark.parametrize("k", [0, 3])
-def test_the_figures_are_those_of_a_slow_plain_computation(split_json: Path, k: int) -> None:
+def test_recall_equals_that_of_a_slow_plain_computation(split_json: Path, k: int) -> None:
     model = ite.load("blip_demo")
     split = read_karpathy(split_json, FOLDER)
     figures = evaluate(model, split, rerank=k, batch_size=5)
@@ -119,7 +119,7 @@ def test_albef_too(split_json: Path, small_weights: dict[str, Path]) -> None:
         same(figures.reranked, slow(model, split, 2, adds_cosine=False))
 
 
-def test_what_is_no_split(tmp_path: Path, split_json: Path) -> None:
+def test_files_that_are_no_split(tmp_path: Path, split_json: Path) -> None:
     raw = json.loads(split_json.read_text())
 
     def changed(**changes: Any) -> Path:
@@ -129,7 +129,7 @@ def test_what_is_no_split(tmp_path: Path, split_json: Path) -> None:
 
     (tmp_path / "list.json").write_text("[]")
     (tmp_path / "cut.json").write_text(split_json.read_text()[:100])
-    for path, folder, said in (
+    for path, folder, message in (
         (tmp_path / "missing.json", FOLDER, "expected the JSON of a Karpathy split"),
         (tmp_path / "list.json", FOLDER, "expected the JSON of a Karpathy split"),
         (tmp_path / "cut.json", FOLDER, "expected the JSON of a Karpathy split"),
@@ -140,13 +140,13 @@ def test_what_is_no_split(tmp_path: Path, split_json: Path) -> None:
         (changed(filename="never.jpg"), FOLDER, "expected a picture at"),
         (split_json, tmp_path, "is this the folder with the pictures"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             read_karpathy(path, folder)
     with pytest.raises(InputError, match="no picture of the split 'dev'; it has test, val"):
         read_karpathy(split_json, FOLDER, "dev")
 
 
-def test_what_cannot_be_done_is_told_before_the_work(split_json: Path, small_weights: dict[str, Path]) -> None:
+def test_errors_come_before_the_work(split_json: Path, small_weights: dict[str, Path]) -> None:
     split = read_karpathy(split_json, FOLDER)
     with pytest.raises(InputError, match="rerank: expected"):
         evaluate(ite.load("blip_demo"), split, rerank=-1)

@@ -58,15 +58,16 @@ def test_reranking_against_a_plain_loop() -> None:
             hits += max(best, key=lambda column: second[row][column]) == row
         ways.append(hits / 25)
     assert needed.sum() <= 2 * 25 * k
-    unknown = np.where(needed, match, np.nan)  # what is not on the list is never read
+    # Scores outside the shortlist are never read.
+    unknown = np.where(needed, match, np.nan)
     found = metrics.reranked(similarity, unknown, pairs, k, ks=(1,))
     assert (found.image_to_text[1], found.text_to_image[1]) == pytest.approx(tuple(ways))
-    # A right answer that ITC puts behind the first k cannot be brought back.
+    # Re-ranking cannot find a right answer that ITC ranks behind the first k.
     similarity = np.eye(25)[::-1] + np.arange(25) * 1e-3
     assert metrics.reranked(similarity, np.eye(25), pairs, 1, ks=(1,)).image_to_text[1] < 0.1
 
 
-def test_figures_refuse_what_they_cannot_judge() -> None:
+def test_bad_arguments_are_refused() -> None:
     right = [(0, 0)]
     for scores, pairs in (
         (np.full((2, 2), np.nan), right),
@@ -87,7 +88,7 @@ def test_figures_refuse_what_they_cannot_judge() -> None:
             given([], [])  # type: ignore[operator]
 
 
-def test_coverage_counts_whole_words() -> None:
+def test_coverage_matches_entire_words() -> None:
     dog, cat = ("dog", "dogs"), ("cat", "cats")
     assert metrics.coverage(["two Dogs left of a cat"], [[dog, cat]]) == 1
     assert metrics.coverage(["a hotdog and some cattle"], [[dog, cat]]) == 0

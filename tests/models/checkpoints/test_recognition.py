@@ -1,0 +1,26 @@
+"""The configuration of a checkpoint, recognised by its parameter names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from image_text_embedding.models.checkpoints.checkpoint_files import Checkpoint
+from image_text_embedding.models.checkpoints.recognition import recognise_checkpoint
+from image_text_embedding.models.config_files import model_config
+
+
+def test_files_of_one_head_are_recognised() -> None:
+    position = torch.zeros(1, 577, 768)
+    for keys, name in (
+        (("text_decoder.cls.predictions.bias",), "blip_caption_base"),
+        (("text_decoder.cls.predictions.bias", "text_encoder.embeddings.word_embeddings.weight"), "blip_vqa_base"),
+        (("text_decoder.cls.predictions.bias", "text_encoder.embeddings.token_type_embeddings.weight"), "albef_vqa"),
+        (("itm_head.bias", "text_encoder.embeddings.word_embeddings.weight"), "blip_itm_base_coco"),
+    ):
+        tensors = {key: torch.zeros(1) for key in keys} | {"visual_encoder.pos_embed": position}
+        config = recognise_checkpoint(Checkpoint(Path("mine.pth"), tensors, {}))
+        expected = model_config(name)
+        assert (config.family, config.tasks, config.decoder) == (expected.family, expected.tasks, expected.decoder)
+        assert config.vision.image_size == 384
