@@ -22,13 +22,13 @@ INK, FAINT, FRAME, MISSING = (32, 33, 36), (110, 112, 118), (20, 60, 150), (222,
 
 GAP = 14  # pixels, as all sizes below
 
-# The drawing of word maps.
+# Word maps.
 PANEL_SIDE, PANEL_LINE_HEIGHT = 190, 34
 
 MAX_PANELS_PER_ROW = 6
 
-# The drawing of a matrix. Columns get narrower the more pictures there are; narrow ones show no numbers, and many texts get
-# one line instead of two.
+# A matrix. Columns get narrower with more pictures, and narrow ones show no numbers. Texts have two lines, or one if there
+# are many.
 MIN_COLUMN_WIDTH, MAX_COLUMN_WIDTH, MIN_NUMBERED_WIDTH = 26, 76, 42
 
 ALL_COLUMNS_WIDTH = 1800
@@ -41,7 +41,7 @@ TEXT_WIDTH, LEGEND_WIDTH = 340, 420
 
 LIGHTNESS = (0.299, 0.587, 0.114)  # weights of RGB
 
-MAX_CELLS = 300  # pictures, and texts, of a matrix
+MAX_ITEMS = 300  # pictures, and texts, of a matrix
 
 
 def draw_word_maps(
@@ -100,9 +100,9 @@ def heat_map(matrix: Any, pictures: Sequence[Any], texts: Sequence[str], path: s
         values = np.array(matrix.detach().cpu() if hasattr(matrix, "detach") else matrix, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise InputError(f"expected a matrix of pictures x texts, got {type(matrix).__name__}: {error}") from error
-    if values.shape != (len(pictures), len(texts)) or not 0 < min(values.shape) <= max(values.shape) <= MAX_CELLS:
+    if values.shape != (len(pictures), len(texts)) or not 0 < min(values.shape) <= max(values.shape) <= MAX_ITEMS:
         raise InputError(
-            f"expected a matrix of pictures x texts, 1 to {MAX_CELLS} of either, got shape {values.shape} for "
+            f"expected a matrix of pictures x texts, 1 to {MAX_ITEMS} of either, got shape {values.shape} for "
             f"{len(pictures)} pictures and {len(texts)} texts"
         )
     finite = np.isfinite(values)

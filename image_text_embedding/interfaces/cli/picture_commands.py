@@ -76,14 +76,14 @@ def similarity(
     Pictures that cannot be read are named on stderr and left out; the exit code is then 1.
     """
     from image_text_embedding.inference.loading import load
-    from image_text_embedding.inference.visualization.heat_maps import MAX_CELLS, MAX_COLUMN_WIDTH, heat_map
+    from image_text_embedding.inference.visualization.heat_maps import MAX_COLUMN_WIDTH, MAX_ITEMS, heat_map
     from image_text_embedding.inputs.collections.tables import text_lines
 
     lines: Iterable[str] = (line.strip() for line in text_lines(str(texts))) if texts else ()
-    columns = [*(text or []), *itertools.islice(filter(None, lines), MAX_CELLS + 1)]
-    if not 0 < len(columns) <= MAX_CELLS or len(images) > MAX_CELLS:
+    columns = [*(text or []), *itertools.islice(filter(None, lines), MAX_ITEMS + 1)]
+    if not 0 < len(columns) <= MAX_ITEMS or len(images) > MAX_ITEMS:
         raise InputError(
-            f"expected 1 to {MAX_CELLS} texts (--text or --texts) and as many pictures, got {len(columns)} and {len(images)}"
+            f"expected 1 to {MAX_ITEMS} texts (--text or --texts) and as many pictures, got {len(columns)} and {len(images)}"
         )
     encoder = load(model, device=device)
     readable, pixels, thumbnails = _read_pictures(images, encoder.config.vision.image_size, MAX_COLUMN_WIDTH)
