@@ -11,7 +11,7 @@ MODALITIES = ("image", "text")
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a real number, of Python or numpy."""
+    """Whether the value is a real number, of Python or numpy. (A bool is not.)"""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
@@ -19,7 +19,7 @@ def require_integer(name: str, value: Any, minimum: int = 1) -> int:
     """The value as an int.
 
     Raises:
-        InputError: it is not a whole number of at least `minimum`.
+        InputError: the value is not an integer, or is below `minimum`.
     """
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < minimum:
         raise InputError(f"{name}: expected a whole number of at least {minimum}, got {value!r}")

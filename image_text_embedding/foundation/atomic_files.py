@@ -1,4 +1,4 @@
-"""Files that appear under their names complete or not at all, and are on the disk when they do."""
+"""Atomic writing: a file appears under its name complete or not at all, and is flushed to disk by then."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic_replace(target: Path) -> Iterator[Path]:
-    """The path of an empty file beside `target` (`.<name>.*.part`), which replaces `target` at the end.
+    """Yield the path of an empty file beside `target` (`.<name>.*.part`), which replaces `target` at the end.
 
-    After an error `target` is unchanged; only a killed process leaves the other file. Where `target` is a link, its
-    destination is replaced.
+    After an error `target` is unchanged. The part file is left behind only if the process is killed. If `target` is a
+    symbolic link, its destination is replaced.
 
     Raises:
-        OSError: it cannot be written, or is a folder, a device or a pipe.
+        OSError: `target` cannot be written, or is a folder, a device or a pipe.
     """
     target = Path(os.path.realpath(target))
     if target.is_dir():
@@ -26,8 +26,8 @@ def atomic_replace(target: Path) -> Iterator[Path]:
     if _is_stream(target):
         raise OSError(errno.EINVAL, "a device or a pipe, not a file", str(target))
     part = target.with_name(f".{target.name}.{secrets.token_hex(6)}.part")
-    # The system applies the umask. (Not mkstemp, whose files are private: to change that, the umask would have to be read,
-    # and reading it sets it, for other threads too.)
+    # os.open lets the system apply the umask. mkstemp makes private files: to widen them, the umask would have to be read,
+    # and the only way to read it sets it, for all threads.
     os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield part
@@ -36,7 +36,8 @@ def atomic_replace(target: Path) -> Iterator[Path]:
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
-    if os.name != "nt":  # flush the new name as well
+    if os.name != "nt":
+        # Flush the new name as well.
         folder = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -1,4 +1,4 @@
-"""Where downloads, exports and digests are cached."""
+"""The folder in which downloads, exports and digests are cached."""
 
 from __future__ import annotations
 

@@ -1,18 +1,18 @@
-"""One small tree of errors. Each message says what was expected, what was found, and what to do.
+"""The tree of errors that this package raises on purpose. A message states what was expected, what it got, and what to do.
 
 EmbeddingError
-├── ConfigError        a model's YAML or config.json is malformed                      (also a ValueError)
-├── UnknownModelError  no model of that name                                           (also a ValueError)
-├── InputError         an argument or item cannot be used; `.index` in a list           (also a ValueError)
-│   ├── ImageError     not an image, truncated, zero-sized, too many pixels
-│   │   └── FetchError a URL: refused, too slow, too large, not there
-│   └── TextError      empty, not a string
-├── WeightsError       a checkpoint cannot be used
-│   ├── DownloadError  it cannot be downloaded, or is corrupt
-│   └── CheckpointError  it cannot be read, or does not fit the model
-├── StoreError         an index cannot be opened, reached, read or written
-├── ComputeError       the model produced NaN or infinity                               (also an ArithmeticError)
-└── SetupError         the installation is broken or lacks a package                    (also an ImportError)
+├── ConfigError          a model's YAML, config.json or training settings are malformed  (also a ValueError)
+├── UnknownModelError    there is no model of that name                                  (also a ValueError)
+├── InputError           an argument or item cannot be used; `.index` is its index       (also a ValueError)
+│   ├── ImageError       not a picture, truncated, empty, too many pixels
+│   │   └── FetchError   a URL is refused, too slow, too large, or not found
+│   └── TextError        empty, or not a string
+├── WeightsError         a checkpoint cannot be used
+│   ├── DownloadError    it cannot be downloaded, or is corrupt
+│   └── CheckpointError  it cannot be read safely or written, or does not fit the model
+├── StoreError           an index cannot be opened, reached, read or written
+├── ComputeError         the model produced NaN or infinity                              (also an ArithmeticError)
+└── SetupError           the installation is broken or lacks a package                   (also an ImportError)
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from typing import Any
 
 
 class EmbeddingError(Exception):
-    """The root: catch this to catch everything that this package raises on purpose."""
+    """The root of the tree: catch it to catch every error below."""
 
 
 class ConfigError(EmbeddingError, ValueError):
-    """A model's configuration is malformed."""
+    """A model's configuration or a training setting is malformed."""
 
 
 class UnknownModelError(EmbeddingError, ValueError):
-    """No model of that name; the message lists the names and suggests a likely typo."""
+    """There is no model of that name; the message lists the names, and suggests the one that was probably meant."""
 
 
 class InputError(EmbeddingError, ValueError):
     """An argument or an item cannot be used.
 
     Attributes:
-        index: the item's index in the list; None for a single item.
+        index: the item's index in its list; None for a single item.
     """
 
     def __init__(self, message: str, index: int | None = None) -> None:
@@ -44,7 +44,7 @@ class InputError(EmbeddingError, ValueError):
         self.index = index
 
     def at(self, index: int | None) -> InputError:
-        """The same error, naming the item's index in its list, or none."""
+        """The same error with another index, which its message names. None: with no index."""
         bare = str(self) if self.index is None else str(self).removeprefix(f"item {self.index}: ")
         error = type(self)(bare if index is None else f"item {index}: {bare}", index)
         error.__cause__ = self.__cause__
@@ -63,7 +63,7 @@ class TextError(InputError):
 
 
 class FetchError(ImageError):
-    """A picture's URL was refused, too slow, too large, or not there."""
+    """A picture's URL is refused, too slow, too large, or not found."""
 
 
 class WeightsError(EmbeddingError):
@@ -75,7 +75,7 @@ class DownloadError(WeightsError):
 
 
 class CheckpointError(WeightsError):
-    """A checkpoint cannot be read safely, or does not fit the model."""
+    """A checkpoint cannot be read safely or written, or does not fit the model."""
 
 
 class StoreError(EmbeddingError):
@@ -87,4 +87,4 @@ class ComputeError(EmbeddingError, ArithmeticError):
 
 
 class SetupError(EmbeddingError, ImportError):
-    """The installation is broken or lacks a package; the message says what to install."""
+    """The installation is broken or lacks a package; the message says what to do."""

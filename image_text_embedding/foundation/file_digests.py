@@ -1,4 +1,4 @@
-"""The sha256 and other digests of files. A sha256 is remembered for as long as the file stays the same."""
+"""The sha256 and other digests of files. A sha256 is remembered until the file changes."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import contextlib
 import hashlib
 import json
 import os
-import threading
 from pathlib import Path
 from typing import Any
 
+from image_text_embedding.foundation.atomic_files import atomic_write
 from image_text_embedding.foundation.cache_folder import cache_dir
 from image_text_embedding.foundation.errors import DownloadError
 
-CHUNK_BYTES = 2**20  # of one read
+CHUNK_BYTES = 2**20  # read at a time
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
-    """The sha256 of a file, in hex. Remembered in the cache for as long as size, time and inode stay the same.
+    """The sha256 of a file, in hex. It is remembered in the cache until size, time or inode change.
 
     Raises:
         DownloadError: the file cannot be read.
@@ -32,7 +32,7 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 
 def compute_digests(path: Path, *algorithms: str) -> dict[str, str]:
-    """Digests in hex by the names of their algorithms: "crc32c" or what hashlib has; the file is read once."""
+    """The file's digests in hex by algorithm: "crc32c", or any name that hashlib knows. The file is read once."""
     from google_crc32c import Checksum
 
     hashers: dict[str, Any] = {
@@ -46,7 +46,7 @@ def compute_digests(path: Path, *algorithms: str) -> dict[str, str]:
 
 
 def file_stamp(real: Path) -> dict[str, Any]:
-    """What changes when a file is replaced or written to."""
+    """The path, size, time and inode of a file: some of them change when it is replaced or written to."""
     stat = real.stat()
     return {"path": str(real), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "inode": stat.st_ino}
 
@@ -68,9 +68,8 @@ def recall_digest(real: Path) -> dict[str, str]:
 def remember_digest(real: Path, stamp: dict[str, Any], sha256: str, revision: str | None = None) -> str:
     """Remember a sha256. `stamp` is taken before the file is read, so a file that changes meanwhile is not recognised."""
     memo = _memo(real)
-    new = memo.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
-    with contextlib.suppress(OSError):  # without it the file is only read again
+    # If the cache is not writable, the file is merely read again next time.
+    with contextlib.suppress(OSError):
         memo.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(json.dumps({**stamp, "sha256": sha256, "revision": revision}))
-        os.replace(new, memo)
+        atomic_write(memo, json.dumps({**stamp, "sha256": sha256, "revision": revision}).encode())
     return sha256

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def did_you_mean(wrong: str, names: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: a suggestion, or just the full stop."""
+    """The end of a sentence about an unknown name: a suggestion, or just a full stop."""
     close = difflib.get_close_matches(wrong, list(names), n=1, cutoff=0.6)
     return f" — did you mean {close[0]!r}?" if close else "."
 
@@ -20,5 +20,5 @@ def abbreviate(value: Any) -> str:
 
 
 def abbreviated_names(items: list[str], limit: int = 20) -> str:
-    """A list of names; beyond `limit` only its start, and how many more there are."""
+    """Names, joined by commas: the first `limit` of them, and the number of the others."""
     return ", ".join(items[:limit]) + (f", … ({len(items) - limit} more)" if len(items) > limit else "")

@@ -1,4 +1,4 @@
-"""Packages of the optional extras: imported when first needed, and named with their extra where they are missing."""
+"""Imports of the packages that an extra installs: done when first needed; an error names the extra to install."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from image_text_embedding.foundation.errors import SetupError
 
 
 def import_optional(module: str, extra: str, purpose: str) -> Any:
-    """A module that an extra installs.
+    """Import a module that an extra installs.
 
     Args:
         module: a dotted name; the module itself is returned, not its parent.
-        extra: of pyproject.toml.
-        purpose: the start of the message, such as "the loss plot".
+        extra: the name of the extra in pyproject.toml.
+        purpose: what needs the module, such as "the loss plot"; the message starts with it.
 
     Raises:
-        SetupError: it cannot be imported; the message says what to install.
+        SetupError: it cannot be imported; the message gives the command that installs it.
     """
     try:
         return importlib.import_module(module)
@@ -26,6 +26,6 @@ def import_optional(module: str, extra: str, purpose: str) -> Any:
 
 
 def missing_package(package: str, extra: str, purpose: str, reason: str = "") -> SetupError:
-    """The error for a package that is not there."""
+    """The error for a package that is missing, or cannot be imported for `reason`."""
     because = f", which cannot be imported ({reason})" if reason else ""
     return SetupError(f"{purpose} needs {package}{because}: pip install 'image-text-embedding[{extra}]'")

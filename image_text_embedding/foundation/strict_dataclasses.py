@@ -5,36 +5,24 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from image_text_embedding.foundation.errors import ConfigError
 from image_text_embedding.foundation.messages import abbreviate, did_you_mean
 
-# Fields whose numbers may be 0; all others must be above 0. The names are those of the model and training settings.
-MAY_BE_0 = frozenset(
-    [
-        "fusion_start",
-        "label_smoothing",
-        "layers",
-        "mean",
-        "seed",
-        "weight_decay",
-        "warmup",
-        "min_lr",
-        "alpha",
-        "alpha_warmup_steps",
-        "mlm_probability",
-        "max_skipped",
-        "later",
-    ]
-)
+# The metadata of a field whose numbers may be 0, as in `field(default=0.0, metadata=MAY_BE_0)`. All others must be above 0.
+MAY_BE_0: Mapping[str, Any] = MappingProxyType({"may_be_0": True})
 
 
 def build_dataclass(cls: Any, raw: Any, where: str) -> Any:
-    """A dataclass from a mapping.
+    """An object of the dataclass `cls` from a mapping.
+
+    Args:
+        where: the origin of the mapping, for error messages.
 
     Raises:
-        ConfigError: a key is unknown or missing, or a value has another type.
+        ConfigError: a key is unknown or missing, or a value is of another type or out of range.
     """
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{where}: expected a mapping for {cls.__name__}, got {abbreviate(raw)}")
@@ -47,18 +35,26 @@ def build_dataclass(cls: Any, raw: Any, where: str) -> Any:
     missing = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.name not in raw]
     if missing:
         raise ConfigError(f"{where}: missing {', '.join(missing)}")
-    return cls(**{key: check_value(hints[key], value, f"{where}: {key}") for key, value in raw.items()})
+    return cls(**check_fields(cls, raw, f"{where}: "))
 
 
-def check_value(hint: Any, value: Any, where: str) -> Any:
-    """A value as the type that a field is annotated with.
+def check_fields(cls: Any, values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by the names of their fields, each converted to the type that its field is annotated with.
 
     Args:
-        where: names the field in errors.
+        prefix: the start of each error message, before the field's name.
 
     Raises:
-        ConfigError: it is of another type or out of range.
+        ConfigError: a value is of another type or out of range.
     """
+    hints = typing.get_type_hints(cls)
+    may_be_0 = {field.name for field in dataclasses.fields(cls) if "may_be_0" in field.metadata}
+    return {
+        name: _check_value(hints[name], value, f"{prefix}{name}", name in may_be_0) for name, value in values.items()
+    }
+
+
+def _check_value(hint: Any, value: Any, where: str, may_be_0: bool) -> Any:
     if dataclasses.is_dataclass(hint):
         return build_dataclass(hint, value, where)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -68,15 +64,15 @@ def check_value(hint: Any, value: Any, where: str) -> Any:
         items = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
         if len(items) != len(value):
             raise ConfigError(f"{where}: expected {len(items)} values, got {abbreviate(value)}")
-        return tuple(check_value(item, v, where) for item, v in zip(items, value))
-    if origin is not None:  # the only other annotation in use is `X | None`
-        return None if value is None else check_value(args[0], value, where)
+        return tuple(_check_value(item, v, where, may_be_0) for item, v in zip(items, value))
+    if origin is not None:
+        # The only other annotation in use is `X | None`.
+        return None if value is None else _check_value(args[0], value, where, may_be_0)
     if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
         value = float(value)
     if isinstance(value, bool) is not (hint is bool) or not isinstance(value, hint):
         raise ConfigError(f"{where}: expected {hint.__name__}, got {abbreviate(value)}")
-    if hint in (int, float):
-        zero = where.rpartition(" ")[2] in MAY_BE_0
-        if not (0 < value < 2**63 or (zero and value == 0)):  # NaN is neither
-            raise ConfigError(f"{where}: expected {'0 or ' * zero}a positive number, got {value!r}")
+    # NaN fails both comparisons.
+    if hint in (int, float) and not (0 < value < 2**63 or (may_be_0 and value == 0)):
+        raise ConfigError(f"{where}: expected {'0 or ' * may_be_0}a positive number, got {value!r}")
     return value

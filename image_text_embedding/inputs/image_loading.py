@@ -15,8 +15,8 @@ from image_text_embedding.foundation.errors import ImageError
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.inputs.url_fetch import display_url, fetch_picture, is_url
 
-# Ordinary raster formats. Files are untrusted, and some other formats run programs (EPS: Ghostscript) or have no size in
-# their header (ICO contains complete PNG files).
+# Ordinary raster formats. Files are untrusted, and some other formats run programs (EPS: Ghostscript) or do not state their
+# size in the header (ICO contains complete PNG files).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
 
 ACCEPTED = (
@@ -24,7 +24,7 @@ ACCEPTED = (
     "or a uint8 or uint16 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
 )
 
-# A Towhee Image's mode -> how many channels it has, and which of them are red, green and blue.
+# A Towhee Image's mode -> its number of channels, and the slice of them that is red, green and blue.
 MODES = {
     "RGB": (3, slice(0, 3)),
     "BGR": (3, slice(2, None, -1)),
@@ -32,7 +32,6 @@ MODES = {
     "BGRA": (4, slice(2, None, -1)),
     "GRAY": (1, slice(0, 1)),
 }
-
 
 _LIMITS = Limits()
 
@@ -53,25 +52,25 @@ _DECODING = [threading.Lock() for _ in range(64)]
 
 
 def load_picture(item: Any, limits: Limits = _LIMITS, min_side: int | None = None) -> Image.Image:
-    """One picture, decoded, upright, in RGB; a copy that is independent of the input, which is not changed.
+    """Decode one picture into upright RGB. The result shares no memory with the input, which is not changed.
 
     Follows the official code's `Image.open(path).convert("RGB")`: alpha and transparency are dropped without a
     background, grey is repeated, palettes are looked up, CMYK uses PIL's plain formula, colour profiles are ignored. It
     differs where that would be wrong: the EXIF orientation is applied, and 16-bit grey (PIL modes I;16 and I, which PIL
-    clips) keeps its high byte, as PIL itself does with 16-bit colour. An animation gives its first frame, a PIL image its
-    current one. PIL's LOAD_TRUNCATED_IMAGES is respected if the user set it.
+    clips) is reduced to its high byte, as PIL itself does with 16-bit colour. Of an animation the first frame is used, of a
+    PIL image the current one. PIL's LOAD_TRUNCATED_IMAGES is respected if the user set it.
 
     Args:
         item: a path, an http(s) or data: URL, encoded bytes, an open binary file (read from its current position), a PIL
-            image, or a uint8 or uint16 array: grey (H, W) or (H, W, 1), RGB (H, W, 3), RGBA (H, W, 4). Of a Towhee Image
-            the mode (RGB, BGR, RGBA, BGRA, GRAY, None = as any array) is honoured.
-        limits: what it may cost. The size is read from the header, before anything is decoded.
-        min_side: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, with no side shorter than this; the decoder then
-            leaves out frequencies that a smaller picture cannot show. None = full size.
+            image, or a uint8 or uint16 array: grey (H, W) or (H, W, 1), RGB (H, W, 3), RGBA (H, W, 4). A Towhee Image is
+            read by its mode (RGB, BGR, RGBA, BGRA, GRAY; None: like any array).
+        limits: what the picture may cost. Its size is read from the header, before anything is decoded.
+        min_side: pixels; a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, with no side shorter than this. The decoder
+            then leaves out frequencies that a smaller picture cannot show. None = full size.
 
     Raises:
-        ImageError: another type, not a picture, truncated, empty, too large, or missing.
-        FetchError: its URL is refused, too slow, too large, or missing.
+        ImageError: `item` is of another type, not a picture, truncated, empty, too large, or not found.
+        FetchError: its URL is refused, too slow, too large, or not found.
     """
     if isinstance(item, Image.Image):
         with _DECODING[id(item) // 16 % len(_DECODING)]:
@@ -93,15 +92,18 @@ def load_picture(item: Any, limits: Limits = _LIMITS, min_side: int | None = Non
 
 def _is_closed(picture: Image.Image) -> bool:
     """Whether neither pixels nor a file to read them from are left. (PIL then fails with an AssertionError.)"""
-    pixels = vars(picture).get("_im", vars(picture).get("im"))  # not the property, which asserts that they are there
+    # Not picture.im: that property asserts that the pixels exist.
+    pixels = vars(picture).get("_im", vars(picture).get("im"))
     if pixels is not None:
-        return type(pixels).__name__ == "DeferredError"  # what PIL leaves in a closed image
+        # PIL puts a DeferredError into a closed image.
+        return type(pixels).__name__ == "DeferredError"
     file = getattr(picture, "fp", None)
     return file is None or bool(getattr(file, "closed", False))
 
 
 def _from_array(array: np.ndarray, limits: Limits) -> Image.Image:
-    mode = getattr(array, "mode", None)  # a Towhee Image; a plain array has none
+    # Only a Towhee Image has a mode.
+    mode = getattr(array, "mode", None)
     if array.dtype.kind != "u" or array.dtype.itemsize > 2:
         raise ImageError(
             f"expected an array of uint8 (0 to 255) or uint16 (0 to 65535), got {array.dtype}. Its range is unknown: "
@@ -112,8 +114,8 @@ def _from_array(array: np.ndarray, limits: Limits) -> Image.Image:
     if values.ndim != 3 or values.shape[2] not in (1, 3, 4):
         raise ImageError(f"expected an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got shape {array.shape}")
     _check_size(values.shape[1], values.shape[0], "the array", limits)
-    known = {1: "GRAY", 3: "RGB", 4: "RGBA"}[values.shape[2]] if mode is None else str(mode).upper()
-    channels, colours = MODES.get(known, (0, slice(0)))
+    mode_name = {1: "GRAY", 3: "RGB", 4: "RGBA"}[values.shape[2]] if mode is None else str(mode).upper()
+    channels, colours = MODES.get(mode_name, (0, slice(0)))
     if channels != values.shape[2]:
         modes = ", ".join(f"{name} ({count} channels)" for name, (count, _) in MODES.items())
         raise ImageError(f"expected a mode of {modes} or None, got {mode!r} with shape {array.shape}")
@@ -127,11 +129,12 @@ def _from_file(path: str | os.PathLike[Any], limits: Limits, min_side: int | Non
     shown = shown if len(shown) <= 300 else f"{shown[:300]}… ({len(shown)} characters)"
     try:
         kind = os.stat(path).st_mode
-        # open() of anything else, such as a pipe, might wait forever. The file is closed below.
+        # Opening anything else, such as a pipe, might wait forever. The file is closed below.
         file = open(path, "rb") if stat.S_ISREG(kind) else None  # noqa: SIM115
     except FileNotFoundError as error:
         raise ImageError(f"no such file: {shown}") from error
-    except (OSError, ValueError) as error:  # ValueError: a null byte
+    # ValueError: a null byte in the path.
+    except (OSError, ValueError) as error:
         raise ImageError(f"cannot open {shown}: {getattr(error, 'strerror', error)}") from error
     if file is None:
         raise ImageError(f"expected a picture's file, got a {'folder' if stat.S_ISDIR(kind) else 'device'}: {shown}")
@@ -145,13 +148,14 @@ def _from_stream(stream: Any, limits: Limits, min_side: int | None) -> Image.Ima
     except Exception as error:
         raise ImageError(f"cannot read the file object {type(stream).__name__}: {error}") from error
     if not isinstance(content, (bytes, bytearray)):
-        raise ImageError(f"expected a file opened in binary mode ('rb'), got one that gives {type(content).__name__}")
+        raise ImageError(f"expected a file opened in binary mode ('rb'), got one that returns {type(content).__name__}")
     return _open(io.BytesIO(content), "the file object", limits, min_side)
 
 
 def _open(file: Any, what: str, limits: Limits, min_side: int | None) -> Image.Image:
     """Decode an encoded picture; `what` names it in errors."""
-    Image.init()  # loads the plugins once
+    # Loads PIL's plugins on the first call.
+    Image.init()
     formats = [name for name in FORMATS if name in Image.OPEN]
     try:
         picture = Image.open(file, formats=formats)
@@ -163,8 +167,9 @@ def _open(file: Any, what: str, limits: Limits, min_side: int | None) -> Image.I
     except Exception as error:
         raise _broken(what, error, limits) from error
     if min_side is not None:
-        _check_size(*picture.size, what, limits)  # before draft(), which changes the size
-        picture.draft(None, (min_side, min_side))  # has no effect on other formats than JPEG
+        # Before draft(), which changes the size. It has an effect only on JPEG.
+        _check_size(*picture.size, what, limits)
+        picture.draft(None, (min_side, min_side))
     return _decode(picture, what, limits)
 
 
@@ -173,19 +178,23 @@ def _decode(picture: Image.Image, what: str, limits: Limits) -> Image.Image:
     _check_size(*picture.size, what, limits)
     try:
         picture.load()
-        if "transparency" in picture.info:  # PIL would warn about what convert("RGB") does with it
+        if "transparency" in picture.info:
+            # PIL warns that convert("RGB") drops it.
             picture = picture.copy()
             del picture.info["transparency"]
         rgb = _to_rgb(picture, what)
     except ImageError:
         raise
-    except Exception as error:  # PIL's plugins raise almost anything on broken files
+    # PIL's plugins raise almost anything on broken files.
+    except Exception as error:
         raise _broken(what, error, limits) from error
     try:
         turn = _TURNS.get(picture.getexif().get(_ORIENTATION, 1))
-    except Exception:  # broken EXIF with good pixels: ignored, as browsers do
+    # Broken EXIF beside good pixels is ignored, as browsers do.
+    except Exception:
         turn = None
-    rgb.info = {}  # the pixels are upright now; the orientation must not be applied again
+    # The pixels are upright now, so the orientation must not be applied again.
+    rgb.info = {}
     return rgb if turn is None else rgb.transpose(turn)
 
 

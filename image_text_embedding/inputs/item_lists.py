@@ -1,4 +1,4 @@
-"""One item or many: which of them an argument is, errors per item, batches, and the progress bar."""
+"""Lists of items: whether an argument is one item or many, errors per item, batches, and the progress bar."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class ItemErrors:
                 self.errors.append((index, error.at(index)))
 
     def result(self, value: Any) -> Any:
-        """What the caller gets: the value; with on_error="skip" also the errors, in the order of their items."""
+        """The value; with on_error="skip" a pair of the value and the errors, in the order of their items."""
         self.errors.sort(key=lambda pair: pair[0])
         return (value, self.errors) if self.skip else value
 
 
 def is_single_picture(images: Any) -> bool:
-    """Whether an argument is one picture, and not many."""
+    """Whether an argument is one picture, not several."""
     if isinstance(images, np.ndarray):
         return images.ndim < 4 and images.dtype.kind not in "OUS"
     single = (str, bytes, bytearray, memoryview, os.PathLike)
@@ -57,15 +57,18 @@ def is_single_picture(images: Any) -> bool:
 
 
 def is_single_text(texts: Any) -> bool:
-    """Whether an argument is one text. (bytes are no text, but one item, so that the error says so.)"""
+    """Whether an argument is one text, not several. (bytes count as one item, so that the error is about bytes.)"""
     return isinstance(texts, (str, bytes))
 
 
 def require_iterable(items: Any, what: str) -> Iterable[Any]:
-    """The items.
+    """The items unchanged, after a check that they can be iterated over as a list.
+
+    Args:
+        what: the plural that names the items in the error.
 
     Raises:
-        InputError: they are no list: a mapping, a set, a table (iterating over which gives column names), a 0-d array.
+        InputError: a mapping, a set, a 0-d array, or a table (iterating over one yields column names).
     """
     kind = type(items).__name__
     if _is_table(items):
@@ -89,7 +92,7 @@ def is_stable_sequence(items: Iterable[Any]) -> bool:
 
 
 def snapshot_pictures(items: Any, what: str) -> list[Any]:
-    """Pictures that can be read later. (An iterable may yield the same array or PIL image with another picture in it.)"""
+    """The pictures as a list that can be read later: some iterables yield one array or PIL image again with new content."""
     if is_stable_sequence(items):
         return list(require_iterable(items, what))
     return [_copied(item) for item in require_iterable(items, what)]
@@ -100,16 +103,17 @@ def _copied(item: Any) -> Any:
         return item
     try:
         return item.copy()
-    except Exception:  # a damaged file, which PIL reads only now; the error is reported when the picture is read
+    # PIL reads a lazy image only now. The error of a damaged file is reported when the picture is used.
+    except Exception:
         return item
 
 
 def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Lists of `size` items, the last one shorter."""
-    size, taken = require_integer("batch_size", size), iter(items)
-    return iter(lambda: list(itertools.islice(taken, size)), [])
+    """Lists of `size` items; the last one may be shorter."""
+    size, remaining = require_integer("batch_size", size), iter(items)
+    return iter(lambda: list(itertools.islice(remaining, size)), [])
 
 
 def progress_bar(total: int | None, unit: str, show: bool | None) -> Any:
-    """A bar on stderr: shown, hidden, or (None) shown on a terminal when the work takes more than a moment."""
+    """A progress bar on stderr: shown, hidden, or (None) shown on a terminal if the work takes more than two seconds."""
     return tqdm(total=total, unit=unit, disable=None if show is None else not show, delay=2.0 if show is None else 0.0)

@@ -1,4 +1,4 @@
-"""What a picture or a URL may cost, as both are untrusted."""
+"""Limits on what a picture or a URL may cost: both are untrusted."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """What one picture may cost. Pictures and URLs are untrusted until checked.
+    """Limits on what one picture may cost.
 
     Attributes:
-        max_pixels: width x height, read from the header, above which a picture is refused.
-        max_bytes: encoded size above which a download or a data: URI is refused.
+        max_pixels: width x height, as the header states it, above which a picture is refused.
+        max_bytes: size of the encoded picture above which a download or a data: URI is refused.
         connect_timeout: seconds for one connection to open.
-        total_timeout: seconds for one URL, redirects included.
+        total_timeout: seconds for one URL, including redirects.
         max_redirects: how many redirects are followed, each checked like the first address.
         allow_private: whether loopback, private and link-local addresses are allowed.
     """

@@ -1,4 +1,4 @@
-"""Pictures -> uint8 arrays of the model's size -> normalised tensors."""
+"""Preprocessing: an RGB picture -> a uint8 array of the model's size -> a normalised tensor."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 def to_pixels(picture: Image.Image, size: int) -> np.ndarray:
     """An RGB picture -> uint8 (size, size, 3): PIL bicubic, no crop, as torchvision's `Resize((size, size), BICUBIC)`.
 
+    Raises:
+        ImageError: the picture is not in RGB.
+
     Source: official `transform_test` of BLIP's `data/__init__.py` and `test_transform` of ALBEF's `dataset/__init__.py`.
     """
     if picture.mode != "RGB":
@@ -24,10 +27,10 @@ def to_pixels(picture: Image.Image, size: int) -> np.ndarray:
 
 
 def resize_pixels(pixels: torch.Tensor, size: int) -> torch.Tensor:
-    """uint8 (B, H, W, 3) -> uint8 (B, size, size, 3) on the same device: nearly what `to_pixels` gives, for many at once.
+    """uint8 (B, H, W, 3) -> uint8 (B, size, size, 3) on the same device: `to_pixels` for a batch, nearly equal to it.
 
-    torch's antialiased bicubic is PIL's filter without the rounding between rows and columns: values differ by 1, rarely
-    by 2.
+    torch's antialiased bicubic is PIL's filter without the rounding between rows and columns: some values differ by 1,
+    rarely by 2.
     """
     import torch
     from torch.nn.functional import interpolate
@@ -42,7 +45,14 @@ def resize_pixels(pixels: torch.Tensor, size: int) -> torch.Tensor:
 def normalize_pixels(
     pixels: torch.Tensor | np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> torch.Tensor:
-    """uint8 (B, S, S, 3) -> float32 (B, 3, S, S) on the same device, as torchvision's `ToTensor` and `Normalize`."""
+    """uint8 (B, S, S, 3) -> float32 (B, 3, S, S) on the same device, as torchvision's `ToTensor` and `Normalize`.
+
+    Args:
+        mean, std: of red, green and blue, for values in [0, 1].
+
+    Raises:
+        ImageError: the pixels have another shape or type.
+    """
     import torch
 
     tensor = torch.from_numpy(np.array(pixels)) if isinstance(pixels, np.ndarray) else pixels

@@ -1,4 +1,4 @@
-"""Prefetching: a bounded pool of threads decodes the next items while the tower computes, in order."""
+"""Prefetching: a bounded pool of threads decodes the next items while the tower computes; results stay in order."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ MAX_THREADS = 16
 
 
 class DeferredErrorIterator(Iterator[T]):
-    """The items of an iterable until it ends or fails. `check` raises the error afterwards."""
+    """Yields an iterable's items until it ends or fails. `check` raises its error afterwards."""
 
     def __init__(self, items: Iterable[T]) -> None:
-        self._taken = iter(items)
+        self._remaining = iter(items)
         self._error: Exception | None = None
 
     def __next__(self) -> T:
         try:
-            return next(self._taken)
+            return next(self._remaining)
         except StopIteration:
             raise
         except Exception as error:
-            self._error, self._taken = error, iter(())
+            self._error, self._remaining = error, iter(())
             raise StopIteration from None
 
     def check(self) -> None:
@@ -47,34 +47,35 @@ class DeferredErrorIterator(Iterator[T]):
 def prefetch_items(
     items: NumberedItems, function: Callable[[Any], Any], depth: int, stable: bool, threads: int | None = None
 ) -> Generator[tuple[int, Future[Any]], None, None]:
-    """(index, the future of function(item)) of each item, in order; at most `depth` of them computed ahead.
+    """(index, the future of function(item)) of each item, in order; at most `depth` of them are computed ahead.
 
-    Items are read from their iterable by the consumer's thread, only as fast as it consumes results; an error of the
-    iterable is raised after the items before it. Use it with `contextlib.closing`: closing ends the threads when they
-    have finished their current items.
+    The consumer's thread reads the iterable, only as fast as it consumes results. An error of the iterable is raised after
+    the items before it. Use the generator with `contextlib.closing`: closing it ends the threads as soon as they have
+    finished their current items.
 
     Args:
         stable: whether items do not change while others are read, as in a list.
-        threads: None is one for each CPU, at least 2.
+        threads: None = one for each CPU, at least 2 and at most MAX_THREADS.
     """
     threads = threads or min(MAX_THREADS, max(2, available_cpus()))
     pool = ThreadPoolExecutor(threads, thread_name_prefix="image-text-embedding")
     waiting: deque[tuple[int, Future[Any]]] = deque()
-    taken = DeferredErrorIterator(items)
+    source = DeferredErrorIterator(items)
     try:
-        for index, item in taken:
+        for index, item in source:
             if not stable and type(item) is np.ndarray:
-                item, can_wait = item.copy(), True
+                item, deferrable = item.copy(), True
             else:
-                can_wait = _can_wait(item, stable)
-            future = pool.submit(_read, function, index, item) if can_wait else _read_now(function, index, item)
+                deferrable = _is_deferrable(item, stable)
+            future = pool.submit(_read, function, index, item) if deferrable else _read_now(function, index, item)
             waiting.append((index, future))
-            del item  # it would stay in memory until the next one is read
+            # Otherwise it would stay in memory until the next one is read.
+            del item
             if len(waiting) > depth:
                 yield waiting.popleft()
         while waiting:
             yield waiting.popleft()
-        taken.check()
+        source.check()
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -82,13 +83,13 @@ def prefetch_items(
 def prefetch_batches(
     items: NumberedItems, function: Callable[[Any], Any], size: int, failures: ItemErrors
 ) -> Generator[list[tuple[int, Any]], None, None]:
-    """Batches of (index, function(item)) of the usable items of a list. Use it with `contextlib.closing` too."""
+    """Batches of (index, function(item)) of the usable items of a list. Use it with `contextlib.closing`."""
     with contextlib.closing(prefetch_items(items, function, prefetch_depth(size), True)) as futures:
         yield from batches(failures.each(futures, lambda future: future.result()), size)
 
 
 def prefetch_depth(size: int) -> int:
-    """How many items are worth decoding ahead: the whole next batch, and one for every thread."""
+    """How many items to decode ahead: all of the next batch, and one for every thread."""
     return size + MAX_THREADS
 
 
@@ -102,12 +103,12 @@ def usable_groups(
 ) -> Iterator[tuple[list[int], list[tuple[int, Any]]]]:
     """Groups of `size` items: their indices, and (index, function(item)) of the usable ones.
 
-    An error is raised after the items before it, so that a stream loses nothing it could still yield.
+    An error is raised after the items before it, so that a stream still yields those.
     """
-    taken = DeferredErrorIterator((index, list(failures.each([(index, item)], function))) for index, item in items)
-    for group in batches(taken, size):
+    source = DeferredErrorIterator((index, list(failures.each([(index, item)], function))) for index, item in items)
+    for group in batches(source, size):
         yield [index for index, _ in group], [pair for _, good in group for pair in good]
-    taken.check()
+    source.check()
 
 
 def _read(function: Callable[[Any], Any], index: int, item: Any) -> Any:
@@ -115,12 +116,13 @@ def _read(function: Callable[[Any], Any], index: int, item: Any) -> Any:
         return function(item)
     except EmbeddingError:
         raise
-    except Exception as error:  # out of memory, say, or a defect: the caller learns which item it was
+    # Out of memory, for instance, or a bug: the error names the item.
+    except Exception as error:
         raise ComputeError(f"item {index}: reading it failed: {type(error).__name__}: {error}") from error
 
 
 def _read_now(function: Callable[[Any], Any], index: int, item: Any) -> Future[Any]:
-    """A finished future: the item is read in this thread."""
+    """Read an item in this thread; returns a finished future."""
     future: Future[Any] = Future()
     try:
         future.set_result(_read(function, index, item))
@@ -129,14 +131,15 @@ def _read_now(function: Callable[[Any], Any], index: int, item: Any) -> Future[A
     return future
 
 
-def _can_wait(item: Any, stable: bool) -> bool:
-    """Whether an item can be read later, by another thread, with the same result.
+def _is_deferrable(item: Any, stable: bool) -> bool:
+    """Whether another thread can read an item later, with the same result.
 
-    Before it yields the next picture, an iterable may close this one, or put another picture into the same object (PIL's
-    `ImageSequence` does). Open files may be parts of one file, as the members of a tar are.
+    Before it yields the next picture, an iterable may close this one, or load another picture into the same object (as PIL's
+    `ImageSequence` does). Open files may share one file handle, as the members of a tar do.
     """
     if isinstance(item, (str, bytes, os.PathLike)):
         return True
     if isinstance(item, ImageFile.ImageFile):
-        return stable and bool(getattr(item, "filename", ""))  # otherwise PIL reads a file that the caller opened
+        # Without a file name, PIL reads from a file that the caller opened.
+        return stable and bool(getattr(item, "filename", ""))
     return stable and not callable(getattr(item, "read", None))

@@ -1,4 +1,4 @@
-"""Texts -> token ids by a model's rules, with one warning for all that were truncated."""
+"""Texts -> token ids by a model's rules, with one warning for all texts that were truncated."""
 
 from __future__ import annotations
 
@@ -10,27 +10,31 @@ from image_text_embedding.inputs.tokenizer import Tokenizer
 
 
 class TruncatedTextWarning(UserWarning):
-    """A text was longer than the model reads, and was truncated as in the family's official code."""
+    """A text is longer than the model reads, and was truncated as in the family's official code."""
 
 
 class TextEncoder:
-    """Encodes texts by a family's rules, and counts those that it truncates."""
+    """Encodes texts by a family's rules, and counts those that it truncates.
+
+    Args:
+        name: of the model, for the warning.
+    """
 
     def __init__(self, tokenizer: Tokenizer, rules: TextRules, name: str) -> None:
         self.tokenizer, self.rules, self.name = tokenizer, rules, name
-        self.cut = self.count = 0
+        self._truncated = self._total = 0
 
     def __call__(self, text: Any) -> list[int]:
-        ids, was_cut = self.tokenizer.encode(text, self.rules)
-        self.cut += was_cut
-        self.count += 1
+        ids, truncated = self.tokenizer.encode(text, self.rules)
+        self._truncated += truncated
+        self._total += 1
         return ids
 
     def warn(self, stacklevel: int) -> None:
         """Warn if texts were truncated, at the line `stacklevel` frames above the caller."""
-        if self.cut:
+        if self._truncated:
             warnings.warn(
-                f"{self.cut} of {self.count} texts are longer than {self.name} reads ({self.rules.max_words} words, "
+                f"{self._truncated} of {self._total} texts are longer than {self.name} reads ({self.rules.max_words} words, "
                 f"{self.rules.max_tokens} tokens) and were truncated",
                 TruncatedTextWarning,
                 stacklevel=stacklevel + 2,

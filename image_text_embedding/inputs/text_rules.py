@@ -1,4 +1,4 @@
-"""How a sentence is cleaned and truncated before it is split into tokens."""
+"""Text rules: how a sentence is cleaned and truncated before it is split into tokens."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ class TextRules:
 
     @classmethod
     def as_it_is(cls, max_tokens: int, sep: bool) -> TextRules:
-        """Prompts and answers are not cleaned (official `models/blip.py`, `train_vqa.py`, ALBEF's `VQA.py`)."""
+        """Rules that clean nothing, for prompts and answers (official `models/blip.py`, `train_vqa.py`, ALBEF's `VQA.py`)."""
         return cls(max_words=2**31, max_tokens=max_tokens, sep=sep)
 
 
-# Only this many characters of a text are read: 30 words are a few hundred, and an untrusted text may have gigabytes.
+# Only this many characters of a text are read: 30 words have a few hundred, and an untrusted text may have gigabytes.
 MAX_CHARACTERS = 2**16
 
 
 def clean_text(text: str, rules: TextRules) -> str:
     """A sentence as the official code passes it to the tokenizer, truncated to `rules.max_words`.
 
-    Follows `pre_caption` of BLIP's `data/utils.py` and ALBEF's `dataset/utils.py`. Its quirks are kept: a single tab or
-    newline within the text stays and does not end a word; a tab at either end stays too.
+    Follows `pre_caption` of BLIP's `data/utils.py` and ALBEF's `dataset/utils.py`. Its quirks are reproduced: a single
+    tab or newline within the text stays and does not end a word; a tab at either end stays too.
     """
     return " ".join(split_words(text, rules)[: rules.max_words])
 

@@ -15,8 +15,8 @@ from tokenizers import Tokenizer as WordPieceTokenizer
 from image_text_embedding.foundation.errors import ConfigError, TextError
 from image_text_embedding.inputs.text_rules import MAX_CHARACTERS, TextRules, split_words
 
-# What `decode` joins: a space before punctuation goes.
-_DRAWN_TOGETHER = [(f" {mark}", mark) for mark in ".?!,"] + [(" ' ", "'")]
+# Replacements of `decode`, which drop the space before punctuation.
+_PUNCTUATION = [(f" {mark}", mark) for mark in ".?!,"] + [(" ' ", "'")]
 
 SPECIAL_TOKENS = ("[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]")
 
@@ -26,17 +26,17 @@ _MAX_VOCABULARY_BYTES = 2**26
 class Tokenizer:
     """bert-base-uncased's WordPiece, as the official code uses it. Safe to call from many threads at once.
 
-    A sentence never produces a special token: what looks like one is read as an ordinary word.
+    A sentence never produces a special token: text that looks like one is read as ordinary words.
 
     Attributes:
-        vocab_size: how many words the vocabulary has.
-        cls_id, sep_id, pad_id, unk_id, mask_id: the ids of its special tokens.
+        vocab_size: number of words in the vocabulary.
+        cls_id, sep_id, pad_id, unk_id, mask_id: ids of the special tokens.
     """
 
     def __init__(self, words: Mapping[str, int]) -> None:
         """
         Args:
-            words: word -> id, ids 0 to N - 1.
+            words: word -> id; the ids are 0 to N - 1.
 
         Raises:
             ConfigError: ids have gaps or repeat, or a special token is missing.
@@ -60,10 +60,10 @@ class Tokenizer:
 
     @classmethod
     def from_vocabulary(cls, path: str | os.PathLike[str]) -> Tokenizer:
-        """From a `vocab.txt` (a word per line), a `tokenizer.json`, or a folder with one of these.
+        """Read a vocabulary from a `vocab.txt` (a word per line), a `tokenizer.json`, or a folder with one of these.
 
         Raises:
-            ConfigError: there is no such file, or it is not the vocabulary of an uncased BERT.
+            ConfigError: the file is not found, or is not the vocabulary of an uncased BERT.
         """
         file = Path(path)
         if file.is_dir():
@@ -87,44 +87,44 @@ class Tokenizer:
             raise ConfigError(f"cannot use {file} as a vocabulary (vocab.txt or tokenizer.json): {error}") from error
 
     def __call__(self, text: str, rules: TextRules) -> list[int]:
-        """The token ids of one sentence: `encode` without saying whether it was truncated."""
+        """The token ids of one sentence, as `encode` returns them."""
         return self.encode(text, rules)[0]
 
     def encode(self, text: str, rules: TextRules) -> tuple[list[int], bool]:
         """The token ids of one sentence, and whether it was truncated.
 
-        [CLS], the sentence, and [SEP] if `rules.sep`: at most `rules.max_tokens` together. Only
-        the first 65,536 characters are read.
+        The ids are [CLS], the sentence, and [SEP] if `rules.sep`: at most `rules.max_tokens` in all. Only the first 65,536
+        characters are read.
 
         Raises:
-            TextError: not a string, not Unicode (lone surrogates), or nothing in it to encode.
+            TextError: the text is not a string, not Unicode (lone surrogates), or contains nothing to encode.
         """
-        _, pieces, room, was_cut = self._read(text, rules)
-        return [self.cls_id, *pieces.ids[:room], *([self.sep_id] if rules.sep else [])], was_cut
+        _, pieces, max_pieces, truncated = self._read(text, rules)
+        return [self.cls_id, *pieces.ids[:max_pieces], *([self.sep_id] if rules.sep else [])], truncated
 
     def word_positions(self, text: str, rules: TextRules) -> list[tuple[str, list[int]]]:
         """The words of one sentence, each with the positions of its pieces in the result of `encode`.
 
-        A word ends at white space. Punctuation does not belong to it, unless there is nothing else. Truncated words are
-        left out.
+        A word ends at white space. Its punctuation is left out, unless it consists of nothing else. Truncated words are left
+        out.
 
         Raises:
             TextError: as `encode`.
         """
-        sentence, pieces, room, _ = self._read(text, rules)
+        sentence, pieces, max_pieces, _ = self._read(text, rules)
         starts = [found.start() for found in re.finditer(r"\S+", sentence)]
         words: dict[int, list[tuple[int, tuple[int, int]]]] = {}
-        for position, span in enumerate(pieces.offsets[:room], start=1):
+        for position, span in enumerate(pieces.offsets[:max_pieces], start=1):
             words.setdefault(bisect.bisect(starts, span[0]), []).append((position, span))
         found = []
         for parts in words.values():
-            spoken = [part for part in parts if any(map(str.isalnum, sentence[slice(*part[1])]))] or parts
-            begin, end = spoken[0][1][0], spoken[-1][1][1]
-            found.append((sentence[begin:end], [position for position, _ in spoken]))
+            shown = [part for part in parts if any(map(str.isalnum, sentence[slice(*part[1])]))] or parts
+            start, end = shown[0][1][0], shown[-1][1][1]
+            found.append((sentence[start:end], [position for position, _ in shown]))
         return found
 
     def _read(self, text: str, rules: TextRules) -> tuple[str, Encoding, int, bool]:
-        """The cleaned sentence, its pieces, how many of them fit, and whether it was truncated."""
+        """The cleaned sentence, its pieces, how many of them the model reads, and whether any were truncated."""
         if not isinstance(text, str):
             raise TextError(f"expected a string, got {type(text).__name__}: {repr(text)[:100]}")
         start = text[:MAX_CHARACTERS]
@@ -137,18 +137,18 @@ class Tokenizer:
         pieces = self._word_piece.encode(sentence)
         if not pieces.ids:
             raise TextError(f"nothing to encode: expected at least one word, got {start[:100]!r}")
-        room = rules.max_tokens - 1 - rules.sep
-        was_cut = len(start) < len(text) or len(words) > rules.max_words or len(pieces.ids) > room
-        return sentence, pieces, room, was_cut
+        max_pieces = rules.max_tokens - 1 - rules.sep
+        truncated = len(start) < len(text) or len(words) > rules.max_words or len(pieces.ids) > max_pieces
+        return sentence, pieces, max_pieces, truncated
 
     def decode(self, ids: Iterable[int]) -> str:
         """Token ids -> text: pieces joined, punctuation attached to its word, special tokens and unknown ids left out.
 
-        As transformers 4, which the official code uses, decodes; transformers 5 leaves "it ' s".
+        It equals the decoding of transformers 4, which the official code uses; transformers 5 leaves "it ' s".
         """
         text = self._word_piece.decode([i for i in ids if i not in self._special and i < self.vocab_size])
-        for apart, together in _DRAWN_TOGETHER:
-            text = text.replace(apart, together)
+        for spaced, joined in _PUNCTUATION:
+            text = text.replace(spaced, joined)
         return text
 
     def words(self) -> dict[str, int]:
@@ -157,7 +157,7 @@ class Tokenizer:
 
 
 def _words_of_lines(text: str) -> dict[str, int]:
-    # read_text has turned line ends into "\n"; splitlines() would also split at characters that are words of the vocabulary.
+    # read_text has turned line ends into "\n". splitlines() would also split at characters that are words of the vocabulary.
     lines = text.removesuffix("\n").split("\n")
     words = {word: number for number, word in enumerate(lines)}
     if len(words) < len(lines):
@@ -169,11 +169,12 @@ def _words_of_json(text: str) -> dict[str, int]:
     try:
         raw = json.loads(text)
         model, normalizer = raw["model"], raw["normalizer"]
-        words, kind = model["vocab"], model.get("type", "WordPiece")  # files from 2020 do not name it
-        right = kind == "WordPiece" and normalizer["type"] == "BertNormalizer" and normalizer["lowercase"]
-        right = right and all(isinstance(number, int) for number in words.values())
+        # Files from 2020 do not state the type.
+        words, kind = model["vocab"], model.get("type", "WordPiece")
+        valid = kind == "WordPiece" and normalizer["type"] == "BertNormalizer" and normalizer["lowercase"]
+        valid = valid and all(isinstance(number, int) for number in words.values())
     except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(f"expected the JSON of a tokenizer, got {type(error).__name__}: {error}") from error
-    if not right:
+    if not valid:
         raise ConfigError("expected WordPiece with a lower-casing BertNormalizer, got another tokenizer")
     return dict(words)

@@ -1,7 +1,7 @@
 """The guarded fetch: a picture's URL -> its bytes.
 
-A URL is untrusted until checked: it may point into the host's own network, never answer, never end, or lie about its
-length. Every part of this package that takes a URL fetches it here.
+A URL is untrusted: it may point into the host's own network, and its server may never answer, never stop sending, or lie
+about the length. Every part of this package that accepts a picture's URL fetches it here.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ from image_text_embedding.foundation.errors import FetchError
 from image_text_embedding.foundation.terminal_text import printable_text
 from image_text_embedding.inputs.limits import Limits
 
-_URL = re.compile(r"(data:|[a-z][a-z0-9+.-]+://)", re.IGNORECASE)  # two letters at least: C://x.png is a path
+# A scheme has two letters at least: C://x.png is a path.
+_URL = re.compile(r"(data:|[a-z][a-z0-9+.-]+://)", re.IGNORECASE)
 
 _PORTS = {"http": 80, "https": 443}
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 
-_KEPT = "%/:=&?~#+!$,;'@()*[]"  # what quote() must not touch in a path and query that are partly quoted already
+# quote() leaves these alone in a path and query that may be quoted already.
+_NOT_QUOTED = "%/:=&?~#+!$,;'@()*[]"
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
@@ -42,32 +44,35 @@ _IETF = ipaddress.IPv4Network("192.0.0.0/24")  # is_global is true for most of i
 
 
 def is_url(text: str) -> bool:
-    """Whether a text is an address (`scheme://…` or `data:…`) and not a file's path."""
+    """Whether a text is a URL (`scheme://…` or `data:…`), not a file's path."""
     return _URL.match(text) is not None
 
 
 def fetch_picture(url: str, limits: Limits) -> bytes:
     """The bytes behind an `http(s)` URL or in a `data:` URI.
 
-    Refused: other schemes, credentials, and, unless `limits.allow_private`, hosts with any address that is not public.
-    The connection goes to an address that was checked, so a name that changes its mind in between gains nothing. No
-    proxy is used, whatever the environment says: a proxy would look the name up again, out of reach of the check.
+    Other schemes and URLs with credentials are refused, and so are hosts with any address that is not public, unless
+    `limits.allow_private`. The connection goes to the very address that was checked, so a host name that resolves to another
+    address a moment later (DNS rebinding) gains nothing. Proxies of the environment are not used: a proxy would look the
+    name up again, unchecked.
 
     Args:
-        url: the address. Redirects are followed and checked like the first address; https never falls back to http.
-        limits: seconds, bytes and redirects that it may cost.
+        url: redirects are followed and checked like the first URL; https never falls back to http.
+        limits: how many seconds, bytes and redirects the picture may cost.
 
     Raises:
-        FetchError: refused, too slow, too large, truncated, malformed, or answered with another status than 200.
+        FetchError: the URL is refused, too slow, too large, truncated, malformed, or answers with another status than 200.
     """
     if url[:5].lower() == "data:":
         return _data(url, limits)
     deadline = time.monotonic() + limits.total_timeout
-    here = url
+    current = url
     for _ in range(limits.max_redirects + 1):
-        shown = display_url(here) if here == url else f"{display_url(here)} (redirected from {display_url(url)})"
+        shown = display_url(current)
+        if current != url:
+            shown += f" (redirected from {display_url(url)})"
         try:
-            body, there = _get(here, limits, deadline)
+            body, redirect = _get(current, limits, deadline)
         except FetchError as error:
             raise FetchError(f"cannot fetch {shown}: {error}") from error
         except TimeoutError as error:
@@ -78,26 +83,27 @@ def fetch_picture(url: str, limits: Limits) -> bytes:
         except (OSError, http.client.HTTPException, ValueError) as error:
             reason = f"{type(error).__name__}: {printable_text(str(error), 200)}"
             raise FetchError(f"cannot fetch {shown}: {reason}") from error
-        if not there:
+        if not redirect:
             return body
-        if urlsplit(here).scheme.lower() == "https" and urlsplit(there).scheme.lower() != "https":
+        if urlsplit(current).scheme.lower() == "https" and urlsplit(redirect).scheme.lower() != "https":
             raise FetchError(
-                f"cannot fetch {shown}: it redirects from https to {display_url(there)}, which is not secure"
+                f"cannot fetch {shown}: it redirects from https to {display_url(redirect)}, which is not secure"
             )
-        here = there
+        current = redirect
     raise FetchError(
         f"cannot fetch {display_url(url)}: more than {limits.max_redirects} redirects (Limits.max_redirects)"
     )
 
 
 def display_url(url: str) -> str:
-    """A URL for messages: short, without credentials, query (it may be signed) or the payload of a data: URI."""
+    """A URL for messages: short, without credentials, the query (which may be signed) or the payload of a data: URI."""
     if url[:5].lower() == "data:":
         return f"{printable_text(url[:64].partition(',')[0], 64)},… ({len(url)} characters)"
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018 - asked because it checks
-    except ValueError:  # no part can be identified, so nothing that may be a password is shown
+        parts.port  # noqa: B018 - raises if it is malformed
+    # No part can be identified, so nothing that may be a password is shown.
+    except ValueError:
         return f"{printable_text(url.partition(':')[0], 40)}:…"
     if not parts.netloc:
         return f"{printable_text(parts.scheme, 40)}:…"
@@ -106,7 +112,7 @@ def display_url(url: str) -> str:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is on the public internet. IPv4 inside IPv6 (mapped, 6to4, NAT64) is judged by itself."""
+    """Whether an IP address is on the public internet. Of IPv4 inside IPv6 (mapped, 6to4, NAT64), the IPv4 counts."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = (
@@ -119,14 +125,16 @@ def is_public(address: str) -> bool:
 
 
 def _get(url: str, limits: Limits, deadline: float) -> tuple[bytes, str]:
-    """One request. (body, "") or, where it is a redirect, (b"", the next URL)."""
+    """The answer of one request: (body, "") or, if it is a redirect, (b"", the next URL)."""
     scheme, host, port, target = _parse(url)
     connection = _Connection(scheme, host, port, limits, deadline)
     netloc = (f"[{host}]" if ":" in host else host) + ("" if port == _PORTS[scheme] else f":{port}")
     headers = {
         "Host": netloc,
-        "User-Agent": "image-text-embedding",  # some large picture hosts refuse a request without one
-        "Accept-Encoding": "identity",  # what a compressed body grows to is not known before it is unpacked
+        # Some large picture hosts refuse a request without one.
+        "User-Agent": "image-text-embedding",
+        # The size of a compressed body is unknown before it is unpacked.
+        "Accept-Encoding": "identity",
         "Connection": "close",
     }
     with closing(connection):
@@ -134,17 +142,22 @@ def _get(url: str, limits: Limits, deadline: float) -> tuple[bytes, str]:
         with connection.getresponse() as response:
             location = response.headers.get("Location")
             if response.status in _REDIRECTS and location:
-                # http.client reads headers as latin-1; quoting those very bytes gives back what the server meant.
-                return b"", urljoin(url, quote(location.encode("latin-1"), safe=_KEPT))
+                # http.client decodes headers as latin-1; quoting the original bytes restores what the server sent.
+                return b"", urljoin(url, quote(location.encode("latin-1"), safe=_NOT_QUOTED))
             if response.status != 200:
                 raise FetchError(f"expected status 200, got {response.status}")
             return _body(response, limits), ""
 
 
 def _parse(url: str) -> tuple[str, str, int, str]:
-    """(scheme, ASCII host, port, path and query), or FetchError."""
+    """The scheme, ASCII host, port, and path with query, of a URL.
+
+    Raises:
+        FetchError: it is malformed or refused.
+    """
+    # urlsplit would silently drop some of them.
     if any(char < " " or char == "\x7f" for char in url):
-        raise FetchError("control characters in the URL")  # urlsplit would drop some of them without a word
+        raise FetchError("control characters in the URL")
     try:
         parts = urlsplit(url)
         host, port, scheme = parts.hostname or "", parts.port, parts.scheme
@@ -157,21 +170,23 @@ def _parse(url: str) -> tuple[str, str, int, str]:
             f"expected http, https or data:, got {printable_text(scheme, 40)!r}. Give a local file as a plain path"
         )
     if "@" in parts.netloc:
-        raise FetchError("credentials in a URL are refused. Fetch it yourself and hand in the bytes")
+        raise FetchError("credentials in a URL are refused. Download the picture yourself and pass its bytes")
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]+", host):
         raise FetchError("malformed URL: no host that can be looked up")
     if port == 0:
         raise FetchError("malformed URL: port 0")
-    target = quote(parts.path or "/", safe=_KEPT) + (f"?{quote(parts.query, safe=_KEPT)}" if parts.query else "")
+    target = quote(parts.path or "/", safe=_NOT_QUOTED) + (
+        f"?{quote(parts.query, safe=_NOT_QUOTED)}" if parts.query else ""
+    )
     return scheme, host, port or _PORTS[scheme], target
 
 
 def _body(response: http.client.HTTPResponse, limits: Limits) -> bytes:
-    """The body, checked to be as long as announced and no longer than the limit."""
+    """The body, after checks that it is as long as announced and no longer than the limit."""
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     transfer = response.headers.get("Transfer-Encoding", "").strip().lower()
     if encoding not in ("identity", "") or transfer not in ("chunked", ""):
-        raise FetchError(f"asked for an unencoded body, got {printable_text(f'{encoding} {transfer}', 60)}")
+        raise FetchError(f"expected an unencoded body, got {printable_text(f'{encoding} {transfer}', 60)}")
     claimed: int | None = None
     length = response.headers.get("Content-Length")
     if length is not None and not transfer:
@@ -181,28 +196,29 @@ def _body(response: http.client.HTTPResponse, limits: Limits) -> bytes:
         if claimed > limits.max_bytes:
             raise FetchError(f"{claimed} bytes are more than the limit of {limits.max_bytes} (Limits.max_bytes)")
     body = bytearray()
-    # Not read(): a chunk that says it is -1 long makes it read until the server stops (http.client of Python 3.11).
+    # Not read(), which reads until the server stops if a chunk's length is -1 (http.client of Python 3.11).
     while piece := response.read1(min(65536, limits.max_bytes + 1 - len(body))):
         body += piece
         if len(body) > limits.max_bytes:
             raise FetchError(f"more bytes than the limit of {limits.max_bytes} (Limits.max_bytes)")
     if claimed is not None and len(body) < claimed:
         raise FetchError(f"cut off: expected {claimed} bytes (Content-Length), got {len(body)}")
-    if not body:  # also the result of http.client for an answer that ends within its headers
+    # http.client also returns no body for an answer that ends within its headers.
+    if not body:
         raise FetchError("the answer is empty")
     return bytes(body)
 
 
 class _Connection(http.client.HTTPConnection):
-    """An HTTP connection to a checked address, every wait of which ends at the deadline."""
+    """An HTTP connection to a checked address. Every wait ends at the deadline."""
 
     def __init__(self, scheme: str, host: str, port: int, limits: Limits, deadline: float) -> None:
         super().__init__(host, port)
         self.scheme, self.limits, self.deadline = scheme, limits, deadline
 
     def connect(self) -> None:
-        """Open `self.sock` to the first of the host's addresses that answers, all of which must be allowed."""
-        addresses = _resolve(self.host, self.port, self._patience())
+        """Connect `self.sock` to the first of the host's addresses that answers. All of them must be allowed."""
+        addresses = _resolve(self.host, self.port, self._connect_timeout())
         if not self.limits.allow_private:
             for *_, address in addresses:
                 if not is_public(str(address[0])):
@@ -222,32 +238,33 @@ class _Connection(http.client.HTTPConnection):
     def _open(self, family: int, kind: int, protocol: int, address: Any) -> socket.socket:
         plain = _Socket(family, kind, protocol)
         try:
-            plain.settimeout(self._patience())
+            plain.settimeout(self._connect_timeout())
             plain.connect(address)
             if self.scheme == "https":
-                plain.settimeout(self._patience())  # bounds the complete handshake
+                # Limits the complete handshake.
+                plain.settimeout(self._connect_timeout())
                 secure = _tls().wrap_socket(plain, server_hostname=self.host)
                 secure.deadline = self.deadline  # type: ignore[attr-defined]  # a _TlsSocket
-                secure.settimeout(_left(self.deadline))
+                secure.settimeout(_seconds_left(self.deadline))
                 return secure
             plain.deadline = self.deadline
-            plain.settimeout(_left(self.deadline))
+            plain.settimeout(_seconds_left(self.deadline))
         except BaseException:
             plain.close()
             raise
         return plain
 
-    def _patience(self) -> float:
-        return min(self.limits.connect_timeout, _left(self.deadline))
+    def _connect_timeout(self) -> float:
+        return min(self.limits.connect_timeout, _seconds_left(self.deadline))
 
 
 class _Socket(socket.socket):
-    """A socket whose time-out does not restart at every read, so that a slowly dripping server cannot evade it."""
+    """A socket whose time-out does not restart at every read, so that a server cannot evade it by sending byte by byte."""
 
     deadline: float
 
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        self.settimeout(_left(self.deadline))
+        self.settimeout(_seconds_left(self.deadline))
         return super().recv_into(*args, **kwargs)
 
 
@@ -257,37 +274,47 @@ class _TlsSocket(ssl.SSLSocket):
     deadline: float
 
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        self.settimeout(_left(self.deadline))
+        self.settimeout(_seconds_left(self.deadline))
         return super().recv_into(*args, **kwargs)
 
 
 @functools.lru_cache(maxsize=1)
 def _tls() -> ssl.SSLContext:
-    context = ssl.create_default_context()  # verifies the certificate and the host's name
+    # It verifies the certificate and the host's name.
+    context = ssl.create_default_context()
     context.sslsocket_class = _TlsSocket
     return context
 
 
-def _left(deadline: float) -> float:
-    """Seconds until the deadline, more than 0 (0 would make a socket non-blocking)."""
-    left = deadline - time.monotonic()
-    if left <= 0:
+def _seconds_left(deadline: float) -> float:
+    """The seconds until the deadline: more than 0, as 0 would make a socket non-blocking.
+
+    Raises:
+        TimeoutError: the deadline has passed.
+    """
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
         raise TimeoutError("the time is up")
-    return left
+    return seconds
 
 
 def _resolve(host: str, port: int, seconds: float) -> list[Any]:
-    """`socket.getaddrinfo`, given up after some seconds."""
+    """`socket.getaddrinfo` with a time-out.
+
+    Raises:
+        TimeoutError: no answer within `seconds`.
+        FetchError: the look-up failed.
+    """
     answer: queue.SimpleQueue[list[Any] | Exception] = queue.SimpleQueue()
 
-    def ask() -> None:
+    def look_up() -> None:
         try:
             answer.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
         except Exception as error:
             answer.put(error)
 
-    # The system's resolver takes no time-out, so the wait for it is left to a thread, and it ends in its own time.
-    threading.Thread(target=ask, name="resolve", daemon=True).start()
+    # The system's resolver has no time-out, so a thread waits for it, and ends whenever the resolver does.
+    threading.Thread(target=look_up, name="resolve", daemon=True).start()
     try:
         found = answer.get(timeout=seconds)
     except queue.Empty:
@@ -300,18 +327,20 @@ def _resolve(host: str, port: int, seconds: float) -> list[Any]:
 def _data(url: str, limits: Limits) -> bytes:
     """The payload of a data: URI (RFC 2397), base64 or percent-encoded."""
     head, comma, payload = url.partition(",")
-    coded = head.lower().endswith(";base64")
+    is_base64 = head.lower().endswith(";base64")
     if not comma:
         raise FetchError(f"malformed {display_url(url)}: expected data:[type][;base64],payload, got no comma")
     if not payload.isascii():
         raise FetchError(f"malformed {display_url(url)}: characters that are not ASCII in the payload")
     size = len(payload) - 2 * payload.count("%")
-    size = size * 3 // 4 if coded else size
-    if size > limits.max_bytes + 2:  # 2: the padding of base64
+    size = size * 3 // 4 if is_base64 else size
+    # 2: the padding of base64.
+    if size > limits.max_bytes + 2:
         raise FetchError(f"{display_url(url)}: about {size} bytes are more than {limits.max_bytes} (Limits.max_bytes)")
     raw = unquote_to_bytes(payload) if "%" in payload else payload.encode("ascii")
-    if coded:
-        raw = raw.translate(None, b" \t\r\n\f").rstrip(b"=")  # often wrapped, and often without its padding
+    if is_base64:
+        # Often wrapped, and often without its padding.
+        raw = raw.translate(None, b" \t\r\n\f").rstrip(b"=")
         try:
             raw = base64.b64decode(raw + b"=" * (-len(raw) % 4), validate=True)
         except binascii.Error as error:

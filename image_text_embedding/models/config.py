@@ -7,11 +7,11 @@ has an effect.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from image_text_embedding.foundation.errors import ConfigError
-from image_text_embedding.foundation.strict_dataclasses import build_dataclass
+from image_text_embedding.foundation.strict_dataclasses import MAY_BE_0, build_dataclass
 from image_text_embedding.inputs.text_rules import TextRules
 
 # Limits of depths and of all other sizes. A model beyond them would take hours to build.
@@ -29,7 +29,7 @@ class VisionConfig:
     width: int
     depth: int
     num_heads: int
-    mean: tuple[float, float, float]  # of RGB in [0, 1]
+    mean: tuple[float, float, float] = field(metadata=MAY_BE_0)  # of RGB in [0, 1]
     std: tuple[float, float, float]
     layer_norm_eps: float = 1e-6
 
@@ -51,7 +51,7 @@ class TextConfig:
     max_positions: int
     token_types: bool
     text_depth: int
-    fusion_start: int
+    fusion_start: int = field(metadata=MAY_BE_0)
     layer_norm_eps: float = 1e-12
     enc_id: int | None = None  # [ENC], the first token of a text fused with a picture; None: [CLS]
 
@@ -66,7 +66,7 @@ class DecoderConfig:
 
     depth: int
     dec_id: int | None = None  # [DEC], the first token of a generated text; None: [CLS]
-    label_smoothing: float = 0.0  # of the loss that ranks candidate answers
+    label_smoothing: float = field(default=0.0, metadata=MAY_BE_0)  # of the loss that ranks candidate answers
     first_token_twice: bool = False  # ALBEF counts the first token's log-probability twice
 
 
@@ -74,7 +74,8 @@ class DecoderConfig:
 class ExplainConfig:
     """How Grad-CAM shows where the model sees a word (`inference/visualization/grad_cam.py`)."""
 
-    layers: tuple[int, ...] | None = None  # None: the layer that the family's official code uses
+    # None: the layer that the family's official code uses.
+    layers: tuple[int, ...] | None = field(default=None, metadata=MAY_BE_0)
     steps: int = 1  # number of picture strengths to average over; 1 as in the official code
 
 

@@ -53,7 +53,9 @@ def picture_entry(item: Any, limits: Limits) -> GalleryEntry:
     if callable(getattr(item, "read", None)):
         item = item.read()
         if not isinstance(item, (bytes, bytearray)):
-            raise ImageError(f"expected a file opened in binary mode ('rb'), got one that gives {type(item).__name__}")
+            raise ImageError(
+                f"expected a file opened in binary mode ('rb'), got one that returns {type(item).__name__}"
+            )
     if isinstance(item, (bytes, bytearray, memoryview)):
         return GalleryEntry(_id("image", bytes(item)), "", "", bytes(item))
     picture = load_picture(item, limits)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from image_text_embedding.foundation.atomic_files import atomic_write
+from image_text_embedding.foundation.terminal_text import printable_text
 
 if TYPE_CHECKING:
     from image_text_embedding.retrieval.search_results import SearchResult
@@ -114,4 +115,4 @@ def _thumbnail(picture: Image.Image) -> str:
 
 
 def _safe(text: str) -> str:
-    return html.escape("".join(char if char.isprintable() or char in "\n\t" else "�" for char in text))
+    return html.escape(printable_text(text, allowed="\n\t"))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from image_text_embedding.foundation.errors import ConfigError
 from image_text_embedding.foundation.messages import abbreviate, did_you_mean
-from image_text_embedding.foundation.strict_dataclasses import build_dataclass, check_value
+from image_text_embedding.foundation.strict_dataclasses import MAY_BE_0, build_dataclass, check_fields
 from image_text_embedding.models.config import ModelConfig, config_from_mapping
 from image_text_embedding.models.config_files import list_models, model_config, read_yaml
 
@@ -64,22 +63,22 @@ class TrainConfig:
     """
 
     tasks: tuple[str, ...] | None = None
-    later: tuple[tuple[str, int], ...] = ()
+    later: tuple[tuple[str, int], ...] = field(default=(), metadata=MAY_BE_0)
     steps: int = 10_000
     batch_size: int = 64
     accumulate: int = 1
     lr: float = 3e-4
-    min_lr: float | None = 1e-6
-    warmup: float | None = 0.05
-    weight_decay: float | None = 0.05
+    min_lr: float | None = field(default=1e-6, metadata=MAY_BE_0)
+    warmup: float | None = field(default=0.05, metadata=MAY_BE_0)
+    weight_decay: float | None = field(default=0.05, metadata=MAY_BE_0)
     clip: float | None = 1.0
     texts: int = 1
     prompt: str | None = "a picture of "
-    label_smoothing: float | None = None
-    mlm_probability: float = 0.15
+    label_smoothing: float | None = field(default=None, metadata=MAY_BE_0)
+    mlm_probability: float = field(default=0.15, metadata=MAY_BE_0)
     queue_size: int | None = None
-    alpha: float | None = None
-    alpha_warmup_steps: int | None = None
+    alpha: float | None = field(default=None, metadata=MAY_BE_0)
+    alpha_warmup_steps: int | None = field(default=None, metadata=MAY_BE_0)
     momentum: float = 0.995
     image_size: int | None = None
     sinusoids: float | None = None
@@ -87,17 +86,17 @@ class TrainConfig:
     flip: bool = True
     precision: str | None = None
     gradient_checkpointing: bool = False
-    seed: int = 1
+    seed: int = field(default=1, metadata=MAY_BE_0)
     workers: int | None = None
-    max_skipped: float | None = 0.01
+    max_skipped: float | None = field(default=0.01, metadata=MAY_BE_0)
     log_every: int = 10
     checkpoint_every: int = 500
     stored: str = "fp32"
 
     def __post_init__(self) -> None:
         # Values from Python are checked like those from YAML.
-        for name, hint in typing.get_type_hints(TrainConfig).items():
-            object.__setattr__(self, name, check_value(hint, getattr(self, name), name))
+        for name, value in check_fields(TrainConfig, vars(self)).items():
+            object.__setattr__(self, name, value)
         tasks, scale = self.tasks or (), self.crop_scale
         for task in (*tasks, *(task for task, _ in self.later)):
             if task not in OBJECTIVES:

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, wherever their names lead."""
+"""Atomic writes: complete or not at all, also through links and into pipes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import pytest
 from image_text_embedding.foundation.atomic_files import atomic_replace, atomic_write
 
 
-def test_a_link_stays_one(tmp_path: Path) -> None:
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    for content in (b"one", b"two"):  # at first what it leads to is not there
+    for content in (b"one", b"two"):  # at first the link is dangling
         atomic_write(tmp_path / "link", content)
         assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_bytes() == content
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
 
 
-def test_a_pipe_is_written_into_and_stays_one(tmp_path: Path) -> None:
+def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     read: list[bytes] = []
     reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_bytes()), daemon=True)
@@ -36,7 +36,7 @@ def test_a_pipe_is_written_into_and_stays_one(tmp_path: Path) -> None:
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
 
-def test_a_folder_and_an_error_leave_what_was_there(tmp_path: Path) -> None:
+def test_a_folder_or_an_error_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         atomic_write(tmp_path, b"x")
     (tmp_path / "file").write_bytes(b"before")
@@ -47,7 +47,7 @@ def test_a_folder_and_an_error_leave_what_was_there(tmp_path: Path) -> None:
 
 
 def test_the_umask_decides_and_is_never_changed(tmp_path: Path) -> None:
-    """Other threads create files meanwhile: with a changed umask some would be writable for everybody."""
+    """Other threads create files meanwhile: if the umask changed, some would be readable by everybody."""
     code = """if True:
         import os, sys, threading
         from pathlib import Path

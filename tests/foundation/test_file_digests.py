@@ -64,7 +64,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_remembered(
 
 
 def test_a_digest_needs_no_cache_and_a_missing_file_is_named(tmp_path: Path, cache: Path) -> None:
-    cache.write_text("a file where the cache should be")
+    cache.write_text("a file instead of the cache folder")
     path = tmp_path / "m.pth"
     path.write_bytes(BODY)
     assert file_sha256(path) == file_sha256(path) == SHA256

@@ -15,6 +15,7 @@ from image_text_embedding.inputs import url_fetch
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Server]]:
+    """Starts a picture server for an answer; all servers are closed after the test."""
     servers: list[Server] = []
 
     def start(answer: Answer | bytes, tls: ssl.SSLContext | None = None) -> Server:
@@ -29,6 +30,7 @@ def serve() -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture
 def internet(monkeypatch: pytest.MonkeyPatch) -> Internet:
+    """Host names and addresses that lead to picture servers on loopback."""
     net, connect = Internet(), socket.socket.connect
 
     def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
@@ -46,6 +48,8 @@ def internet(monkeypatch: pytest.MonkeyPatch) -> Internet:
 
 @pytest.fixture
 def no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails the test at the first connection."""
+
     def refuse(self: socket.socket, address: Any) -> None:
         pytest.fail(f"connected to {address}")
 

@@ -56,7 +56,7 @@ def test_broken_files_never_raise_anything_else() -> None:
 @pytest.mark.parametrize(
     "content", [b"\0" * 100, b"hello, world", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"PK\x03\x04"]
 )
-def test_files_that_are_no_pictures(content: bytes, tmp_path: Path) -> None:
+def test_files_that_are_not_pictures(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "x.jpg"
     path.write_bytes(content)
     for item in (content, path):
@@ -74,7 +74,7 @@ def test_formats_that_run_programs_are_not_tried(monkeypatch: pytest.MonkeyPatch
             load_picture(content)
 
 
-def test_nothing_is_decoded_where_the_header_says_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_decoded_if_the_header_states_too_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     bombs = {
         "png": png(60000, 60000),
         "gif": b"GIF89a"
@@ -89,7 +89,7 @@ def test_nothing_is_decoded_where_the_header_says_too_much(monkeypatch: pytest.M
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
     for content in bombs.values():
         with pytest.raises(ImageError, match=r"3600000000 pixels.*Limits\(max_pixels=.*MAX_IMAGE_PIXELS"):
-            load_picture(content)  # PIL's own limit is met first
+            load_picture(content)  # PIL checks its own limit first
         with pytest.raises(ImageError, match="MAX_IMAGE_PIXELS"):
             load_picture(content, Limits(max_pixels=10**12))
     for content in small:
@@ -97,7 +97,7 @@ def test_nothing_is_decoded_where_the_header_says_too_much(monkeypatch: pytest.M
             load_picture(content, Limits(max_pixels=599))
 
 
-def test_the_pixel_limit_holds_for_all_forms() -> None:
+def test_the_pixel_limit_applies_to_all_inputs() -> None:
     for item in (RGB, RGB[:, :, 0], Image.fromarray(RGB), encoded(Image.fromarray(RGB))):
         assert pixels(item, max_pixels=600).shape == (20, 30, 3)
         with pytest.raises(ImageError, match="more than 599"):
@@ -120,7 +120,7 @@ def test_zero_sized_pictures(item: Any) -> None:
         load_picture(item)
 
 
-def test_paths_that_lead_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty.jpg").touch()
     cases: list[tuple[Any, str]] = [
         (tmp_path / "none.jpg", r"no such file: .*none\.jpg"),
@@ -141,12 +141,12 @@ def test_paths_that_lead_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def refuse(*_: Any, **__: Any) -> Any:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(builtins, "open", refuse)  # the tests may run as root, who may read everything
+    monkeypatch.setattr(builtins, "open", refuse)  # the tests may run as root, which may read everything
     with pytest.raises(ImageError, match=r"cannot open .*shut\.jpg.*Permission denied"):
         load_picture(tmp_path / "shut.jpg")
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(ImageError, match="got a device"):
@@ -160,7 +160,7 @@ def test_empty_bytes(content: Any) -> None:
 
 
 def test_file_objects_that_cannot_be_used(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"binary mode \('rb'\), got one that gives str"):
+    with pytest.raises(ImageError, match=r"binary mode \('rb'\), got one that returns str"):
         load_picture(io.StringIO("x"))
     closed = io.BytesIO(b"x")
     closed.close()
@@ -178,14 +178,14 @@ def test_broken_pil_images() -> None:
     content = encoded(Image.fromarray(RGB))
     with pytest.raises(ImageError, match="the PIL image: truncated or broken"):
         load_picture(Image.open(io.BytesIO(content[:-100])))
-    shut = Image.open(io.BytesIO(content))
-    shut.close()
-    with pytest.raises(ImageError, match="the PIL image: truncated or broken"):
-        load_picture(shut)
+    closed = Image.open(io.BytesIO(content))
+    closed.close()
+    with pytest.raises(ImageError, match="the PIL image was closed"):
+        load_picture(closed)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "CMYK"])
-def test_a_pil_image_is_left_as_it_was(mode: str, tmp_path: Path) -> None:
+def test_a_pil_image_is_not_changed(mode: str, tmp_path: Path) -> None:
     path = tmp_path / "x.tiff"
     Image.fromarray(RGB).convert(mode).save(path)
     with Image.open(path) as picture:

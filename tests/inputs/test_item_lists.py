@@ -1,4 +1,4 @@
-"""What counts as a list of pictures or texts: tables, mappings, sets and 0-d arrays do not."""
+"""Which arguments count as a list of pictures or texts: tables, mappings, sets and 0-d arrays do not."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ TABLE = {"caption": ["two dogs", "a rocket"]}
 
 
 @pytest.mark.parametrize("table", [TABLE, UserDict(TABLE), pd.DataFrame(TABLE), pa.table(TABLE)])
-def test_a_table_is_no_list(table: Any) -> None:
-    """Iterating over one gives the names of its columns, which would be embedded as texts."""
+def test_a_table_is_not_a_list(table: Any) -> None:
+    """Iterating over one yields its column names, which would be embedded as texts."""
     model = ite.load("blip_demo")
     calls = (
         lambda: model.encode_text(table),
@@ -35,7 +35,7 @@ def test_a_table_is_no_list(table: Any) -> None:
 
 
 @pytest.mark.parametrize("items", [np.array("a dog"), torch.tensor(1.0), {"a dog"}, 7, None])
-def test_other_things_that_are_no_lists(items: Any) -> None:
+def test_other_values_that_are_not_lists(items: Any) -> None:
     with pytest.raises(ite.InputError, match="expected one or a list of texts, got"):
         require_iterable(items, "texts")
 

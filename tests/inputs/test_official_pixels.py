@@ -1,4 +1,4 @@
-"""Pixels equal those of the official pipeline."""
+"""Pixels equal those of the official preprocessing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_equal_to_the_official_torchvision_pipeline(name: str, size: int) -> Non
     assert (ours[0] - theirs(picture)).abs().max() <= 1e-6
 
 
-def test_normalize_takes_tensors_and_leaves_its_input_alone() -> None:
+def test_normalize_accepts_tensors_and_does_not_change_its_input() -> None:
     import torch
 
     batch = np.stack([RGB, RGB[::-1]])
@@ -63,12 +63,12 @@ def test_normalize_takes_tensors_and_leaves_its_input_alone() -> None:
 
 
 @pytest.mark.parametrize("wrong", [RGB, RGB[None].astype(np.float32), RGB[None, :, :, :2]])
-def test_normalize_refuses_what_is_not_pixels(wrong: np.ndarray) -> None:
+def test_normalize_refuses_other_shapes_and_types(wrong: np.ndarray) -> None:
     with pytest.raises(ImageError, match="expected uint8 pixels"):
         normalize_pixels(wrong, (0, 0, 0), (1, 1, 1))
 
 
-def test_to_pixels_gives_rgb_bytes_and_wants_rgb() -> None:
+def test_to_pixels_returns_rgb_bytes_and_requires_rgb() -> None:
     result = to_pixels(Image.fromarray(RGB), 8)
     assert (result.shape, result.dtype, result.flags.writeable) == ((8, 8, 3), np.uint8, True)
     with pytest.raises(ImageError, match="mode L"):

@@ -1,4 +1,4 @@
-"""Kinds of files: modes, animations, EXIF, 16 bits."""
+"""Picture formats: modes, palettes, 16 bits, animations, EXIF orientation."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_grey_and_black_and_white_are_repeated() -> None:
     assert (pixels(encoded(bits)) == np.array(bits)[:, :, None] * np.uint8(255)).all()
 
 
-def test_cmyk_goes_through_pils_formula() -> None:
+def test_cmyk_uses_pils_formula() -> None:
     cmyk = Image.fromarray(RGB).resize((64, 64)).convert("CMYK")
     for content in (encoded(cmyk, "JPEG"), encoded(cmyk, "TIFF")):
         assert Image.open(io.BytesIO(content)).mode == "CMYK"
@@ -64,7 +64,7 @@ SIXTEEN = (np.arange(600, dtype=np.uint16) * 109).reshape(20, 30)
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "PPM"])
-def test_16_bit_grey_keeps_its_high_byte(format: str) -> None:
+def test_16_bit_grey_is_reduced_to_its_high_byte(format: str) -> None:
     pgm = b"P5 30 20 65535\n" + SIXTEEN.astype(">u2").tobytes()
     content = pgm if format == "PPM" else encoded(Image.fromarray(SIXTEEN), format)
     assert Image.open(io.BytesIO(content)).mode.startswith("I")
@@ -80,11 +80,11 @@ def test_16_bit_pil_images() -> None:
         assert picture.mode == mode
 
 
-def test_16_bit_colour_keeps_its_high_byte() -> None:
+def test_16_bit_colour_is_reduced_to_its_high_byte() -> None:
     colours = RNG.integers(0, 65536, (5, 7, 3)).astype(">u2")
     rows = b"".join(b"\0" + row.tobytes() for row in colours)
     assert (pixels(png(7, 5, depth=16, rows=rows)) == colours >> 8).all()
-    assert (pixels(colours) == colours >> 8).all()  # a file and an array agree
+    assert (pixels(colours) == colours >> 8).all()  # an array, like a file
 
 
 @pytest.mark.parametrize(
@@ -95,26 +95,26 @@ def test_16_bit_colour_keeps_its_high_byte() -> None:
         (Image.new("F", (4, 4)), "mode F"),
     ],
 )
-def test_ranges_that_cannot_be_known_are_refused(picture: Image.Image, why: str) -> None:
+def test_unknown_ranges_are_refused(picture: Image.Image, why: str) -> None:
     for item in (picture, encoded(picture, "TIFF")):
         with pytest.raises(ImageError, match=why):
             load_picture(item)
 
 
 @pytest.mark.parametrize(("format", "options"), [("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {}), ("TIFF", {})])
-def test_the_first_frame_of_an_animation_is_taken(format: str, options: dict[str, Any]) -> None:
+def test_the_first_frame_of_an_animation_is_used(format: str, options: dict[str, Any]) -> None:
     red, blue = (Image.new("RGB", (16, 16), colour) for colour in ("red", "blue"))
     content = encoded(red, format, save_all=True, append_images=[blue], **options)
     assert Image.open(io.BytesIO(content)).n_frames == 2
     assert (pixels(content) == (255, 0, 0)).all()
-    standing = Image.open(io.BytesIO(content))
-    standing.seek(1)  # the user's own choice of a frame holds
-    assert (pixels(standing) == (0, 0, 255)).all()
-    assert standing.tell() == 1
+    animation = Image.open(io.BytesIO(content))
+    animation.seek(1)  # the user has chosen a frame
+    assert (pixels(animation) == (0, 0, 255)).all()
+    assert animation.tell() == 1
 
 
 UPRIGHT = np.kron(RNG.permutation(np.arange(0, 240, 40, dtype=np.uint8)).reshape(2, 3), np.ones((16, 16), np.uint8))
-# EXIF 2.3, tag 0x0112: at which side of the upright picture the stored row 0 and column 0 are.
+# EXIF 2.3, tag 0x0112: the side of the upright picture at which the stored row 0 and column 0 are.
 STORED = {
     1: UPRIGHT,
     2: UPRIGHT[:, ::-1],

@@ -1,4 +1,4 @@
-"""What may be passed as a picture: paths, URLs, bytes, files, PIL images and arrays."""
+"""Picture inputs: paths, URLs, bytes, files, PIL images and arrays."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from image_text_embedding.inputs.limits import Limits
     ],
     ids=["str", "Path", "bytes", "bytearray", "memoryview", "strided", "file", "lazy PIL", "PIL", "array", "data:"],
 )
-def test_every_form_of_one_picture_gives_the_same(wrap: Callable[[Path, bytes], Any], tmp_path: Path) -> None:
+def test_every_form_of_one_picture_gives_the_same_pixels(wrap: Callable[[Path, bytes], Any], tmp_path: Path) -> None:
     content = encoded(Image.fromarray(RGB))
     path = tmp_path / "pïcture.png"
     path.write_bytes(content)
@@ -44,15 +44,15 @@ def test_every_form_of_one_picture_gives_the_same(wrap: Callable[[Path, bytes], 
 
 
 def test_a_url_is_fetched_with_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    calls = []
     monkeypatch.setattr(
-        image_loading, "fetch_picture", lambda *call: asked.append(call) or encoded(Image.fromarray(RGB))
+        image_loading, "fetch_picture", lambda *call: calls.append(call) or encoded(Image.fromarray(RGB))
     )
     assert (pixels("https://pictures.test/a", max_bytes=9999) == RGB).all()
-    assert asked == [("https://pictures.test/a", Limits(max_bytes=9999))]
+    assert calls == [("https://pictures.test/a", Limits(max_bytes=9999))]
 
 
-def test_urls_fail_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_urls_name_the_url(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FetchError, match="not a public address"):
         load_picture("http://127.0.0.1/x.jpg")
     with pytest.raises(FetchError, match="got 's3'"):
@@ -146,7 +146,7 @@ def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
     assert str(shape) in str(caught.value)
 
 
-def test_towhee_images_honour_their_mode() -> None:
+def test_towhee_images_are_read_by_their_mode() -> None:
     from towhee.types import Image as TowheeImage
 
     rgba = np.dstack([RGB, RGB[:, :, 0]])
@@ -164,7 +164,7 @@ def test_towhee_images_honour_their_mode() -> None:
         assert (pixels(TowheeImage(array, mode)) == RGB).all(), mode
     for grey in (RGB[:, :, 0], RGB[:, :, :1]):
         assert (pixels(TowheeImage(grey, "GRAY")) == RGB[:, :, [0, 0, 0]]).all()
-    assert (pixels(TowheeImage(RGB, "BGR")[2:9]) == RGB[2:9, :, ::-1]).all()  # a slice keeps its mode
+    assert (pixels(TowheeImage(RGB, "BGR")[2:9]) == RGB[2:9, :, ::-1]).all()  # a slice has the same mode
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Prefetching keeps order, bounds memory and ends its threads."""
+"""Prefetching: results stay in order, memory is bounded, threads end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from image_text_embedding.inference.model_runtime import ModelRuntime
 from image_text_embedding.inputs import prefetch
 from image_text_embedding.inputs.prefetch import prefetch_items
 
-WAIT = 60.0  # seconds, for what comes at once unless the code is wrong
+WAIT = 60.0  # seconds; everything happens at once unless the code is wrong
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,8 @@ def photos() -> list[np.ndarray]:
     return sample_photos()
 
 
-class TestReadingAhead:
-    def test_order_is_kept_though_a_later_one_is_done_first(self) -> None:
+class TestPrefetching:
+    def test_order_stays_though_a_later_item_is_done_first(self) -> None:
         second = threading.Event()
 
         def read(item: int) -> int:
@@ -49,21 +49,21 @@ class TestReadingAhead:
         with closing(prefetch_items(enumerate(range(8)), read, 4, True)) as futures:
             assert [(index, future.result(WAIT)) for index, future in futures] == [(i, 10 * i) for i in range(8)]
 
-    def test_what_comes_next_is_read_while_this_one_is_used(self) -> None:
+    def test_the_next_items_are_read_while_this_one_is_used(self) -> None:
         read = [threading.Event() for _ in range(6)]
         with closing(prefetch_items(enumerate(read), lambda event: event.set(), 3, True)) as futures:
             next(futures)
-            assert all(event.wait(WAIT) for event in read[:4])  # with nobody asking for them
+            assert all(event.wait(WAIT) for event in read[:4])  # nothing has requested them yet
             assert not read[5].is_set()
 
-    def test_an_endless_input_is_taken_as_fast_as_its_results(self) -> None:
-        taken: list[int] = []
+    def test_an_endless_input_is_read_only_as_fast_as_its_results(self) -> None:
+        read: list[int] = []
         with closing(
-            prefetch_items(((i, taken.append(i)) for i in itertools.count()), lambda item: item, 5, True)
+            prefetch_items(((i, read.append(i)) for i in itertools.count()), lambda item: item, 5, True)
         ) as futures:
             for count in range(1, 20):
                 next(futures)
-                assert len(taken) <= count + 5
+                assert len(read) <= count + 5
 
     def test_closing_ends_the_threads(self) -> None:
         futures = prefetch_items(enumerate(itertools.count()), lambda item: item, 50, True)
@@ -72,7 +72,7 @@ class TestReadingAhead:
         futures.close()
         assert not threads()
 
-    def test_an_error_of_the_iterable_comes_after_what_came_before(self) -> None:
+    def test_an_error_of_the_iterable_is_raised_after_the_items_before_it(self) -> None:
         def items() -> Iterator[tuple[int, str]]:
             yield 0, "a"
             yield 1, "b"
@@ -84,24 +84,24 @@ class TestReadingAhead:
                 seen.append(future.result())
         assert seen == ["A", "B"]
 
-    def test_open_files_are_read_in_order_by_the_thread_that_asks(self) -> None:
+    def test_open_files_are_read_in_order_by_the_consumers_thread(self) -> None:
         """Members of a tar file share one open file."""
-        who: list[Any] = []
+        readers: list[Any] = []
 
         class File:
             def __init__(self, number: int) -> None:
                 self.number = number
 
             def read(self) -> bytes:
-                who.append((self.number, threading.current_thread()))
+                readers.append((self.number, threading.current_thread()))
                 return b""
 
         list(prefetch_items(((i, File(i)) for i in range(5)), lambda file: file.read(), 2, True))
-        assert who == [(i, threading.main_thread()) for i in range(5)]
-        assert not prefetch._can_wait(Image.open(io.BytesIO(jpeg(data.coffee()))), stable=True)
+        assert readers == [(i, threading.main_thread()) for i in range(5)]
+        assert not prefetch._is_deferrable(Image.open(io.BytesIO(jpeg(data.coffee()))), stable=True)
 
-    def test_an_iterable_may_use_what_it_gave_again(self, model, photos, tmp_path) -> None:
-        """One array or PIL image for all pictures, or files that it closes behind itself."""
+    def test_an_iterable_may_yield_one_object_again(self, model, photos, tmp_path) -> None:
+        """One array or PIL image for all pictures, or files that are closed before the next one."""
         singles = [np.ascontiguousarray(photo[:300, :300]) for photo in photos]
         expected = model.encode_image(singles)
         paths = [tmp_path / f"{i}.png" for i in range(len(singles))]
@@ -127,19 +127,19 @@ class TestReadingAhead:
 
         frames = [Image.fromarray(single) for single in singles]
         frames[0].save(tmp_path / "all.tiff", save_all=True, append_images=frames[1:])
-        for give in (arrays, images, files, lambda: ImageSequence.Iterator(Image.open(tmp_path / "all.tiff"))):
-            np.testing.assert_allclose(list(model.stream_image(give(), batch_size=2)), expected, atol=1e-6)
-            np.testing.assert_allclose(model.encode_image(give()), expected, atol=1e-6)
+        for pictures in (arrays, images, files, lambda: ImageSequence.Iterator(Image.open(tmp_path / "all.tiff"))):
+            np.testing.assert_allclose(list(model.stream_image(pictures(), batch_size=2)), expected, atol=1e-6)
+            np.testing.assert_allclose(model.encode_image(pictures()), expected, atol=1e-6)
 
-    def test_a_picture_that_kills_its_reader_is_named(self, model, photos, monkeypatch) -> None:
+    def test_an_unexpected_error_names_the_item(self, model, photos, monkeypatch) -> None:
         real = ModelRuntime.pixels
 
-        def dying(self: ModelRuntime, picture: Any) -> np.ndarray:
+        def failing(self: ModelRuntime, picture: Any) -> np.ndarray:
             if picture is photos[3]:
                 raise MemoryError("no memory left")
             return real(self, picture)
 
-        monkeypatch.setattr(ModelRuntime, "pixels", dying)
+        monkeypatch.setattr(ModelRuntime, "pixels", failing)
         with pytest.raises(ComputeError, match="item 3: reading it failed: MemoryError: no memory left"):
             model.encode_image(photos)
         assert not threads()

@@ -1,4 +1,4 @@
-"""Sentences are cleaned as in the official code."""
+"""Text rules: sentences are cleaned as in the official code."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from support.sentences import ALBEF, BLIP
 from image_text_embedding.inputs.text_rules import TextRules, clean_text
 
 
-def plainly(text: str, rules: TextRules) -> str:
-    """The rule of `clean`, character by character, without regular expressions."""
+def reference_clean_text(text: str, rules: TextRules) -> str:
+    """`clean_text`, character by character and without regular expressions."""
     text = "".join(" " if c in rules.to_space else c for c in text.lower() if c not in rules.remove)
     for old, new in rules.replace:
         text = new.join(text.split(old))
@@ -46,15 +46,15 @@ def plainly(text: str, rules: TextRules) -> str:
         ("a\tb " * 20, " ".join(["a\tb"] * 20), " ".join(["a\tb"] * 20)),
     ],
 )
-def test_clean(text: str, blip: str, albef: str) -> None:
+def test_clean_text(text: str, blip: str, albef: str) -> None:
     assert (clean_text(text, BLIP), clean_text(text, ALBEF)) == (blip, albef)
 
 
-def test_clean_equals_the_rule_told_plainly() -> None:
+def test_clean_text_equals_a_plain_reference() -> None:
     rng = random.Random(0)
     letters = "aaabcdeABC  \t\n\r\x0b\x1c\x85\xa0\u2003.,!?\"'()*#:;~-/<>[]éİß中🐕\u200b\0"
     pieces = [*letters, "<person>", "<PERSON>", "-", " word", "  ", "\n\n"]
     for _ in range(3000):
         text = "".join(rng.choices(pieces, k=rng.randint(0, 120)))
         for rules in (BLIP, ALBEF):
-            assert clean_text(text, rules) == plainly(text, rules), repr(text)
+            assert clean_text(text, rules) == reference_clean_text(text, rules), repr(text)

@@ -42,7 +42,7 @@ def test_ids_equal_those_of_transformers(
     text: str, tokenizer: Tokenizer, theirs: Callable[[str, int], list[int]]
 ) -> None:
     assert tokenizer(text, BLIP) == theirs(clean_text(text, BLIP), BLIP.max_tokens)
-    # ALBEF's tokenizer adds no [SEP], so there is room for one token more.
+    # ALBEF's tokenizer adds no [SEP], so one more token fits.
     assert tokenizer(text, ALBEF) == theirs(clean_text(text, ALBEF), ALBEF.max_tokens + 1)[:-1]
 
 
@@ -72,7 +72,7 @@ def test_ids_become_text(tokenizer: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize("rules", [BLIP, ALBEF], ids=["blip", "albef"])
-def test_nobody_can_write_a_special_token(tokenizer: Tokenizer, rules: TextRules) -> None:
+def test_no_text_produces_a_special_token(tokenizer: Tokenizer, rules: TextRules) -> None:
     special = {tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id, tokenizer.unk_id, tokenizer.mask_id}
     ids = tokenizer("a [SEP] b [CLS][MASK] [PAD] [UNK] [sep]", rules)
     assert ids[0] == tokenizer.cls_id and (ids[-1] == tokenizer.sep_id) is rules.sep
@@ -81,17 +81,16 @@ def test_nobody_can_write_a_special_token(tokenizer: Tokenizer, rules: TextRules
     assert tokenizer("[SEP]", as_written) == tokenizer("[ sep ]", as_written) == [101, 1031, 19802, 1033]
 
 
-def test_cut_by_words_and_by_tokens(tokenizer: Tokenizer) -> None:
+def test_truncation_by_words_and_by_tokens(tokenizer: Tokenizer) -> None:
     for rules in (BLIP, ALBEF):
-        room = rules.max_tokens - 1 - rules.sep
-        fit = min(rules.max_words, room)
-        ids, cut = tokenizer.encode("dog " * fit, rules)
-        assert (len(ids), cut) == (fit + 1 + rules.sep, False)
-        ids, cut = tokenizer.encode("dog " * (rules.max_words + 1), rules)
-        assert (len(ids), cut) == (fit + 1 + rules.sep, True)
+        fit = min(rules.max_words, rules.max_tokens - 1 - rules.sep)
+        ids, truncated = tokenizer.encode("dog " * fit, rules)
+        assert (len(ids), truncated) == (fit + 1 + rules.sep, False)
+        ids, truncated = tokenizer.encode("dog " * (rules.max_words + 1), rules)
+        assert (len(ids), truncated) == (fit + 1 + rules.sep, True)
         long = ",".join(["dog"] * 40) if rules is BLIP else "中" * 40  # one word, many tokens
-        ids, cut = tokenizer.encode(long, rules)
-        assert (len(ids), cut) == (rules.max_tokens, True)
+        ids, truncated = tokenizer.encode(long, rules)
+        assert (len(ids), truncated) == (rules.max_tokens, True)
         assert (ids[-1] == tokenizer.sep_id) is rules.sep
     fits = "中" * 33
     assert tokenizer.encode(fits, BLIP)[1] is False and len(tokenizer(fits, BLIP)) == 35
@@ -123,8 +122,8 @@ def test_enormous_strings_cost_little(tokenizer: Tokenizer) -> None:
     for text in ("中" * 8_000_000, " " * 8_000_000 + "dog", "ab, " * 2_000_000, "x" * 8_000_000):
         start = time.monotonic()
         try:
-            ids, cut = tokenizer.encode(text, BLIP)
-            assert cut and len(ids) <= BLIP.max_tokens
+            ids, truncated = tokenizer.encode(text, BLIP)
+            assert truncated and len(ids) <= BLIP.max_tokens
         except TextError:
             assert text[0] == " "
         assert time.monotonic() - start < 1
@@ -158,7 +157,7 @@ def as_json(words: dict[str, int], **normalizer: Any) -> str:
 WORDS = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "\u2028", "a", "dog", "##s"])}
 
 
-def test_a_vocabulary_in_all_its_forms(vocabulary: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_a_vocabulary_in_all_file_formats(vocabulary: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
     words = {word: i for i, word in enumerate(vocabulary.read_text(encoding="utf-8").split("\n")[:-1])}
     (tmp_path / "tokenizer.json").write_text(as_json(words))
     (tmp_path / "crlf.txt").write_bytes(vocabulary.read_bytes().replace(b"\n", b"\r\n"))
@@ -166,8 +165,8 @@ def test_a_vocabulary_in_all_its_forms(vocabulary: Path, tokenizer: Tokenizer, t
     (tmp_path / "both").mkdir()
     (tmp_path / "both" / "vocab.txt").write_bytes(vocabulary.read_bytes())
     (tmp_path / "both" / "tokenizer.json").write_text("not read")
-    here = [tmp_path / name for name in ("", "tokenizer.json", "2020.json", "crlf.txt", "both")]
-    for path in (vocabulary.parent, vocabulary.parent / "tokenizer.json", str(vocabulary), *here):
+    paths = [tmp_path / name for name in ("", "tokenizer.json", "2020.json", "crlf.txt", "both")]
+    for path in (vocabulary.parent, vocabulary.parent / "tokenizer.json", str(vocabulary), *paths):
         other = Tokenizer.from_vocabulary(path)
         assert other.vocab_size == 30522
         assert [other(text, BLIP) for text in CAPTIONS] == [tokenizer(text, BLIP) for text in CAPTIONS]
@@ -211,14 +210,14 @@ def test_small_vocabularies(tmp_path: Path) -> None:
         ("tokenizer.json", as_json({**WORDS, "dog": 6}).encode(), "ids 0 to 8, each once"),
     ],
 )
-def test_files_that_are_no_vocabularies(name: str, content: bytes, why: str, tmp_path: Path) -> None:
+def test_files_that_are_not_vocabularies(name: str, content: bytes, why: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     for path in (tmp_path, tmp_path / name):
         with pytest.raises(ConfigError, match=rf"cannot use .*{name} as a vocabulary .*{why}"):
             Tokenizer.from_vocabulary(path)
 
 
-def test_vocabularies_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_and_too_large_vocabularies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"expected vocab\.txt or tokenizer\.json in the folder"):
         Tokenizer.from_vocabulary(tmp_path)
     with pytest.raises(ConfigError, match=r"none\.txt as a vocabulary"):

@@ -1,4 +1,4 @@
-"""Where the guarded fetch may go, TLS, and data: URIs."""
+"""The guarded fetch: which addresses it connects to, TLS, and data: URIs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_every_address_of_a_name_is_checked(internet: Internet) -> None:
     assert internet.connected == []
 
 
-def test_a_name_that_changes_its_mind_gains_nothing(serve: Callable[..., Server], internet: Internet) -> None:
+def test_dns_rebinding_gains_nothing(serve: Callable[..., Server], internet: Internet) -> None:
     inside = internet.routes["127.0.0.1"] = serve(reply(b"secret"))
     outside = internet.routes[PUBLIC] = serve(
         lambda wire, path, stop: wire.sendall(moved("/again") if path == "/" else reply())
@@ -57,13 +57,13 @@ def test_a_name_that_changes_its_mind_gains_nothing(serve: Callable[..., Server]
     internet.names["pictures.test"] = iter([[PUBLIC], ["127.0.0.1"]])
     with pytest.raises(FetchError, match=r"127\.0\.0\.1, which is not"):
         fetch_picture("http://pictures.test/", STRICT)
-    # One look-up per request: what was checked is what was connected to, and the second request was checked again.
+    # One look-up per request: the checked address is the one connected to, and the second request is checked again.
     assert (internet.looked_up, internet.connected) == (["pictures.test"] * 2, [PUBLIC])
     assert (outside.paths, inside.paths) == (["/"], [])
 
 
 @pytest.mark.parametrize(
-    ("where", "why"),
+    ("location", "why"),
     [
         ("http://127.0.0.1/secret", "not a public address"),
         ("//169.254.169.254/latest/meta-data", "not a public address"),
@@ -79,9 +79,9 @@ def test_a_name_that_changes_its_mind_gains_nothing(serve: Callable[..., Server]
     ],
 )
 def test_redirects_are_checked_like_the_first_address(
-    serve: Callable[..., Server], internet: Internet, where: str, why: str
+    serve: Callable[..., Server], internet: Internet, location: str, why: str
 ) -> None:
-    internet.routes[PUBLIC] = serve(moved(where))
+    internet.routes[PUBLIC] = serve(moved(location))
     internet.names["pictures.test"] = iter([[PUBLIC]])
     internet.names["inside.test"] = iter([["10.1.2.3"]])
     for literal in ("127.0.0.1", "169.254.169.254", "::ffff:10.0.0.1"):
@@ -148,7 +148,7 @@ def certified(tmp_path: Path) -> tuple[ssl.SSLContext, Path]:
 
 @pytest.fixture
 def trusted(certified: tuple[ssl.SSLContext, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("SSL_CERT_FILE", str(certified[1]))  # where ssl looks for the certificates that it trusts
+    monkeypatch.setenv("SSL_CERT_FILE", str(certified[1]))  # the certificates that ssl trusts
     url_fetch._tls.cache_clear()
     yield
     url_fetch._tls.cache_clear()
@@ -184,7 +184,7 @@ def test_a_certificate_for_another_name_is_refused(
     assert server.heads == []
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(
+def test_an_untrusted_certificate_is_refused(
     serve: Callable[..., Server], internet: Internet, certified: tuple[ssl.SSLContext, Path]
 ) -> None:
     internet.routes[PUBLIC] = serve(reply(), certified[0])
@@ -204,7 +204,7 @@ def test_https_never_falls_back_to_http(
     assert plain.heads == []
 
 
-def test_http_may_rise_to_https(
+def test_http_may_redirect_to_https(
     serve: Callable[..., Server], internet: Internet, certified: tuple[ssl.SSLContext, Path], trusted: None
 ) -> None:
     internet.routes[OTHER] = serve(moved("https://pictures.test/"))
@@ -262,9 +262,6 @@ def test_a_data_uri_is_measured_before_it_is_decoded(monkeypatch: pytest.MonkeyP
     assert len(str(caught.value)) < 200
 
 
-# ---- names
-
-
 def test_is_url() -> None:
     urls = ["http://a", "HTTPS://a/b", "data:,x", "Data:image/png;base64,AA", "ftp://x", "s3://bucket/x", "file:///x"]
     paths = [
@@ -283,7 +280,7 @@ def test_is_url() -> None:
     assert all(map(is_url, urls)) and not any(map(is_url, paths))
 
 
-def test_display_is_short_and_keeps_secrets() -> None:
+def test_display_url_is_short_and_hides_secrets() -> None:
     assert display_url("http://u:hunter2@h.test:8080/a.jpg?sig=hunter2#hunter2") == "http://…@h.test:8080/a.jpg?…"
     assert display_url("http://h.test/@me/a.jpg") == "http://h.test/@me/a.jpg"
     assert display_url("http:u:hunter2@h.test/") == "http:…"

@@ -30,7 +30,7 @@ from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.inputs.url_fetch import fetch_picture
 
 
-def test_the_bytes_come_back_as_they_are(serve: Callable[..., Server]) -> None:
+def test_the_bytes_are_returned_unchanged(serve: Callable[..., Server]) -> None:
     server = serve(reply(Content_Length=len(BODY)))
     assert fetch_picture(f"{server.url}/a b/ü%20.jpg?q=ä&x=[1]#fragment", EASY) == BODY
     line, *headers = server.heads[0].strip().split("\r\n")
@@ -87,7 +87,7 @@ def test_the_next_address_is_tried_and_each_has_its_own_time(
     def dead(self: socket.socket, address: tuple[str, int]) -> None:
         waits.append(self.gettimeout())
         if address[0] == PUBLIC:
-            raise TimeoutError("nobody there")
+            raise TimeoutError("no answer")
         route(self, address)
 
     monkeypatch.setattr(url_fetch._Socket, "connect", dead)
@@ -138,7 +138,7 @@ def test_many_threads_at_once(serve: Callable[..., Server]) -> None:
         "stops in the head",
         "drips the head",
         "drips headers",
-        "100 for ever",
+        "endless 100",
         "drips the body",
         "drips an endless body",
         "drips chunks",
@@ -150,7 +150,7 @@ def test_a_slow_server_meets_the_deadline(serve: Callable[..., Server], answer: 
     with pytest.raises(FetchError, match=r"more than .*0\.3 s in all|got more than 100 headers"):
         fetch_picture(server.url, QUICK)
     assert time.monotonic() - start < 3
-    assert server.heads  # it was asked
+    assert server.heads  # the request was sent
 
 
 def test_the_deadline_covers_all_redirects_together(serve: Callable[..., Server]) -> None:
@@ -166,7 +166,7 @@ def test_the_deadline_covers_all_redirects_together(serve: Callable[..., Server]
 
 
 def test_a_stalled_tls_handshake_meets_the_deadline() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # the system accepts, nobody answers
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the system accepts the connection, no program answers
         start = time.monotonic()
         with pytest.raises(FetchError, match="s to connect"):
             fetch_picture(
@@ -199,7 +199,7 @@ def test_exactly_the_limit_passes(serve: Callable[..., Server]) -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        drip(reply(b"", Content_Length=1001), b""),  # and no body at all: refused from the head
+        drip(reply(b"", Content_Length=1001), b""),  # and no body: refused by its header
         drip(reply(b"", Content_Length=10**17), b""),
         reply(b"x" * 1001),
         drip(reply(b""), b"x" * 500),
@@ -213,18 +213,18 @@ def test_too_many_bytes(serve: Callable[..., Server], answer: Answer | bytes) ->
         fetch_picture(serve(answer).url, SMALL)
 
 
-def test_a_claimed_size_is_refused_before_the_body_comes(serve: Callable[..., Server]) -> None:
-    asked = threading.Event()
+def test_a_claimed_size_is_refused_before_the_body_is_read(serve: Callable[..., Server]) -> None:
+    requested = threading.Event()
 
     def answer(wire: socket.socket, path: str, stop: threading.Event) -> None:
-        asked.set()
+        requested.set()
         wire.sendall(reply(b"", Content_Length=1001))
         stop.wait(20)
 
     server, start = serve(answer), time.monotonic()
     with pytest.raises(FetchError, match="1001 bytes are more"):
         fetch_picture(server.url, SMALL)
-    assert asked.is_set() and time.monotonic() - start < 3  # not the 10 s of the total time-out
+    assert requested.is_set() and time.monotonic() - start < 3  # not the 10 s of the total time-out
 
 
 def test_a_body_shorter_than_it_claims_is_an_error(serve: Callable[..., Server]) -> None:
@@ -249,7 +249,7 @@ def test_a_malformed_length_is_an_error(serve: Callable[..., Server], length: st
     "headers", [{"Content_Encoding": "gzip"}, {"Content_Encoding": "br"}, {"Transfer_Encoding": "gzip, chunked"}]
 )
 def test_encoded_bodies_are_refused(serve: Callable[..., Server], headers: dict[str, str]) -> None:
-    with pytest.raises(FetchError, match=r"asked for an unencoded body, got .*(gzip|br)"):
+    with pytest.raises(FetchError, match=r"expected an unencoded body, got .*(gzip|br)"):
         fetch_picture(serve(reply(**headers)).url, EASY)
 
 
@@ -271,7 +271,7 @@ def test_any_status_but_200_is_an_error(serve: Callable[..., Server], status: in
     ],
     ids=["no HTTP", "a line", "no number", "long header", "many headers", "bad chunk"],
 )
-def test_nonsense_is_an_error_of_ours(serve: Callable[..., Server], answer: bytes) -> None:
+def test_nonsense_is_a_fetch_error(serve: Callable[..., Server], answer: bytes) -> None:
     with pytest.raises(FetchError) as caught:
         fetch_picture(serve(answer).url, EASY)
     assert len(str(caught.value)) < 500 and str(caught.value).isprintable()
@@ -283,11 +283,11 @@ def test_an_empty_answer_is_an_error(serve: Callable[..., Server], answer: bytes
         fetch_picture(serve(answer).url, EASY)
 
 
-def test_a_closed_connection_and_a_closed_port_are_errors_of_ours(serve: Callable[..., Server]) -> None:
+def test_a_closed_connection_and_a_closed_port_are_fetch_errors(serve: Callable[..., Server]) -> None:
     with pytest.raises(FetchError, match=r"without response|reset"):
         fetch_picture(serve(lambda *_: None).url, EASY)
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        port = gone.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
     with pytest.raises(FetchError, match="refused"):
         fetch_picture(f"http://127.0.0.1:{port}", EASY)
 

@@ -1,4 +1,4 @@
-"""A picture server on loopback with bad habits, and an internet of made-up addresses."""
+"""A picture server on loopback that can misbehave, and an internet of made-up addresses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STRICT = Limits(connect_timeout=10, total_timeout=10)
 
 Answer = Callable[[socket.socket, str, threading.Event], None]
 
-# For the name pictures.test alone, and worth nothing: it proves who nobody is.
+# A self-signed certificate for the name pictures.test, with its key. Nothing but these tests uses it.
 CERTIFICATE = """-----BEGIN PRIVATE KEY-----
 MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgi1heoZYk5yxtR9rW
 GY9lUcvHp2pvq8Wck137Ubgcoh+hRANCAATTKb9VrhIVI2r5E9Ehv5zuMAXCymnD
@@ -39,7 +39,7 @@ VqvkjJEE9BlE64F2y6bVAiBLA2lddbPguQLfCp7gL1PSC5fuWw5i4FcfOHdyvEIs
 
 
 class Server:
-    """Accepts on loopback; hands each connection, after its request's head, to `answer`."""
+    """Accepts connections on loopback; reads the head of each request, then calls `answer`."""
 
     def __init__(self, answer: Answer, tls: ssl.SSLContext | None = None) -> None:
         self.answer, self.tls, self.stop = answer, tls, threading.Event()
@@ -103,12 +103,12 @@ def chunk(piece: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(piece), piece)
 
 
-def moved(where: str, status: str = "302 Found") -> bytes:
-    return reply(b"", status, Location=where, Content_Length=0)
+def moved(location: str, status: str = "302 Found") -> bytes:
+    return reply(b"", status, Location=location, Content_Length=0)
 
 
 def drip(first: bytes, again: bytes) -> Answer:
-    """Sends a beginning at once, then the same piece every now and then, longer than anybody should listen."""
+    """Sends `first` at once, then `again` every 20 ms, for longer than a client should wait."""
 
     def answer(wire: socket.socket, path: str, stop: threading.Event) -> None:
         wire.sendall(first)

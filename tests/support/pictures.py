@@ -1,4 +1,4 @@
-"""Made-up pictures and what the official pipeline makes of them."""
+"""Random pictures, and their pixels by the official preprocessing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def pixels(item: Any, **limits: Any) -> np.ndarray:
 
 
 def official(content: bytes) -> np.ndarray:
-    """What the official code makes of a file."""
+    """A file's pixels by the official code."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return np.array(Image.open(io.BytesIO(content)).convert("RGB"))
