@@ -33,6 +33,7 @@ from image_text_embedding.inference.backends.compiled_tower import (
 )
 from image_text_embedding.inference.backends.export_cache import get_or_build_export
 from image_text_embedding.inference.backends.quiet_exporters import import_backend
+from image_text_embedding.inference.backends.signal_stack import unchanged_signal_stack
 from image_text_embedding.inference.backends.tower_graphs import (
     INPUTS,
     ONNX_FILE,
@@ -219,7 +220,9 @@ def _available_precisions(backend: str, device_type: str) -> list[str]:
 
 
 def _openvino_capabilities() -> list[str]:
-    return list(import_backend("openvino", "openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    openvino = import_backend("openvino", "openvino")
+    with unchanged_signal_stack():
+        return list(openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
 def _export_key(backend: Backend, runtime: ModelRuntime, modality: str, samples: CalibrationSamples) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 
 from image_text_embedding.inference.backends.export_cache import CachedExport
 from image_text_embedding.inference.backends.quiet_exporters import import_backend
+from image_text_embedding.inference.backends.signal_stack import unchanged_signal_stack
 from image_text_embedding.inference.model_runtime import ModelRuntime
 
 
@@ -77,7 +78,8 @@ class OpenVINOGraph:
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
         }
-        self._compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+        with unchanged_signal_stack():
+            self._compiled = openvino.Core().compile_model(str(path), "CPU", settings)
         self._idle: list[Any] = []
 
     def __call__(self, *inputs: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from image_text_embedding.inference.backends.quiet_exporters import import_backend, quietly
+from image_text_embedding.inference.backends.signal_stack import unchanged_signal_stack
 from image_text_embedding.models.config import ModelConfig
 
 # The inputs of one graph, in the order of INPUTS.
@@ -156,7 +157,7 @@ def write_openvino(
     """
     openvino = import_backend("openvino", "openvino")
     nncf = import_backend("nncf", "openvino") if precision == "int8" else None
-    with quietly(), torch.inference_mode(False), torch.no_grad():
+    with quietly(), unchanged_signal_stack(), torch.inference_mode(False), torch.no_grad():
         model = openvino.convert_model(graph, example_input=example_inputs(modality, config))
         for node, name in zip(model.inputs, INPUTS[modality]):
             node.get_tensor().set_names({name})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 import sys
 import threading
 import warnings
@@ -306,6 +307,31 @@ def test_exports_in_two_threads_leave_the_process_as_it_was() -> None:
     for thread in threads:
         thread.join(WAIT)
     assert (sys.stdout, logging.getLogger().level, list(warnings.filters)) == before
+
+
+CTRL_C = """
+import gc, os, signal, sys, threading
+from pathlib import Path
+from image_text_embedding.inference.backends.compiled_tower import OpenVINOGraph
+
+graphs = [OpenVINOGraph(Path(sys.argv[1]), "f32", 1) for _ in range(3)]
+del graphs[0]
+thread = threading.Thread(target=graphs.clear)
+thread.start(); thread.join(); gc.collect()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_after_models_are_gone(weights: dict[str, Path], vocabulary: Path) -> None:
+    """OpenVINO left the thread a signal stack that was no longer mapped: Ctrl-C then was a segmentation fault."""
+    need("openvino")
+    model = ite.load(weights["blip_itm_base_coco"], tokenizer=vocabulary, device="cpu", backend="openvino")
+    file = model.runtime.compiled["text"].folder / backend.OPENVINO_FILES[0]
+    done = subprocess.run([sys.executable, "-c", CTRL_C, file], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
 
 
 def test_an_import_reports_to_nobody() -> None:
