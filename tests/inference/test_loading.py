@@ -24,7 +24,6 @@ from image_text_embedding.foundation.errors import (
     CheckpointError,
     ConfigError,
     EmbeddingError,
-    SetupError,
     UnknownModelError,
 )
 from image_text_embedding.models import part_cache
@@ -125,26 +124,6 @@ class TestModelsThatCannotBeLoaded:
         (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "dog"]))
         with pytest.raises(ConfigError, match="expected a vocabulary of 30522 words for blip_base, got one of 6"):
             ite.load("blip_base", tokenizer=tmp_path / "vocab.txt", modality="text")
-
-    def test_a_torchvision_of_another_torch(self, home, monkeypatch) -> None:
-        """The error when timm imports a CUDA build of torchvision with a CPU build of torch."""
-        import builtins
-        import sys
-
-        real = builtins.__import__
-
-        def broken(name, *args, **kwargs):
-            if name.startswith("timm"):
-                raise RuntimeError("operator torchvision::nms does not exist")
-            return real(name, *args, **kwargs)
-
-        for name in [name for name in sys.modules if name.startswith("timm")]:
-            monkeypatch.delitem(sys.modules, name)
-        monkeypatch.setattr(builtins, "__import__", broken)
-        from image_text_embedding.models.networks.vision_transformer import build_vision
-
-        with pytest.raises(SetupError, match=r"torchvision::nms does not exist.*pip install .*torch torchvision"):
-            build_vision(ite.model_config("blip_base").vision)
 
     def test_fused_only_files_say_what_is_missing(self, tmp_path, home) -> None:
         """A captioning checkpoint has no projections: the error lists them."""

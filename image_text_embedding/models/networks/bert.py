@@ -105,14 +105,23 @@ class Layer(nn.Module):
         return self.norm(x + self.fc2(F.gelu(self.fc1(x))))
 
 
+class Embedding(nn.Embedding):
+    """torch's, without its random numbers on the meta device: there they would take a second, to import torch._dynamo."""
+
+    def reset_parameters(self) -> None:
+        """Draw the weights, if there are any yet."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class Embeddings(nn.Module):
     """Word + position (+ token type, always 0) embeddings, then LayerNorm."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.word = nn.Embedding(config.vocab_size, config.width)
-        self.position = nn.Embedding(config.max_positions, config.width)
-        self.token_type = nn.Embedding(2, config.width) if config.token_types else None
+        self.word = Embedding(config.vocab_size, config.width)
+        self.position = Embedding(config.max_positions, config.width)
+        self.token_type = Embedding(2, config.width) if config.token_types else None
         self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
 
     def forward(self, input_ids: torch.Tensor, start: int = 0) -> torch.Tensor:

@@ -10,7 +10,7 @@ from torch import nn
 
 from image_text_embedding.models.config import ModelConfig
 from image_text_embedding.models.networks.bert import TextStack
-from image_text_embedding.models.networks.vision_transformer import build_vision, class_state
+from image_text_embedding.models.networks.vision_transformer import VisionTransformer
 
 
 class ImageTower(nn.Module):
@@ -18,13 +18,13 @@ class ImageTower(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.vision = build_vision(config.vision)
+        self.vision = VisionTransformer(config.vision)
         if config.embed_dim is not None:
             self.vision_proj = nn.Linear(config.vision.width, config.embed_dim)
 
     def states(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Normalized pixels (B, 3, S, S) -> (B, 1 + patches, width), class token first."""
-        return self.vision.forward_features(pixel_values)
+        return self.vision(pixel_values)
 
     def project(self, states: torch.Tensor) -> torch.Tensor:
         """(B, 1 + patches, width) -> (B, embed_dim), not yet of unit length."""
@@ -32,7 +32,7 @@ class ImageTower(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(B, 3, S, S) -> (B, embed_dim), not yet of unit length. Equals `project(states(pixel_values))` with less work."""
-        return self.vision_proj(class_state(self.vision, pixel_values))
+        return self.vision_proj(self.vision.first(pixel_values))
 
 
 class TextTower(nn.Module):

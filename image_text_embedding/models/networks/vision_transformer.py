@@ -1,69 +1,120 @@
-"""Pixels -> states of all tokens, or only of the class token: the ViT of both families.
+"""Pixels -> states of all tokens, or only of the class token: the ViT of both families (ViT paper, §3.1).
 
-The official code (`models/vit.py` in both repositories) has the parameter names of timm's `VisionTransformer`, so official
-weights load into timm's class strictly.
+The parameters have the names and the order of the official code (`models/vit.py` in both repositories), which are those of
+timm's `VisionTransformer`; tests compare with it. (Importing timm takes longer than importing torch.)
+
+Shapes: B pictures, S x S pixels, N = 1 + (S / patch)^2 tokens, the class token first.
 """
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from image_text_embedding.foundation.errors import SetupError
 from image_text_embedding.models.config import VisionConfig
 from image_text_embedding.models.networks.first_token_attention import attend_first
 
-if TYPE_CHECKING:
-    from timm.models.vision_transformer import VisionTransformer
+
+class PatchEmbedding(nn.Module):
+    """Cuts pictures into patches and projects each."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, config.width, config.patch_size, config.patch_size)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(B, 3, S, S) -> (B, N - 1, width), row by row."""
+        return self.proj(pixel_values).flatten(2).transpose(1, 2)
 
 
-def build_vision(config: VisionConfig) -> VisionTransformer:
-    """A ViT without a head: `forward_features` maps (B, 3, S, S) to (B, 1 + (S / patch)^2, width), class token first.
+class SelfAttention(nn.Module):
+    """Multi-head self-attention; the rows of `qkv` are those of query, key and value."""
 
-    Raises:
-        SetupError: timm or torchvision cannot be imported, most often because torch is a CPU build and torchvision a CUDA
-            build.
-    """
-    try:
-        from timm.models.vision_transformer import VisionTransformer
-    except (ImportError, RuntimeError) as error:
-        raise SetupError(
-            f"timm needs a torchvision built for the installed torch {torch.__version__}, but its import failed: {error}. "
-            "Install both from the same source, e.g. "
-            "`pip install --upgrade --force-reinstall torch torchvision timm`."
-        ) from error
-    return VisionTransformer(
-        img_size=config.image_size,
-        patch_size=config.patch_size,
-        embed_dim=config.width,
-        depth=config.depth,
-        num_heads=config.num_heads,
-        num_classes=0,
-        global_pool="",
-        norm_layer=partial(nn.LayerNorm, eps=config.layer_norm_eps),
-        weight_init="skip",
-    )
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, N, width) -> (B, N, width)."""
+        heads = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, N, width / H)
+        return self.proj(F.scaled_dot_product_attention(*heads.unbind(0)).transpose(1, 2).reshape(x.shape))
+
+    def first(self, x: torch.Tensor) -> torch.Tensor:
+        """Only the first token of `forward(x)`: (B, N, width) -> (B, 1, width)."""
+        qkv = self.qkv
+        return self.proj(attend_first(x, qkv.weight.chunk(3), qkv.bias.chunk(3), self.num_heads))
 
 
-def class_state(vision: VisionTransformer, pixel_values: torch.Tensor) -> torch.Tensor:
-    """(B, 3, S, S) -> (B, width): `forward_features(pixel_values)[:, 0]`; the last block computes only the class token."""
-    patches = vision.patch_embed(pixel_values)  # (B, patches, width)
-    x = torch.cat([vision.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1) + vision.pos_embed
-    *below, last = vision.blocks
-    for block in below:
-        x = block(x)
-    first = x[:, :1] + _attend_first(last.attn, last.norm1(x))
-    first = first + last.mlp(last.norm2(first))
-    return vision.norm(first)[:, 0]
+class MLP(nn.Module):
+    """Two layers with exact GELU."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, N, width) -> (B, N, width)."""
+        return self.fc2(F.gelu(self.fc1(x)))
 
 
-def _attend_first(attention: Any, x: torch.Tensor) -> torch.Tensor:
-    """(B, N, width) -> (B, 1, width): timm's self-attention of the first token."""
-    qkv = attention.qkv  # one Linear with the rows of query, key and value in this order
-    return attention.proj(attend_first(x, qkv.weight.chunk(3), qkv.bias.chunk(3), attention.num_heads))
+class Block(nn.Module):
+    """Self-attention and an MLP, each with pre-norm."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+        self.attn = SelfAttention(config.width, config.num_heads)
+        self.norm2 = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+        self.mlp = MLP(config.width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, N, width) -> (B, N, width)."""
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+    def first(self, x: torch.Tensor) -> torch.Tensor:
+        """Only the first token of `forward(x)`: (B, N, width) -> (B, 1, width)."""
+        first = x[:, :1] + self.attn.first(self.norm1(x))
+        return first + self.mlp(self.norm2(first))
+
+
+class VisionTransformer(nn.Module):
+    """A ViT without a head."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.patch_embed = PatchEmbedding(config)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
+        patches = (config.image_size // config.patch_size) ** 2
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + patches, config.width))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(B, 3, S, S) -> (B, N, width)."""
+        x = self._tokens(pixel_values)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    def first(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(B, 3, S, S) -> (B, width): `forward(pixel_values)[:, 0]`; the last block computes only the class token."""
+        x = self._tokens(pixel_values)
+        *below, last = cast("Iterable[Block]", self.blocks)
+        for block in below:
+            x = block(x)
+        return self.norm(last.first(x))[:, 0]
+
+    def _tokens(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        patches = self.patch_embed(pixel_values)
+        return torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1) + self.pos_embed
 
 
 def resize_pos_embed(pos_embed: torch.Tensor, num_tokens: int) -> torch.Tensor:

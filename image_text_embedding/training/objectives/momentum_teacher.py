@@ -63,7 +63,7 @@ class MomentumTeacher(nn.Module):
     def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 (N, S, S, 3), RGB -> states (N, 1 + patches, width)."""
         vision = self.config.vision
-        return self.vision.forward_features(normalize_pixels(pixels, vision.mean, vision.std))
+        return self.vision(normalize_pixels(pixels, vision.mean, vision.std))
 
     @torch.no_grad()
     def keys(self, states: torch.Tensor, batch: TrainingBatch) -> ContrastiveKeys:

@@ -26,6 +26,7 @@ from image_text_embedding.models.model_lookup import ResolvedModel
 from image_text_embedding.models.networks.bert import LanguageHead, Layer, TextStack
 from image_text_embedding.models.networks.heads import build_decoder
 from image_text_embedding.models.networks.towers import ImageTower
+from image_text_embedding.models.networks.vision_transformer import Block
 from image_text_embedding.models.part_cache import ignored_parameters
 from image_text_embedding.training.data.batches import ContrastiveKeys, TrainingBatch
 from image_text_embedding.training.objectives import losses
@@ -117,17 +118,17 @@ class Student(ImageTower):
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
-        positions = cast(nn.Parameter, self.vision.pos_embed)
+        positions = self.vision.pos_embed
         if settings.sinusoids is None:
             nn.init.trunc_normal_(positions, std=0.02)
         else:
             nn.init.zeros_(positions)
             self.add_sinusoids(settings.sinusoids)
-        nn.init.normal_(cast(torch.Tensor, self.vision.cls_token), std=0.02)
+        nn.init.normal_(self.vision.cls_token, std=0.02)
 
     def add_sinusoids(self, strength: float) -> None:
         """Add `sinusoid_positions` to the position embeddings, so that rows and columns are easier to tell apart."""
-        positions = cast(nn.Parameter, self.vision.pos_embed)
+        positions = self.vision.pos_embed
         positions.data += sinusoid_positions(positions.shape[1] - 1, positions.shape[2], strength)
 
     def share_layers(self) -> None:
@@ -157,9 +158,8 @@ class Student(ImageTower):
 
     def enable_gradient_checkpointing(self) -> None:
         """Compute every layer again in the backward pass, instead of storing its activations."""
-        self.vision.set_grad_checkpointing(True)
         for module in self.modules():
-            if isinstance(module, Layer):
+            if isinstance(module, (Layer, Block)):
                 module.forward = partial(recompute, module.forward, use_reentrant=False)  # type: ignore[method-assign]
 
     @torch.no_grad()

@@ -294,7 +294,6 @@ MEMORY = """
 import resource, sys, torch
 from pathlib import Path
 import image_text_embedding as ite
-from image_text_embedding.models.networks.vision_transformer import build_vision
 
 def anonymous():
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
