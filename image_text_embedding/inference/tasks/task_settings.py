@@ -24,16 +24,19 @@ class EmbedSettings:
 
 @dataclass(frozen=True)
 class MatchSettings:
-    """Settings of `Encoder.match`, `match_matrix` and `rerank`.
+    """Settings of `Encoder.match`, `match_matrix` and `rerank` (which has no return_logits).
 
     Raises:
-        InputError: an unknown token.
+        InputError: an unknown token, or a return_logits that is no bool.
     """
 
     itm_token: str = "enc"
+    return_logits: bool = False
 
     def __post_init__(self) -> None:
         _check_token("itm_token", self.itm_token)
+        if not isinstance(self.return_logits, bool):
+            raise InputError(f"return_logits: expected True or False, got {self.return_logits!r}")
 
 
 @dataclass(frozen=True)
