@@ -16,7 +16,18 @@ def did_you_mean(wrong: str, names: Iterable[str]) -> str:
 
 def abbreviate(value: Any) -> str:
     """A value for a message. (A few lines of YAML can describe more than fits into memory.)"""
-    return reprlib.repr(value)[:200]
+    return _REPR.repr(value)[:200]
+
+
+class _ShortRepr(reprlib.Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        try:
+            return super().repr_int(x, level)
+        except ValueError:  # Python writes no integers of more than 4,300 digits
+            return f"an integer of {x.bit_length():,} bits"
+
+
+_REPR = _ShortRepr()
 
 
 def abbreviated_names(items: list[str], limit: int = 20) -> str:

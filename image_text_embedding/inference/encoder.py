@@ -35,6 +35,7 @@ class Encoder(VectorEncoder):
         show_progress_bar: bool | None = None,
         *,
         itm_token: str = "enc",
+        return_logits: bool = False,
         on_error: str = "raise",
     ) -> Any:
         """Probabilities that texts describe pictures (ITM: BLIP paper §3.2, ALBEF paper §3.2).
@@ -43,11 +44,13 @@ class Encoder(VectorEncoder):
             itm_token: the first token of BLIP's texts. "enc" is [ENC], with which BLIP was trained; "cls" is [CLS], with
                 which the official matching demo and the Hugging Face port compute their published sample scores. ALBEF has
                 only [CLS].
+            return_logits: return the head's two outputs before the softmax, as the official model returns them: index 0 is
+                "no match", index 1 "match".
 
         Returns:
-            A float for one picture and one text, else float32 (N,).
+            A float for one picture and one text, else float32 (N,). With return_logits float32 (2,), else (N, 2).
         """
-        settings = MatchSettings(itm_token)
+        settings = MatchSettings(itm_token, return_logits)
         return match(self.runtime, images, texts, settings, batch_size, show_progress_bar, on_error)
 
     def match_matrix(
@@ -58,14 +61,16 @@ class Encoder(VectorEncoder):
         show_progress_bar: bool | None = None,
         *,
         itm_token: str = "enc",
+        return_logits: bool = False,
         on_error: str = "raise",
     ) -> Any:
         """The match probability of every picture with every text; each picture passes the vision transformer once.
 
         Returns:
-            float32 (N, M). With on_error="skip" the errors are ((row, None) or (None, column), error) pairs.
+            float32 (N, M), or with return_logits (N, M, 2) as in `match`. With on_error="skip" the errors are ((row, None)
+            or (None, column), error) pairs.
         """
-        settings = MatchSettings(itm_token)
+        settings = MatchSettings(itm_token, return_logits)
         return match_matrix(self.runtime, images, texts, settings, batch_size, show_progress_bar, on_error)
 
     def rerank(

@@ -41,5 +41,5 @@ def split_words(text: str, rules: TextRules) -> list[str]:
     table = {ord(char): " " for char in rules.to_space} | {ord(char): None for char in rules.remove}
     text = text.lower().translate(table)
     for old, new in rules.replace:
-        text = text.replace(old, new)
+        text = text.replace(old, new)[:MAX_CHARACTERS]  # rules may come from a stranger, and multiply the text
     return re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ").split(" ")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -13,6 +12,7 @@ from tokenizers import Encoding, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as WordPieceTokenizer
 
 from image_text_embedding.foundation.errors import ConfigError, TextError
+from image_text_embedding.foundation.small_files import parse_json_object, read_small_text
 from image_text_embedding.inputs.text_rules import MAX_CHARACTERS, TextRules, split_words
 
 # Replacements of `decode`, which drop the space before punctuation.
@@ -20,7 +20,8 @@ _PUNCTUATION = [(f" {mark}", mark) for mark in ".?!,"] + [(" ' ", "'")]
 
 SPECIAL_TOKENS = ("[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]")
 
-_MAX_VOCABULARY_BYTES = 2**26
+# bert-base-uncased has 30,522 words, in 230 KB as vocab.txt and 700 KB as tokenizer.json.
+_MAX_VOCABULARY_BYTES, _MAX_WORDS = 2**23, 2**20
 
 
 class Tokenizer:
@@ -73,9 +74,7 @@ class Tokenizer:
                 raise ConfigError(f"expected {' or '.join(names)} in the folder {file}, got neither")
             file = found
         try:
-            if file.stat().st_size > _MAX_VOCABULARY_BYTES:
-                raise ConfigError("expected a vocabulary, got a file too large to be one")
-            text = file.read_text(encoding="utf-8")
+            text = read_small_text(file, _MAX_VOCABULARY_BYTES)
             return cls(_words_of_json(text) if file.suffix == ".json" else _words_of_lines(text))
         except (
             OSError,
@@ -157,8 +156,10 @@ class Tokenizer:
 
 
 def _words_of_lines(text: str) -> dict[str, int]:
-    # read_text has turned line ends into "\n". splitlines() would also split at characters that are words of the vocabulary.
+    # All line ends are "\n" already. splitlines() would also split at characters that are words of the vocabulary.
     lines = text.removesuffix("\n").split("\n")
+    if len(lines) > _MAX_WORDS:
+        raise ConfigError(f"expected at most {_MAX_WORDS:,} words, got {len(lines):,} lines")
     words = {word: number for number, word in enumerate(lines)}
     if len(words) < len(lines):
         raise ConfigError(f"expected each word once, got {len(lines)} lines with {len(words)} different words")
@@ -167,13 +168,13 @@ def _words_of_lines(text: str) -> dict[str, int]:
 
 def _words_of_json(text: str) -> dict[str, int]:
     try:
-        raw = json.loads(text)
+        raw = parse_json_object(text)
         model, normalizer = raw["model"], raw["normalizer"]
         # Files from 2020 do not state the type.
         words, kind = model["vocab"], model.get("type", "WordPiece")
         valid = kind == "WordPiece" and normalizer["type"] == "BertNormalizer" and normalizer["lowercase"]
         valid = valid and all(isinstance(number, int) for number in words.values())
-    except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(f"expected the JSON of a tokenizer, got {type(error).__name__}: {error}") from error
     if not valid:
         raise ConfigError("expected WordPiece with a lower-casing BertNormalizer, got another tokenizer")

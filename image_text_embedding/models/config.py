@@ -6,6 +6,7 @@ has an effect.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,12 @@ from image_text_embedding.inputs.text_rules import TextRules
 
 # Limits of depths and of all other sizes. A model beyond them would take hours to build.
 MAX_LAYERS, MAX_SIZE = 200, 2**20
+
+# Limits of what is computed for one picture: pieces of the picture (128 x 128), and strengths that Grad-CAM averages over.
+MAX_PATCHES, MAX_EXPLAIN_STEPS = 2**14, 100
+
+# Limits of text rules, which run on every text.
+MAX_RULE_CHARACTERS, MAX_REPLACEMENTS = 200, 50
 FAMILIES = ("blip", "albef")
 TASKS = ("embed", "match", "caption", "answer")
 
@@ -126,13 +133,18 @@ def config_from_mapping(raw: Mapping[str, Any], where: str) -> ModelConfig:
         ConfigError: an unknown or missing key, a wrong type, or values that do not fit together.
     """
     config: ModelConfig = build_dataclass(ModelConfig, raw, where)
-    vision, text = config.vision, config.text
+    vision, text, decoder = config.vision, config.text, config.decoder or DecoderConfig(1)
+    layers = config.explain.layers or ()
     too_large = [name for name, size in _sizes(config) if size > (MAX_LAYERS if name.endswith("depth") else MAX_SIZE)]
     problems = [
         (bool(too_large), f"{', '.join(too_large)}: larger than any known model"),
         (config.family not in FAMILIES, f"family: expected one of {', '.join(FAMILIES)}, got {config.family!r}"),
         (vision.width % vision.num_heads != 0, "vision: width must be a multiple of num_heads"),
         (vision.image_size % vision.patch_size != 0, "vision: image_size must be a multiple of patch_size"),
+        (
+            (vision.image_size // vision.patch_size) ** 2 > MAX_PATCHES,
+            f"vision: image_size and patch_size give more than {MAX_PATCHES} patches, more than any known model",
+        ),
         (text.width % text.num_heads != 0, "text: width must be a multiple of num_heads"),
         (not 0 < text.text_depth <= text.depth, "text: text_depth must lie in 1..depth"),
         (not 0 <= text.fusion_start < text.depth, "text: fusion_start must lie in 0..depth-1"),
@@ -150,6 +162,16 @@ def config_from_mapping(raw: Mapping[str, Any], where: str) -> ModelConfig:
             (config.questions or config.captions).max_tokens > text.max_positions,
             "questions: max_tokens is more than text.max_positions",
         ),
+        *(
+            (not 0 <= (number or 0) < text.vocab_size, f"{name}: expected an id below text.vocab_size, got {number}")
+            for name, number in (("text.enc_id", text.enc_id), ("decoder.dec_id", decoder.dec_id))
+        ),
+        *(
+            (bool(problem), f"{name}: {problem}")
+            for name, rules in (("captions", config.captions), ("questions", config.questions))
+            if (problem := rules and _problem_of_rules(rules))
+        ),
+        (len(set(config.tasks)) < len(config.tasks), "tasks: expected each at most once"),
         (not set(config.tasks) <= set(TASKS), f"tasks: expected some of {', '.join(TASKS)}, got {list(config.tasks)}"),
         (
             ("embed" in config.tasks) != (config.embed_dim is not None),
@@ -163,20 +185,32 @@ def config_from_mapping(raw: Mapping[str, Any], where: str) -> ModelConfig:
             {"caption", "answer"} <= set(config.tasks) and vision.width != text.width,
             "decoder: the tasks 'caption' and 'answer' together need equal widths of vision and text",
         ),
-        (not 0 <= (config.decoder or DecoderConfig(1)).label_smoothing < 1, "label_smoothing must lie in [0, 1)"),
+        (not 0 <= decoder.label_smoothing < 1, "label_smoothing must lie in [0, 1)"),
         (
             ("answer" in config.tasks) != (config.questions is not None),
             "questions must be set exactly when tasks include 'answer'",
         ),
         (
-            not all(text.fusion_start <= layer < text.depth - 1 for layer in config.explain.layers or ()),
+            not all(text.fusion_start <= layer < text.depth - 1 for layer in layers),
             "explain: layers must be fusion layers except the last: fusion_start..depth-2",
         ),
+        (len(set(layers)) < len(layers), "explain: layers: expected each at most once"),
+        (config.explain.steps > MAX_EXPLAIN_STEPS, f"explain: steps: expected at most {MAX_EXPLAIN_STEPS}"),
     ]
     for wrong, message in problems:
         if wrong:
             raise ConfigError(f"{where}: {message}")
     return config
+
+
+def _problem_of_rules(rules: TextRules) -> str | None:
+    """What is wrong with text rules, which may come from a stranger and run on every text; None: nothing."""
+    texts = (rules.to_space, rules.remove, *itertools.chain(*rules.replace))
+    if len(rules.replace) > MAX_REPLACEMENTS or max(map(len, texts)) > MAX_RULE_CHARACTERS:
+        return (
+            f"expected at most {MAX_REPLACEMENTS} replacements, and texts of at most {MAX_RULE_CHARACTERS} characters"
+        )
+    return None if all(old for old, _ in rules.replace) else "replace: expected something to replace, got an empty text"
 
 
 def _sizes(config: ModelConfig) -> Iterator[tuple[str, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import yaml
 
 from image_text_embedding.foundation.errors import ConfigError, UnknownModelError
 from image_text_embedding.foundation.messages import did_you_mean
+from image_text_embedding.foundation.small_files import read_small_text
 from image_text_embedding.models.config import ModelConfig, config_from_mapping
+
+MAX_MERGED_KEYS = 1000
 
 PACKAGE_FOLDER = Path(__file__).resolve().parents[1]  # contains the packaged weights and, in a wheel, configs/
 
@@ -23,6 +27,12 @@ def config_dir() -> Path:
     raise ConfigError(
         f"no configs/ in {PACKAGE_FOLDER} or beside it: the installation is incomplete; reinstall the package"
     )
+
+
+def packaged_file(name: str) -> Path | None:
+    """The file of a name such as "demo/vocab.txt" within the package; None: there is none, or it is outside."""
+    path = Path(os.path.normpath(PACKAGE_FOLDER / name))
+    return path if PACKAGE_FOLDER in path.parents and os.path.isfile(path) else None
 
 
 def list_models() -> list[str]:
@@ -62,9 +72,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: it cannot be read.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(read_small_text(path), Loader=_BoundedLoader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: also impossible dates
         raise ConfigError(f"cannot read {path}: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected a mapping of keys to values, got {type(raw).__name__}")
     return raw
+
+
+class _BoundedLoader(yaml.SafeLoader):
+    """SafeLoader with a limit on merged mappings (`<<: [*a, *a]`): before PyYAML 6.0.4 each line multiplied their size."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > MAX_MERGED_KEYS:
+            raise yaml.YAMLError(f"expected at most {MAX_MERGED_KEYS} keys in a mapping, got {len(node.value)}")

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from image_text_embedding.foundation.errors import CheckpointError, ConfigError, InputError
-from image_text_embedding.foundation.file_digests import file_sha256
 from image_text_embedding.inputs.tokenizer import Tokenizer
 from image_text_embedding.models.checkpoints.checkpoint_files import read_checkpoint
 from image_text_embedding.models.checkpoints.download import locate
-from image_text_embedding.models.checkpoints.hub_download import WEIGHT_FILES, hub_file
-from image_text_embedding.models.checkpoints.recognition import recognise_checkpoint
+from image_text_embedding.models.checkpoints.hub_download import hub_file
+from image_text_embedding.models.checkpoints.recognition import check_picture_size, recognise_checkpoint
 from image_text_embedding.models.checkpoints.transformers_config import config_from_transformers
-from image_text_embedding.models.config import ModelConfig, WeightsSource
-from image_text_embedding.models.config_files import PACKAGE_FOLDER, list_models, model_config
+from image_text_embedding.models.checkpoints.weight_files import find_weights, weights_sha256
+from image_text_embedding.models.config import ModelConfig, WeightsSource, config_from_mapping
+from image_text_embedding.models.config_files import list_models, model_config, packaged_file
 
 VOCABULARY_FILES = ("vocab.txt", "tokenizer.json")
 
@@ -58,6 +58,8 @@ def resolve_model(
     """
     if not isinstance(model, (str, os.PathLike, ModelConfig)):
         raise InputError(f"expected a model name, a hub id, a file or a ModelConfig, got {type(model).__name__}")
+    if isinstance(model, ModelConfig):  # its own dataclasses check nothing
+        model = config_from_mapping(dataclasses.asdict(model), where=f"the ModelConfig {model.name!r}")
     if checkpoint is not None:
         config = model if isinstance(model, ModelConfig) else model_config(os.fspath(model))
         return _local(Path(checkpoint), config)
@@ -90,9 +92,9 @@ def find_vocabulary(resolved: ResolvedModel, tokenizer: str | os.PathLike[str] |
         if found is not None:
             return found
     name = resolved.config.tokenizer if tokenizer is None else os.fspath(tokenizer)
-    if tokenizer is None and (PACKAGE_FOLDER / name).is_file():
-        return PACKAGE_FOLDER / name
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+    if tokenizer is None and (packaged := packaged_file(name)):
+        return packaged
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
         raise ConfigError(f"tokenizer: expected a vocab.txt, a tokenizer.json, a folder or a hub id, got {name!r}")
     return hub_file(name, VOCABULARY_FILES).path
 
@@ -111,12 +113,12 @@ def _local(path: Path, config: ModelConfig | None) -> ResolvedModel:
         raise CheckpointError(f"expected a checkpoint file or folder: {path} is not found or not readable")
     if not path.is_dir():
         config = config or recognise_checkpoint(read_checkpoint(path))
-        return ResolvedModel(config, path, file_sha256(path), None, None)
-    weights = next((file for name in WEIGHT_FILES if (file := path / name).is_file()), None)
-    if weights is None:
-        raise CheckpointError(f"expected {' or '.join(WEIGHT_FILES)} in the folder {path}, got neither")
-    config = config or config_from_transformers(path)
-    return ResolvedModel(config, weights, file_sha256(weights), None, path)
+        return ResolvedModel(config, path, weights_sha256(path), None, None)
+    weights = find_weights(path)
+    if config is None:
+        config = config_from_transformers(path)
+        check_picture_size(config, read_checkpoint(weights))
+    return ResolvedModel(config, weights, weights_sha256(weights), None, path)
 
 
 def _hub(repo_id: str) -> ResolvedModel:
@@ -130,6 +132,7 @@ def _hub(repo_id: str) -> ResolvedModel:
         # config.json exists, so a missing optional file is no error.
         hub_file(repo_id, (*optional, "config.json"), found.revision)
     config = dataclasses.replace(config_from_transformers(folder), name=repo_id, source=WeightsSource(hub=repo_id))
+    check_picture_size(config, read_checkpoint(found.path))
     return ResolvedModel(config, found.path, found.sha256, found.revision, folder, official=True)
 
 

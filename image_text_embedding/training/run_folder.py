@@ -29,7 +29,7 @@ from image_text_embedding.foundation.errors import CheckpointError, ConfigError
 from image_text_embedding.foundation.exclusive_lock import LockHeldError, acquire_lock
 from image_text_embedding.foundation.optional_imports import import_optional
 from image_text_embedding.inputs.tokenizer import Tokenizer
-from image_text_embedding.models.checkpoints.checkpoint_files import save_weights
+from image_text_embedding.models.checkpoints.checkpoint_files import load_pickle, save_weights
 from image_text_embedding.training.data.pair_dataset import SkippedPair
 
 RUN, VOCABULARY, METRICS, SKIPPED = "run.json", "vocab.txt", "metrics.jsonl", "skipped.jsonl"
@@ -138,11 +138,7 @@ class RunFolder:
         if not self.has_checkpoint():
             return None
         path = self.path / LAST
-        try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        # torch.load raises many kinds of errors for damaged files.
-        except Exception as error:
-            raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error
+        state: dict[str, Any] = load_pickle(path)
         return state
 
     def last_good(self) -> str:

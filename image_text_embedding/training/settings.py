@@ -10,7 +10,7 @@ from typing import Any
 
 from image_text_embedding.foundation.errors import ConfigError
 from image_text_embedding.foundation.messages import abbreviate, did_you_mean
-from image_text_embedding.foundation.strict_dataclasses import MAY_BE_0, build_dataclass, check_fields
+from image_text_embedding.foundation.strict_dataclasses import build_dataclass, check_fields, within
 from image_text_embedding.models.config import ModelConfig, config_from_mapping
 from image_text_embedding.models.config_files import list_models, model_config, read_yaml
 
@@ -20,6 +20,8 @@ OBJECTIVES: dict[str, str | None] = {"itc": "embed", "itm": "match", "lm": "capt
 PRECISIONS = ("fp32", "fp16", "bf16")
 
 STORED = ("fp32", "fp16")
+
+MAX_STEPS = 10**12
 
 
 @dataclass(frozen=True)
@@ -63,34 +65,34 @@ class TrainConfig:
     """
 
     tasks: tuple[str, ...] | None = None
-    later: tuple[tuple[str, int], ...] = field(default=(), metadata=MAY_BE_0)
-    steps: int = 10_000
-    batch_size: int = 64
-    accumulate: int = 1
-    lr: float = 3e-4
-    min_lr: float | None = field(default=1e-6, metadata=MAY_BE_0)
-    warmup: float | None = field(default=0.05, metadata=MAY_BE_0)
-    weight_decay: float | None = field(default=0.05, metadata=MAY_BE_0)
-    clip: float | None = 1.0
-    texts: int = 1
+    later: tuple[tuple[str, int], ...] = field(default=(), metadata=within(0, MAX_STEPS))
+    steps: int = field(default=10_000, metadata=within(1, MAX_STEPS))
+    batch_size: int = field(default=64, metadata=within(1, 10**6))
+    accumulate: int = field(default=1, metadata=within(1, 10**6))
+    lr: float = field(default=3e-4, metadata=within(0, 100, above=True))
+    min_lr: float | None = field(default=1e-6, metadata=within(0, 100))
+    warmup: float | None = field(default=0.05, metadata=within(0, 1))
+    weight_decay: float | None = field(default=0.05, metadata=within(0, 1000))
+    clip: float | None = field(default=1.0, metadata=within(0, 10**12, above=True))
+    texts: int = field(default=1, metadata=within(1, 10_000))
     prompt: str | None = "a picture of "
-    label_smoothing: float | None = field(default=None, metadata=MAY_BE_0)
-    mlm_probability: float = field(default=0.15, metadata=MAY_BE_0)
-    queue_size: int | None = None
-    alpha: float | None = field(default=None, metadata=MAY_BE_0)
-    alpha_warmup_steps: int | None = field(default=None, metadata=MAY_BE_0)
-    momentum: float = 0.995
-    image_size: int | None = None
-    sinusoids: float | None = None
-    crop_scale: tuple[float, float] | None = (0.5, 1.0)
+    label_smoothing: float | None = field(default=None, metadata=within(0, 1))
+    mlm_probability: float = field(default=0.15, metadata=within(0, 1))
+    queue_size: int | None = field(default=None, metadata=within(1, 10**7))
+    alpha: float | None = field(default=None, metadata=within(0, 1))
+    alpha_warmup_steps: int | None = field(default=None, metadata=within(0, MAX_STEPS))
+    momentum: float = field(default=0.995, metadata=within(0, 1, above=True, below=True))
+    image_size: int | None = field(default=None, metadata=within(1, 10_000))
+    sinusoids: float | None = field(default=None, metadata=within(0, 1000, above=True))
+    crop_scale: tuple[float, float] | None = field(default=(0.5, 1.0), metadata=within(0, 1, above=True))
     flip: bool = True
     precision: str | None = None
     gradient_checkpointing: bool = False
-    seed: int = field(default=1, metadata=MAY_BE_0)
-    workers: int | None = None
-    max_skipped: float | None = field(default=0.01, metadata=MAY_BE_0)
-    log_every: int = 10
-    checkpoint_every: int = 500
+    seed: int = field(default=1, metadata=within(0, 2**63 - 1))
+    workers: int | None = field(default=None, metadata=within(1, 1024))
+    max_skipped: float | None = field(default=0.01, metadata=within(0, 1))
+    log_every: int = field(default=10, metadata=within(1, MAX_STEPS))
+    checkpoint_every: int = field(default=500, metadata=within(1, MAX_STEPS))
     stored: str = "fp32"
 
     def __post_init__(self) -> None:
@@ -113,15 +115,7 @@ class TrainConfig:
             ("itc" in tasks and self.batch_size < 2, "batch_size: itc compares at least 2 pairs"),
             (self.precision not in (None, *PRECISIONS), f"precision: expected one of {', '.join(PRECISIONS)}"),
             (self.stored not in STORED, f"stored: expected one of {', '.join(STORED)}"),
-            (
-                scale is not None and not 0 < scale[0] <= scale[1] <= 1,
-                "crop_scale: expected 0 < minimum <= maximum <= 1",
-            ),
-            (not 0 < self.momentum < 1, "momentum must lie in (0, 1)"),
-            *(
-                (not 0 <= (getattr(self, name) or 0) <= 1, f"{name} must lie in [0, 1]")
-                for name in ("warmup", "alpha", "label_smoothing", "mlm_probability", "max_skipped")
-            ),
+            (scale is not None and scale[0] > scale[1], "crop_scale: expected the minimum, then the maximum"),
         ]
         for wrong, message in problems:
             if wrong:

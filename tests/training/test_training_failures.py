@@ -157,7 +157,7 @@ class TestFailures:
             ({"tasks": []}, "tasks: expected"),
             ({"tasks": ["itc"], "batch_size": 1}, "at least 2"),
             ({"crop_scale": [0.9, 0.5]}, "crop_scale"),
-            ({"alpha": 1.5}, "alpha must lie in"),
+            ({"alpha": 1.5}, "alpha: expected a number from 0 to 1, got 1.5"),
             ({"precision": "fp8"}, "precision: expected one of"),
         ],
     )

@@ -23,7 +23,7 @@ import torch
 from image_text_embedding.foundation.cache_folder import cache_dir
 from image_text_embedding.foundation.errors import ComputeError, InputError, SetupError
 from image_text_embedding.foundation.messages import did_you_mean
-from image_text_embedding.inference.backends.calibration import CalibrationSamples, measure_quality
+from image_text_embedding.inference.backends.calibration import MEASURED_ITEMS, CalibrationSamples, measure_quality
 from image_text_embedding.inference.backends.compiled_tower import (
     CompiledGraph,
     CompiledTower,
@@ -106,7 +106,7 @@ class Backend:
         if tower.quality["cosine_mean"] < MIN_INT8_COSINE:
             warnings.warn(
                 f"the {modality} tower by {self.name} in {self.precision} has a mean cosine of "
-                f"{tower.quality['cosine_mean']:.3f} to torch in fp32, over {tower.quality['items']} held-out items. Pass "
+                f"{tower.quality['cosine_mean']:.3f} to torch in fp32, over {tower.quality['items']} items. Pass "
                 "calibration={...} with items like yours, or choose another backend or precision",
                 stacklevel=2,
             )
@@ -128,13 +128,20 @@ class Backend:
         else:
             write_onnx(graph, modality, config, part / ONNX_FILE)
         exact = graph_of(load_part(modality, runtime.resolved, cpu, torch.float32), modality, config)
-        quality = measure_quality(exact, self._open(part, runtime.device), held_out)
-        if not quality["cosine_mean"] >= (MIN_COSINE if self.precision != "int8" else 0.0):
+        int8 = self.precision == "int8"
+        parts = samples.random_parts(max(0, MEASURED_ITEMS - len(held_out))) if int8 else []
+        quality = measure_quality(exact, self._open(part, runtime.device), [*held_out, *parts])
+        if not quality["cosine_mean"] >= (0.0 if int8 else MIN_COSINE):
             raise ComputeError(
                 f"{runtime.config.name}'s {modality} tower by {self.name} in {self.precision}: expected the vectors of "
                 f"torch, got a mean cosine of {quality['cosine_mean']:.5f} to them. Use backend='torch' and report this"
             )
-        return {"quality": {**quality, **({"calibrated_on": samples.origin} if self.precision == "int8" else {})}}
+        if int8:
+            quality |= {
+                "measured_on": f"a sample: {len(held_out)} held-out items and {len(parts)} random parts of them",
+                "calibrated_on": samples.origin,
+            }
+        return {"quality": quality}
 
     def _open(self, folder: Path, device: torch.device) -> CompiledGraph:
         threads = torch.get_num_threads()
@@ -243,4 +250,5 @@ def _export_key(backend: Backend, runtime: ModelRuntime, modality: str, samples:
         "precision": backend.precision,
         "device": runtime.device.type,
         "calibration": samples.digest if int8 else None,
+        **({"measured": MEASURED_ITEMS} if int8 else {}),
     }

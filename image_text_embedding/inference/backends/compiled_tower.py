@@ -28,8 +28,8 @@ class CompiledTower:
     """A tower compiled for a backend; called like a torch tower.
 
     Attributes:
-        quality: how close its vectors are to those of torch in fp32: `cosine_mean` and `cosine_min` over `items` held-out
-            pictures or texts; for an int8 tower also what it was `calibrated_on`.
+        quality: how close its vectors are to those of torch in fp32: `cosine_mean` and `cosine_min_sampled` over `items`
+            held-out pictures or texts; for an int8 tower also what it was `measured_on` and `calibrated_on`.
         folder: the folder of the export.
     """
 

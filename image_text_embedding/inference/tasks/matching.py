@@ -1,4 +1,4 @@
-"""Matching (ITM): the probability that a text describes a picture, for pairs or for all combinations."""
+"""Matching (ITM): how well a text describes a picture, as probability or logits, for pairs or for all combinations."""
 
 from __future__ import annotations
 
@@ -49,9 +49,14 @@ def make_matcher(runtime: ModelRuntime, settings: MatchSettings) -> MatchLogits:
 
 
 def make_match_scorer(runtime: ModelRuntime, settings: MatchSettings) -> Compute:
-    """A function that computes match probabilities, one per text."""
+    """A function that computes for each text a match probability; or, with return_logits, the two logits, float32 (2,)."""
     logits = make_matcher(runtime, settings)
-    return lambda states, rows: logits(states, rows).softmax(-1)[:, 1].tolist()
+
+    def compute(states: torch.Tensor, rows: list[TokenIds]) -> list[Any]:
+        found = logits(states, rows)
+        return list(found.cpu().numpy()) if settings.return_logits else found.softmax(-1)[:, 1].tolist()
+
+    return compute
 
 
 def match(
@@ -68,8 +73,11 @@ def match(
     pairs = PictureTextBatches(runtime, images, on_error, texts=require_texts("texts", texts))
     rows = pairs.rows("texts", encoder := text_encoder_for(runtime))
     encoder.warn(2)
-    found = pairs.run(rows, compute, float("nan"), batch_size, show)
-    return pairs.failures.result(found if pairs.one else np.array(found, dtype=np.float32))
+    missing = np.full(2, np.nan, dtype=np.float32) if settings.return_logits else float("nan")
+    found = pairs.run(rows, compute, missing, batch_size, show)
+    if not pairs.one:
+        found = np.array(found, dtype=np.float32).reshape((-1, 2) if settings.return_logits else -1)
+    return pairs.failures.result(found)
 
 
 @torch.inference_mode()
@@ -83,7 +91,7 @@ def match_matrix(
     on_error: str,
 ) -> Any:
     """See `Encoder.match_matrix`."""
-    logits = make_matcher(runtime, settings)
+    compute = make_match_scorer(runtime, settings)
     batch_size = require_integer("batch_size", batch_size)
     pictures = [images] if is_single_picture(images) else snapshot_pictures(images, "pictures")
     sentences = [texts] if is_single_text(texts) else list(require_iterable(texts, "texts"))
@@ -93,7 +101,8 @@ def match_matrix(
     encoder.warn(3)
     # Texts of similar length together need little padding.
     tokens.sort(key=lambda pair: -len(pair[1]))
-    matrix = np.full((len(pictures), len(sentences)), np.nan, dtype=np.float32)
+    shape = (len(pictures), len(sentences), *([2] if settings.return_logits else []))
+    matrix = np.full(shape, np.nan, dtype=np.float32)
     with (
         progress_bar(len(pictures), "image", show) as bar,
         closing(prefetch_batches(enumerate(pictures), runtime.pixels, batch_size, row_errors)) as groups,
@@ -102,8 +111,7 @@ def match_matrix(
             states = runtime.states([pixels for _, pixels in group])
             for (row, _), state in zip(group, states.split(1)):
                 for batch in batches(tokens, batch_size):
-                    probabilities = logits(state, [ids for _, ids in batch]).softmax(-1)[:, 1]
-                    matrix[row, [column for column, _ in batch]] = probabilities.cpu().numpy()
+                    matrix[row, [column for column, _ in batch]] = compute(state, [ids for _, ids in batch])
             bar.update(len(group))
     errors: list[tuple[Any, EmbeddingError]] = [((row, None), error) for row, error in row_errors.errors]
     errors += [((None, column), error) for column, error in column_errors.errors]

@@ -7,6 +7,7 @@ in one place. What depends on the loaded model (the longest text, the tokens of 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,16 +24,19 @@ class EmbedSettings:
 
 @dataclass(frozen=True)
 class MatchSettings:
-    """Settings of `Encoder.match`, `match_matrix` and `rerank`.
+    """Settings of `Encoder.match`, `match_matrix` and `rerank` (which has no return_logits).
 
     Raises:
-        InputError: an unknown token.
+        InputError: an unknown token, or a return_logits that is no bool.
     """
 
     itm_token: str = "enc"
+    return_logits: bool = False
 
     def __post_init__(self) -> None:
         _check_token("itm_token", self.itm_token)
+        if not isinstance(self.return_logits, bool):
+            raise InputError(f"return_logits: expected True or False, got {self.return_logits!r}")
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,10 @@ class CaptionSettings:
     def __post_init__(self) -> None:
         _check_lengths(self)
         penalty = self.repetition_penalty
-        if penalty is not None and (not is_number(penalty) or not penalty > 0):
-            raise InputError(f"repetition_penalty: expected a number above 0 (1.0 = none), got {penalty!r}")
+        if penalty is not None and (not is_number(penalty) or not 0 < penalty < math.inf):
+            raise InputError(
+                f"repetition_penalty: expected a number above 0 (1.0 = none) that is finite, got {penalty!r}"
+            )
         _set(self, num_return_sequences=require_integer("num_return_sequences", self.num_return_sequences))
         if self.sample:
             if not is_number(self.top_p) or not 0 < self.top_p <= 1:
@@ -67,7 +73,7 @@ class CaptionSettings:
                 "or sample=True draws any number"
             )
         if self.seed is not None:
-            _set(self, seed=require_integer("seed", self.seed, minimum=0))
+            _set(self, seed=require_integer("seed", self.seed, minimum=0, maximum=2**64 - 1))
 
 
 @dataclass(frozen=True)

@@ -83,8 +83,8 @@ def embed(
     """
     from image_text_embedding.bulk.embed_collection import embed as run
 
-    if batch_size != "auto" and not (batch_size.isdecimal() and int(batch_size)):
-        raise typer.BadParameter(f"--batch-size: expected a whole number or auto, got {batch_size}")
+    if batch_size != "auto" and not (batch_size.isdecimal() and len(batch_size) < 19 and int(batch_size)):
+        raise typer.BadParameter(f"--batch-size: expected a whole number above 0 or auto, got {batch_size[:50]}")
     for name, value, known in (("modality", modality, ("image", "text")), ("format", layout, ("parquet", "npy"))):
         if value is not None and value not in known:
             raise typer.BadParameter(f"--{name}: expected {' or '.join(known)}, got {value}")

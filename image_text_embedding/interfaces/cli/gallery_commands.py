@@ -48,7 +48,7 @@ Token = Annotated[
     typer.Option(metavar="TOKEN", envvar="MILVUS_TOKEN", help="user:password or an API key for the server."),
 ]
 
-Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for the server.")]
+Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=0, max=86_400, help="How long to wait for the server.")]
 
 
 def index(

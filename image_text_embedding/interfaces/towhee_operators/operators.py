@@ -216,7 +216,10 @@ class MatchingOperator(ModelOperator):
     output_name = "score"
 
     def __call__(self, image: Any, text: Any) -> Any:
-        """A picture and a text -> a float. Lists of both, or a list of one and one of the other -> a list of floats."""
+        """A picture and a text -> a float. Lists of both, or a list of one and one of the other -> a list of floats.
+
+        With return_logits=True each float is instead a list of two: the logits of "no match" and "match".
+        """
         scores = self.encoder.match(image, text, show_progress_bar=False, **self.settings)
         return scores if isinstance(scores, float) else scores.tolist()
 

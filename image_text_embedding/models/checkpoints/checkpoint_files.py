@@ -10,7 +10,7 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,23 @@ from safetensors.torch import save_file
 
 from image_text_embedding.foundation.atomic_files import atomic_replace
 from image_text_embedding.foundation.errors import CheckpointError
-from image_text_embedding.foundation.messages import abbreviated_names
+from image_text_embedding.foundation.messages import abbreviate, abbreviated_names
+from image_text_embedding.models.checkpoints.pickle_checking import (
+    MAX_HEADER_BYTES,
+    MAX_TENSORS,
+    CodeInPickleError,
+    check_pickled_file,
+    too_many_tensors,
+)
+from image_text_embedding.models.checkpoints.weight_files import is_index, shard_paths
 
 METADATA_KEY = "image_text_embedding"
+
+# Older versions can be made to run code in a pickle (CVE-2025-32434, CVE-2026-24747), also with weights_only=True.
+MIN_TORCH_FOR_PICKLES = (2, 10)
+
+# What DistributedDataParallel, torch.compile, FSDP and activation checkpointing insert into the names of parameters.
+_WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
 @dataclass(frozen=True)
@@ -36,41 +50,74 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a `.pth`, `.bin` or `.safetensors` file without executing anything in it.
+    """Read a `.pth`, `.bin` or `.safetensors` file, or the index of a sharded one, without executing anything in it.
 
-    safetensors and zip files are memory-mapped; only pickles of torch < 1.6 are read into memory.
+    safetensors and zip files are memory-mapped; only pickles of torch < 1.6 are read into memory. Prefixes that training
+    wrappers insert ("module.", "_orig_mod.") are left out of the names.
 
     Raises:
-        CheckpointError: not found, truncated, not a checkpoint, or a pickle that contains more than tensors.
+        CheckpointError: not found, truncated, not a checkpoint, or a pickle that contains more than tensors; it describes
+            more than any known model; or torch is too old to read pickles safely.
     """
     path = Path(path)
+    if is_index(path):
+        return _join_shards(path, [read_checkpoint(shard) for shard in shard_paths(path)])
     if not os.path.isfile(path):  # not Path.is_file, which raises without permission
         problem = "is a folder" if os.path.isdir(path) else "is not found or not readable"
         raise CheckpointError(f"expected a checkpoint file: {path} {problem}")
     try:
         with path.open("rb") as file:
             head = file.read(9)
-        if head[8:9] == b"{":
-            return _read_safetensors(path)
-        if not head:
-            raise CheckpointError(f"{path} is empty: download or copy it again")
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error
+    if not head:
+        raise CheckpointError(f"{path} is empty: download or copy it again")
+    if head[8:9] == b"{":
+        return _read_safetensors(path, int.from_bytes(head[:8], "little"))
+    return Checkpoint(path, _state_dict(load_pickle(path, memory_map=True), path), {})
+
+
+def load_pickle(path: Path, memory_map: bool = False) -> Any:
+    """The content of a file that `torch.save` wrote, on the CPU.
+
+    Args:
+        memory_map: map tensors instead of reading them, where the format allows it.
+
+    Raises:
+        CheckpointError: as `read_checkpoint`.
+    """
+    version = re.match(r"(\d+)\.(\d+)", torch.__version__)
+    if version is None or tuple(map(int, version.groups())) < MIN_TORCH_FOR_PICKLES:
+        minimum = ".".join(map(str, MIN_TORCH_FOR_PICKLES))
+        raise CheckpointError(
+            f"{path} is a pickled checkpoint, which could run code in torch {torch.__version__} (CVE-2025-32434, "
+            f"CVE-2026-24747): upgrade to torch {minimum} or later, or use a safetensors file"
+        )
+    try:
+        check_pickled_file(path)
+        mapped = True if memory_map and zipfile.is_zipfile(path) else None
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error
+    except CodeInPickleError as error:
+        raise _code_error(path) from error
     except pickle.UnpicklingError as error:
         if re.search(r"unsupported (global|class)|blocked", str(error), re.IGNORECASE):
-            raise CheckpointError(
-                f"{path} contains code or objects besides tensors. It was rejected, and nothing in it was executed. Expected "
-                "a state dict of tensors; if you trust the file's origin, convert it to safetensors there."
-            ) from error
+            raise _code_error(path) from error
         raise CheckpointError(
             f"{path} is not a complete checkpoint (truncated or another format): download or copy it again"
         ) from error
-    except CheckpointError:
-        raise
     except Exception as error:  # torch.load has no error of its own; corrupt files raise errors of many types
         raise CheckpointError(f"{path} is not a complete checkpoint (truncated or another format): {error}") from error
-    return Checkpoint(path, _state_dict(loaded, path), {})
+
+
+def _code_error(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path} contains code or objects besides tensors. It was rejected, and nothing in it was executed. Expected "
+        "a state dict of tensors; if you trust the file's origin, convert it to safetensors there."
+    )
 
 
 def save_weights(
@@ -97,28 +144,64 @@ class _SafeTensors(Mapping[str, torch.Tensor]):
     """A safetensors file as a mapping that reads a tensor on access."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._file = safe_open(path, framework="pt")
-        self._keys = list(self._file.keys())
+        self._stored = _without_wrappers(self._file.keys(), path)
         self.metadata: dict[str, str] = self._file.metadata() or {}
 
     def __getitem__(self, key: str) -> torch.Tensor:
-        return self._file.get_tensor(key)
+        stored = self._stored[key]
+        try:
+            return self._file.get_tensor(stored)
+        except Exception as error:  # number types that the installed torch lacks raise errors of several types
+            raise CheckpointError(f"{self._path}: cannot read the tensor {stored!r}: {error}") from error
 
-    def __iter__(self) -> Any:
-        return iter(self._keys)
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._stored)
 
 
-def _read_safetensors(path: Path) -> Checkpoint:
+class _Shards(Mapping[str, torch.Tensor]):
+    """The tensors of several files as one mapping, which still reads a tensor on access."""
+
+    def __init__(self, parts: dict[str, Mapping[str, torch.Tensor]]) -> None:
+        self._parts = parts
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        return self._parts[key][key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+
+def _join_shards(path: Path, shards: list[Checkpoint]) -> Checkpoint:
+    parts: dict[str, Mapping[str, torch.Tensor]] = {}
+    for shard in shards:
+        if repeated := [key for key in shard.tensors if key in parts]:
+            raise CheckpointError(f"{shard.path}: another shard also contains {abbreviated_names(repeated)}")
+        parts |= dict.fromkeys(shard.tensors, shard.tensors)
+    if len(parts) > MAX_TENSORS:
+        raise too_many_tensors(path)
+    return Checkpoint(path, _Shards(parts), {})
+
+
+def _read_safetensors(path: Path, header_bytes: int) -> Checkpoint:
+    if MAX_HEADER_BYTES < header_bytes < path.stat().st_size:
+        raise too_many_tensors(path)
     try:
         tensors = _SafeTensors(path)
-        return Checkpoint(path, tensors, tensors.metadata)
     except SafetensorError as error:
         raise CheckpointError(
             f"{path} is not a complete safetensors file (truncated or another format): {error}"
         ) from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error
+    return Checkpoint(path, tensors, tensors.metadata)
 
 
 def _state_dict(loaded: object, path: Path) -> Mapping[str, torch.Tensor]:
@@ -127,10 +210,43 @@ def _state_dict(loaded: object, path: Path) -> Mapping[str, torch.Tensor]:
         loaded = loaded["model"]
     if not isinstance(loaded, Mapping) or not loaded:
         raise CheckpointError(f"{path}: expected a state dict (or one under 'model'), got {type(loaded).__name__}")
-    others = [str(key) for key, value in loaded.items() if not isinstance(value, torch.Tensor)]
+    others = [
+        str(key)[:200] if isinstance(key, (str, int)) else abbreviate(key)
+        for key, value in loaded.items()
+        if not _is_named_tensor(key, value)
+    ]
     if others:
         raise CheckpointError(
             f"{path}: expected a state dict of tensors (or one under 'model'), got other values under "
             f"{abbreviated_names(others)}"
         )
-    return {str(key): value for key, value in loaded.items()}
+    for key, tensor in loaded.items():
+        # A view can repeat a few bytes of the file as often as its shape says, and fill the memory once it is copied.
+        if not tensor.is_meta and tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise CheckpointError(f"{path}: {key} has the shape {tuple(tensor.shape)}, and fewer values than that")
+    return {name: loaded[key] for name, key in _without_wrappers(loaded, path).items()}
+
+
+def _is_named_tensor(key: object, value: object) -> bool:
+    return isinstance(key, str) and isinstance(value, torch.Tensor) and value.layout is torch.strided
+
+
+def _without_wrappers(keys: Iterable[str], path: Path) -> dict[str, str]:
+    """Name without the prefixes of training wrappers -> name in the file. "model." is one if all names start with it.
+
+    Raises:
+        CheckpointError: two names become equal, or there are more than any known model has.
+    """
+    keys = list(keys)
+    if len(keys) > MAX_TENSORS:
+        raise too_many_tensors(path)
+    names = [_WRAPPERS.sub("", key) for key in keys]
+    if all(name.startswith("model.") for name in names):
+        names = [_WRAPPERS.sub("", name.removeprefix("model.")) for name in names]
+    found = dict(zip(names, keys))
+    if len(found) < len(keys):
+        repeated = [key for name, key in zip(names, keys) if found[name] != key]
+        raise CheckpointError(
+            f"{path} contains tensors twice, with and without a prefix: {abbreviated_names(repeated)}"
+        )
+    return found

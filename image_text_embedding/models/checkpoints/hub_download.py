@@ -15,9 +15,6 @@ from image_text_embedding.models.checkpoints.local_file import CONNECT_TIMEOUT, 
 
 logger = logging.getLogger(__name__)
 
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # in order of preference
-INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")  # of a sharded checkpoint
-
 
 def hub_file(repo_id: str, names: Sequence[str], revision: str | None = None) -> LocalFile:
     """The first of `names` that a hub repository has, through huggingface_hub and its cache.

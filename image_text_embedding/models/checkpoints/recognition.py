@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 from image_text_embedding.foundation.errors import CheckpointError
+from image_text_embedding.foundation.small_files import parse_json_object
 from image_text_embedding.models.checkpoints.checkpoint_files import METADATA_KEY, Checkpoint
 from image_text_embedding.models.checkpoints.parameter_names import PARAMETER_NAMES, rename_parameters
 from image_text_embedding.models.config import ModelConfig, WeightsSource, config_from_mapping
@@ -38,9 +38,11 @@ def recognise_checkpoint(checkpoint: Checkpoint) -> ModelConfig:
     own = checkpoint.metadata.get(METADATA_KEY)
     if own is not None:
         try:
-            return config_from_mapping(json.loads(own)["config"], where=str(checkpoint.path))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            config = config_from_mapping(parse_json_object(own)["config"], where=str(checkpoint.path))
+        except (ValueError, KeyError) as error:
             raise CheckpointError(f"{checkpoint.path}: cannot read its metadata: {error}") from error
+        check_picture_size(config, checkpoint)
+        return config
     family = "albef" if any("token_type_embeddings" in key for key in checkpoint.tensors) else "blip"
     names = PARAMETER_NAMES[family]
     keys = {ours: key for key, ours in rename_parameters(checkpoint.tensors, names).items()}
@@ -65,3 +67,25 @@ def recognise_checkpoint(checkpoint: Checkpoint) -> ModelConfig:
         tasks=("embed",) if vectors_only else base.tasks,
         vision=dataclasses.replace(base.vision, image_size=image_size),
     )
+
+
+def check_picture_size(config: ModelConfig, checkpoint: Checkpoint) -> None:
+    """Check that a configuration that comes with a checkpoint names the picture size that its tensors were trained for.
+
+    Work grows with the fourth power of the size, so a wrong number could occupy a machine for hours. (Weights for another
+    size are resized, if the user names the model: `load(NAME_OR_CONFIG, checkpoint=...)`.)
+
+    Raises:
+        CheckpointError: the position embeddings have another size.
+    """
+    vision = config.vision
+    ours = rename_parameters(checkpoint.tensors, PARAMETER_NAMES[config.family])
+    key = next((key for key, name in ours.items() if name == "vision.pos_embed"), None)
+    if key is None:
+        return  # the strict loading names it as missing
+    expected, found = 1 + (vision.image_size // vision.patch_size) ** 2, checkpoint.tensors[key].shape
+    if len(found) != 3 or found[1] != expected:
+        raise CheckpointError(
+            f"{checkpoint.path}: its configuration says image_size {vision.image_size} with patches of {vision.patch_size}, "
+            f"which needs {expected} position embeddings; {key} has the shape {tuple(found)}"
+        )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 from image_text_embedding.foundation.errors import ConfigError
+from image_text_embedding.foundation.small_files import read_small_json
 from image_text_embedding.inputs.text_rules import TextRules
 from image_text_embedding.models.config import ModelConfig, config_from_mapping
 from image_text_embedding.models.config_files import model_config
@@ -30,9 +30,9 @@ def config_from_transformers(folder: Path) -> ModelConfig:
         ConfigError: the folder contains another kind of model, or settings that no BLIP has.
     """
     try:
-        raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        raw = read_small_json(folder / "config.json")
         model_type = raw["model_type"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{folder}: expected a config.json with a model_type, got {error!r}") from error
     if model_type != "blip":
         raise ConfigError(f"{folder}: expected a config.json with model_type 'blip', got {model_type!r}")
@@ -64,18 +64,23 @@ def _from_transformers(raw: dict[str, Any], folder: Path) -> ModelConfig:
         processor = folder / name
         if processor.is_file():
             try:
-                rules = json.loads(processor.read_text(encoding="utf-8"))
+                rules = read_small_json(processor)
                 rules = rules.get("image_processor", rules)
-            except (ValueError, AttributeError) as error:
-                raise ConfigError(f"{processor}: {error}") from error
-            mean, std = tuple(rules.get("image_mean", mean)), tuple(rules.get("image_std", std))
+                mean, std = tuple(rules.get("image_mean", mean)), tuple(rules.get("image_std", std))
+            except (OSError, ValueError, TypeError, AttributeError) as error:
+                raise ConfigError(f"{processor}: expected the settings of an image processor: {error}") from error
 
     def limit_tokens(rules: TextRules | None) -> dict[str, Any] | None:
         limit = text.max_position_embeddings
         return None if rules is None else {**dataclasses.asdict(rules), "max_tokens": min(rules.max_tokens, limit)}
 
-    # Their first token is [DEC]. [ENC] follows it, unless the vocabulary is that of bert-base-uncased, which has neither.
-    enc_id = text.bos_token_id + 1
+    # The first token of a decoder is [DEC]. [ENC] follows it, unless the configuration names it or the vocabulary ends there:
+    # that of bert-base-uncased has neither.
+    dec_id, enc_id = text.bos_token_id, (raw.get("text_config") or {}).get("enc_token_id")
+    if not isinstance(dec_id, int):
+        raise ConfigError(f"{folder}: expected a bos_token_id, the id of [DEC], in text_config, got {dec_id!r}")
+    if enc_id is None and 0 <= dec_id < text.vocab_size - 1:
+        enc_id = dec_id + 1
     changes = {
         "name": folder.name,
         "summary": f"BLIP, from {folder.name}",
@@ -84,7 +89,7 @@ def _from_transformers(raw: dict[str, Any], folder: Path) -> ModelConfig:
         "license": "unknown",
         "embed_dim": theirs.image_text_hidden_size if embeds else None,
         "decoder": base.decoder
-        and {**dataclasses.asdict(base.decoder), "depth": text.num_hidden_layers, "dec_id": text.bos_token_id},
+        and {**dataclasses.asdict(base.decoder), "depth": text.num_hidden_layers, "dec_id": dec_id},
         "vision": {
             "image_size": vision.image_size,
             "patch_size": vision.patch_size,
@@ -106,7 +111,7 @@ def _from_transformers(raw: dict[str, Any], folder: Path) -> ModelConfig:
             "token_types": False,
             "text_depth": text.num_hidden_layers,
             "fusion_start": 0,
-            "enc_id": enc_id if enc_id < text.vocab_size else None,
+            "enc_id": enc_id,
         },
         "source": {},
     }

@@ -184,7 +184,9 @@ class TestInt8:
             cosines = (getattr(model, encode)(items) * getattr(exact, encode)(items)).sum(axis=1)
             assert cosines.min() > 0.9 and abs(cosines - 1).max() > 1e-6, "close to fp32, but not equal"
             quality = model.info["quality"][modality]
-            assert quality["items"] == 12 and quality["calibrated_on"] == "the packaged gallery"
+            assert quality["items"] == 200 and quality["calibrated_on"] == "the packaged gallery"
+            assert quality["measured_on"] == "a sample: 12 held-out items and 188 random parts of them"
+            assert 0.9 < quality["cosine_min_sampled"] == quality["cosine_min"] < quality["cosine_mean"]
             assert quality["cosine_mean"] == pytest.approx(cosines.mean(), abs=0.05)
 
     def test_onnx_calibrated_on_texts_of_the_user(self, weights: dict[str, Path], vocabulary: Path) -> None:
@@ -206,7 +208,8 @@ class TestInt8:
         cosines = (model.encode_text(TEXTS) * exact.encode_text(TEXTS)).sum(axis=1)
         assert cosines.min() > 0.9 and abs(cosines - 1).max() > 1e-6
         quality = model.info["quality"]["text"]
-        assert quality["items"] == 3 and quality["calibrated_on"] == "10 texts given by the user"
+        assert quality["items"] == 200 and quality["calibrated_on"] == "10 texts given by the user"
+        assert quality["measured_on"] == "a sample: 3 held-out items and 197 random parts of them"
 
     def test_inaccurate_vectors_warn(self, exact: Any) -> None:
         notes = {"quality": {"cosine_mean": 0.9, "cosine_min": 0.8, "items": 3}}

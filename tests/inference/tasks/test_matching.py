@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from support.sample_inputs import CHOICES, SENTENCES
 
 import image_text_embedding as ite
@@ -105,6 +107,62 @@ class TestMatch:
             with pytest.warns(ite.TruncatedTextWarning, match=f"1 of 2 texts are longer than {name} reads") as caught:
                 call(task_photos[0], ["word " * 60, "a dog"])
             assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("name", ["blip_base", "albef_14m"])
+class TestLogits:
+    def test_their_softmax_is_the_probability(self, small_encoder: Callable, task_photos, name: str) -> None:
+        model = small_encoder(name)
+        logits = model.match(task_photos, SENTENCES, return_logits=True, batch_size=3)
+        assert logits.shape == (4, 2) and logits.dtype == np.float32
+        np.testing.assert_allclose(softmax(logits)[:, 1], model.match(task_photos, SENTENCES), atol=1e-6)
+        one = model.match(task_photos[1], SENTENCES[1], return_logits=True)
+        assert one.shape == (2,) and one.dtype == np.float32
+        np.testing.assert_allclose(one, logits[1], atol=1e-4)
+        assert model.match([], [], return_logits=True).shape == (0, 2)
+
+    def test_the_matrix(self, small_encoder: Callable, task_photos, name: str) -> None:
+        model = small_encoder(name)
+        logits = model.match_matrix(task_photos, SENTENCES[:3], return_logits=True, batch_size=2)
+        assert logits.shape == (4, 3, 2) and logits.dtype == np.float32
+        np.testing.assert_allclose(logits[2], model.match(task_photos[2], SENTENCES[:3], return_logits=True), atol=1e-4)
+        assert model.match_matrix([], SENTENCES, return_logits=True).shape == (0, 4, 2)
+
+    def test_in_one_pass_with_other_tasks(self, small_encoder: Callable, task_photos, name: str) -> None:
+        model = small_encoder(name)
+        found = model.analyze(task_photos[0], ["embed", "match"], texts="a dog", return_logits=True)
+        np.testing.assert_allclose(found["match"], model.match(task_photos[0], "a dog", return_logits=True), atol=1e-4)
+
+    def test_skipped_items(self, small_encoder: Callable, task_photos, name: str) -> None:
+        found, errors = small_encoder(name).match(
+            ["missing.jpg", task_photos[0]], "a dog", return_logits=True, on_error="skip"
+        )
+        assert np.isnan(found).tolist() == [[True, True], [False, False]] and errors[0][0] == 0
+        found, _ = small_encoder(name).match("missing.jpg", "a dog", return_logits=True, on_error="skip")
+        assert found.shape == (2,) and np.isnan(found).all()
+
+    def test_what_is_no_bool(self, small_encoder: Callable, task_photos, name: str) -> None:
+        with pytest.raises(InputError, match="return_logits: expected True or False, got 1"):
+            small_encoder(name).match(task_photos[0], "a dog", return_logits=1)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    exponents = np.exp(logits.astype(np.float64))
+    return exponents / exponents.sum(axis=-1, keepdims=True)
+
+
+@torch.inference_mode()
+def test_the_logits_are_those_of_transformers(small_encoder: Callable, task_photos, tmp_path: Path) -> None:
+    """As the model cards of Salesforce/blip-itm-... print them: `model(**inputs)[0]`, with [CLS]."""
+    from transformers import BertTokenizer, BlipForImageTextRetrieval
+
+    model = small_encoder("blip_itm_base_coco")
+    theirs = BlipForImageTextRetrieval.from_pretrained(model.export_transformers(tmp_path, "match")).eval()
+    tokens = BertTokenizer.from_pretrained(tmp_path)(SENTENCES, padding=True, return_tensors="pt")
+    pixels = model.runtime.values([model.runtime.pixels(photo) for photo in task_photos])
+    expected = theirs(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, pixel_values=pixels)[0]
+    found = model.match(task_photos, SENTENCES, itm_token="cls", return_logits=True)
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
 
 
 def test_the_first_token_of_a_text(small_encoder: Callable, task_photos) -> None:

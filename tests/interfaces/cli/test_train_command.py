@@ -113,3 +113,20 @@ class TestTrainCommand:
         if code == 1:
             assert err.count("\n") == 1
         assert not Path("run/run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--lr", "1e20", "lr: expected a number above 0 and at most 100, got 1e+20"),
+        ("--lr", "1e400", "lr: expected a number above 0 and at most 100, got inf"),
+        ("--lr", "nan", "lr: expected a number above 0 and at most 100, got nan"),
+        ("--lr", "-0.0", "lr: expected a number above 0 and at most 100, got -0.0"),
+        ("--steps", "0", "steps: expected a whole number from 1 to 1,000,000,000,000, got 0"),
+        ("--batch-size", "1" + "0" * 30, "batch_size: expected a whole number from 1 to 1,000,000, got 1000"),
+    ],
+)
+def test_numbers_out_of_range(command: Callable, option: str, value: str, message: str) -> None:
+    arguments = ("--config", "tiny.yaml", "--vocabulary", "vocab.txt", "--out", "run")
+    code, _, err = command(*arguments, "--pairs", "support.training_runs:Walls", option, value)
+    assert code == 1 and message in err and "positive" not in err

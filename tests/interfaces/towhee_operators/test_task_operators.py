@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import os
 import subprocess
 import sys
@@ -119,6 +120,8 @@ def test_lists_in_lists_out(here: Path) -> None:
     score = BlipMatching("blip_itm_base_coco")
     assert score(pictures, TEXTS) == pytest.approx([score(p, t) for p, t in zip(pictures, TEXTS)], abs=1e-5)
     assert all(isinstance(value, float) for value in score(pictures[0], TEXTS))
+    logits = BlipMatching("blip_itm_base_coco", return_logits=True)(pictures[0], TEXTS[0])
+    assert 1 / (1 + math.exp(logits[0] - logits[1])) == pytest.approx(score(pictures[0], TEXTS[0]), abs=1e-5)
     caption = BlipCaptioning("blip_caption_base", num_beams=1)
     assert caption(pictures) == [caption(picture) for picture in pictures]
     both = BlipCaptioning("blip_caption_base", sample=True, seed=3, num_return_sequences=2)(pictures[0])

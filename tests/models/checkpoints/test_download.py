@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from support.download_server import (
-    COMMIT,
     REPO,
     SHA256,
     Hub,
@@ -38,11 +37,6 @@ def test_a_repository_that_is_not_what_the_yaml_promised_is_removed_if_we_fetche
     locate(WeightsSource(hub=REPO))  # another user of the cache has it, and its digest is the hub's
     assert_refused(wrong, SHA256)
     assert is_cached(wrong)
-
-
-def test_shards_are_named(hub: Hub) -> None:
-    hub.files = {(COMMIT, "model.safetensors.index.json"): b"{}"}
-    assert_refused(WeightsSource(hub=REPO), "shards", "model.safetensors", "checkpoint=PATH")
 
 
 def test_the_import_is_light() -> None:

@@ -13,9 +13,9 @@ from huggingface_hub import constants
 from support.download_server import BODY, COMMIT, LATER_COMMIT, REPO, SHA256, Hub, assert_refused, hub_cache_files
 
 from image_text_embedding.foundation.errors import DownloadError
-from image_text_embedding.models.checkpoints import hub_download
 from image_text_embedding.models.checkpoints.download import is_cached, locate
 from image_text_embedding.models.checkpoints.hub_download import hub_file
+from image_text_embedding.models.checkpoints.weight_files import WEIGHT_FILES
 from image_text_embedding.models.config import WeightsSource
 
 pytestmark = pytest.mark.usefixtures("empty_cache")
@@ -51,7 +51,7 @@ def test_files_of_a_repository_have_one_revision(hub: Hub) -> None:
     config = hub_file(REPO, ["config.json"])
     hub.branches["main"] = LATER_COMMIT
     hub.files |= {(LATER_COMMIT, "model.safetensors"): b"later weights", (LATER_COMMIT, "config.json"): b'{"later": 1}'}
-    weights = hub_file(REPO, hub_download.WEIGHT_FILES, config.revision)
+    weights = hub_file(REPO, WEIGHT_FILES, config.revision)
     assert (config.revision, weights.revision, weights.sha256) == (COMMIT, COMMIT, SHA256)
     assert weights.path.parent == config.path.parent
     request_count = len(hub.server.requests)
