@@ -13,6 +13,7 @@ from tokenizers import Encoding, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as WordPieceTokenizer
 
 from image_text_embedding.foundation.errors import ConfigError, TextError
+from image_text_embedding.foundation.text_files import read_text
 from image_text_embedding.inputs.text_rules import MAX_CHARACTERS, TextRules, split_words
 
 # Replacements of `decode`, which drop the space before punctuation.
@@ -75,7 +76,7 @@ class Tokenizer:
         try:
             if file.stat().st_size > _MAX_VOCABULARY_BYTES:
                 raise ConfigError("expected a vocabulary, got a file too large to be one")
-            text = file.read_text(encoding="utf-8")
+            text = read_text(file)
             return cls(_words_of_json(text) if file.suffix == ".json" else _words_of_lines(text))
         except (
             OSError,

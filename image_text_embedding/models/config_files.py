@@ -10,6 +10,7 @@ import yaml
 
 from image_text_embedding.foundation.errors import ConfigError, UnknownModelError
 from image_text_embedding.foundation.messages import did_you_mean
+from image_text_embedding.foundation.text_files import read_text
 from image_text_embedding.models.config import ModelConfig, config_from_mapping
 
 PACKAGE_FOLDER = Path(__file__).resolve().parents[1]  # contains the packaged weights and, in a wheel, configs/
@@ -62,7 +63,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: it cannot be read.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.safe_load(read_text(path))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: also impossible dates
         raise ConfigError(f"cannot read {path}: {error}") from error
     if not isinstance(raw, dict):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rich.console import Console
 
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.foundation.terminal_text import printable_text
+from image_text_embedding.inputs.collections.collection_items import describe_passed_over
 
 
 def console() -> Console:
@@ -27,6 +28,12 @@ def print_note(message: object) -> None:
 def print_skipped(error: object) -> None:
     """Print on stderr why an item is left out."""
     print(f"left out: {printable_text(str(error))}", file=sys.stderr)
+
+
+def print_passed_over(counts: Mapping[str, int]) -> None:
+    """Print on stderr how many files of a source were not taken, by their suffixes."""
+    if counts:
+        print_note(describe_passed_over(counts))
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,11 +12,11 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from image_text_embedding.foundation.errors import ImageError, InputError
+from image_text_embedding.foundation.errors import ImageError
 from image_text_embedding.foundation.terminal_text import printable_text
-from image_text_embedding.inputs.collections.collection_items import PICTURE_SUFFIXES
+from image_text_embedding.inputs.collections.collection_items import CollectionItem
 from image_text_embedding.interfaces.cli.options import ListedModel
-from image_text_embedding.interfaces.cli.output import print_skipped, writing_out
+from image_text_embedding.interfaces.cli.output import print_passed_over, print_skipped, writing_out
 from image_text_embedding.models.config_files import model_config
 
 
@@ -24,7 +25,9 @@ def rank(
     images: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="A folder of pictures; the default is the packaged gallery.", show_default=False
+            metavar="DIR",
+            help="A folder of pictures (and subfolders); the default is the packaged gallery.",
+            show_default=False,
         ),
     ] = None,
     model: ListedModel = "blip_demo",
@@ -36,46 +39,55 @@ def rank(
     Pictures that cannot be read are named on stderr and left out; the exit code is then 1.
     """
     from image_text_embedding.inference.visualization.contact_sheet import THUMBNAIL_SIDE, contact_sheet, thumbnail
+    from image_text_embedding.inputs.collections.content_reading import picture_input
     from image_text_embedding.inputs.image_loading import load_picture
     from image_text_embedding.interfaces.towhee_operators.registration import registered_operator
 
-    paths = _picture_paths(images)
+    items = _pictures(images)
     operator = registered_operator(f"image-text-embedding/{model_config(model).family}")
     embed_image, embed_text = operator(model, "image"), operator(model, "text")
     vectors, readable = [], []
-    for path in track(paths, "embedding", console=Console(stderr=True), disable=not sys.stderr.isatty()):
+    for item in track(items, "embedding", console=Console(stderr=True), disable=not sys.stderr.isatty()):
         try:
-            vectors.append(embed_image(path))
-            readable.append(path)
+            vectors.append(embed_image(picture_input(item)))
+            readable.append(item)
         except ImageError as error:
             print_skipped(error)
     if readable:
         cosines = np.stack(vectors) @ embed_text(text)
         best = np.argsort(-cosines, kind="stable")[:count]
         for number, i in enumerate(best, 1):
-            shown = readable[i].name if images is None else str(readable[i])
+            shown = _shown_path(readable[i], images)
             print(f"{number:3}  {cosines[i]:6.3f}  {printable_text(shown)}")
         # Shrunk one by one: a hundred full-size photos take gigabytes.
-        pictures = [thumbnail(load_picture(readable[i]), THUMBNAIL_SIDE) for i in best]
-        captions = [f"{cosines[i]:.3f}  {printable_text(readable[i].name)}" for i in best]
+        pictures = [thumbnail(load_picture(picture_input(readable[i])), THUMBNAIL_SIDE) for i in best]
+        captions = [f"{cosines[i]:.3f}  {printable_text(Path(readable[i].path).name)}" for i in best]
         # Printing stays outside: a closed pipe (`| head`) is an OSError, too, and not one of `out`.
         with writing_out(out):
             sheet = contact_sheet(pictures, captions, f"{text} ({model})", out)
         print(printable_text(str(sheet)))
-    if len(readable) < len(paths):
+    if len(readable) < len(items):
         raise typer.Exit(1)
 
 
-def _picture_paths(folder: Path | None) -> list[Path]:
-    """The pictures in a folder, sorted by name; for None the packaged gallery."""
+def _shown_path(item: CollectionItem, folder: Path | None) -> str:
+    """A picture's name in the list: relative where the folder was given so, and the bare name in the packaged gallery."""
+    if folder is None:
+        return Path(item.path).name
+    return item.path if folder.is_absolute() else os.path.relpath(item.path)
+
+
+def _pictures(folder: Path | None) -> list[CollectionItem]:
+    """The pictures of a folder, in the order of names; for None of the packaged gallery."""
+    from image_text_embedding.inputs.collections.collection import Collection
+
     if folder is None:
         from image_text_embedding.demo.packaged_gallery import gallery
 
-        return [Path(entry["path"]) for entry in gallery()]
-    try:
-        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
-    except OSError as error:
-        raise InputError(f"--images: expected a folder of pictures, got {folder}: {error.strerror}") from error
-    if not paths:
-        raise InputError(f"--images: expected pictures ({', '.join(PICTURE_SUFFIXES)}), got {folder}, which has none")
-    return paths
+        return list(Collection([entry["path"] for entry in gallery()], "image"))
+    collection = Collection(folder, "image")
+    items = list(collection)
+    if not items:
+        raise collection.nothing_found()
+    print_passed_over(collection.passed_over.counts)
+    return items

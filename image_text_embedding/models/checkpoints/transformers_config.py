@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from image_text_embedding.foundation.errors import ConfigError
+from image_text_embedding.foundation.text_files import read_text
 from image_text_embedding.inputs.text_rules import TextRules
 from image_text_embedding.models.config import ModelConfig, config_from_mapping
 from image_text_embedding.models.config_files import model_config
@@ -30,7 +31,7 @@ def config_from_transformers(folder: Path) -> ModelConfig:
         ConfigError: the folder contains another kind of model, or settings that no BLIP has.
     """
     try:
-        raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        raw = json.loads(read_text(folder / "config.json"))
         model_type = raw["model_type"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ConfigError(f"{folder}: expected a config.json with a model_type, got {error!r}") from error
@@ -64,7 +65,7 @@ def _from_transformers(raw: dict[str, Any], folder: Path) -> ModelConfig:
         processor = folder / name
         if processor.is_file():
             try:
-                rules = json.loads(processor.read_text(encoding="utf-8"))
+                rules = json.loads(read_text(processor))
                 rules = rules.get("image_processor", rules)
             except (ValueError, AttributeError) as error:
                 raise ConfigError(f"{processor}: {error}") from error
