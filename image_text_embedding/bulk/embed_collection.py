@@ -18,7 +18,7 @@ import itertools
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from image_text_embedding.bulk.item_embedding import ItemReader
@@ -30,7 +30,7 @@ from image_text_embedding.foundation.argument_checks import is_number, require_i
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.inputs.collections.collection import Collection
 from image_text_embedding.inputs.collections.collection_items import CollectionItem, as_utf8
-from image_text_embedding.inputs.collections.content_reading import modified_ns
+from image_text_embedding.inputs.collections.content_reading import file_size, modified_ns
 from image_text_embedding.inputs.item_lists import progress_bar
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.inputs.prefetch import available_cpus
@@ -60,6 +60,7 @@ class EmbedSummary:
         failed: items that cannot be used; `errors.parquet` says why.
         rows: in the folder, of all runs.
         seconds: without the time to load the model.
+        passed_over: how many files of the source were not taken, by their suffixes.
     """
 
     out: str
@@ -70,6 +71,7 @@ class EmbedSummary:
     failed: int
     rows: int
     seconds: float
+    passed_over: dict[str, int] = field(default_factory=dict)
 
 
 def embed(
@@ -84,6 +86,7 @@ def embed(
     batch_size: int | str = "auto",
     workers: int | None = None,
     max_errors: float = 0.1,
+    checksum: bool = False,
     limits: Limits | None = None,
     show_progress_bar: bool | None = None,
     ray: str | bool = False,
@@ -101,6 +104,8 @@ def embed(
         workers: threads that read and decode pictures; None is one per CPU, at most 8. On Ray: processes that hold the
             model; None is one per GPU, or without GPUs one per CPU.
         max_errors: the share of the source that may fail. Beyond it the run stops; its rows stay.
+        checksum: read every picture again, and compare its sha256. Otherwise a picture whose file has the same size and time
+            as before counts as unchanged, and so does a URL.
         limits: what a picture may cost.
         show_progress_bar: None = on a terminal, when it takes more than a moment.
         ray: run on Ray: True is the cluster at RAY_ADDRESS, or else one on this machine; a string is an address. Each
@@ -138,11 +143,11 @@ def embed(
 
         def known(item: CollectionItem) -> bool:
             """Whether an item is embedded already, decided without reading it."""
-            if items.modality == "text" or item.picture is None:
+            if checksum or items.modality == "text" or item.picture is None:
                 return False
             mtime_ns = modified_ns(item)
             has_version = mtime_ns is not None or (is_url(item.path) and is_url(item.picture.file))
-            return has_version and shards.has_file(as_utf8(item.path), mtime_ns)
+            return has_version and shards.has_file(as_utf8(item.path), mtime_ns, file_size(item))
 
         if ray is False:
             threads = workers or min(8, available_cpus())
@@ -186,6 +191,7 @@ def embed(
             shards.errors,
             len(shards),
             round(time.monotonic() - started, 3),
+            dict(items.passed_over.counts),
         )
 
 

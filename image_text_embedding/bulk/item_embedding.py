@@ -13,6 +13,7 @@ from image_text_embedding.bulk.vector_shards import Row
 from image_text_embedding.foundation.errors import ImageError, TextError, as_item_error
 from image_text_embedding.inputs.collections.collection_items import CollectionItem, as_utf8
 from image_text_embedding.inputs.collections.content_reading import (
+    file_size,
     modified_ns,
     read_caption,
     read_picture_bytes,
@@ -71,12 +72,19 @@ class ItemReader:
 
     def _picture(self, item: CollectionItem, path: str) -> tuple[Row, np.ndarray]:
         assert item.picture is not None
-        mtime_ns = modified_ns(item)  # before it is read: if it is written meanwhile, the next run reads it again
+        # Before it is read: if it is written meanwhile, the next run reads it again.
+        mtime_ns, size_of_file = modified_ns(item), file_size(item) if item.picture.cell is not None else None
         content = read_picture_bytes(item.picture, self.limits)
         picture = load_picture(content, self.limits)
         caption = read_caption(item.caption)
         row = Row(
-            path, caption and as_utf8(caption), len(content), *picture.size, sha256(content).hexdigest(), mtime_ns
+            path,
+            caption and as_utf8(caption),
+            len(content),
+            *picture.size,
+            sha256(content).hexdigest(),
+            mtime_ns,
+            size_of_file,
         )
         return row, to_pixels(picture, self.size)
 

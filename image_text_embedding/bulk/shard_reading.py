@@ -19,8 +19,9 @@
 | `vector` | list<float>[D] | of unit length |
 
 A row is one content at one path. Equal pictures at two paths are two rows with one vector, which is computed once. A picture
-whose file changed gets a new row, and the old one stays. A file that was not written since is not read again. Bytes of a
-name that are not UTF-8 appear as `\\udcff`.
+whose file changed gets a new row, and the old one stays. A file with the same size and time is not read again. For a picture
+in a parquet file, this is the size of that file, which the shard's schema names (SOURCE_SIZES). Bytes of a name that are not
+UTF-8 appear as `\\udcff`.
 
 Shards are numbered in the order of writing; each appears complete or not at all, a `metadata-*.parquet` after its vectors.
 A shard may be removed: its items are then embedded again, in new rows.
@@ -45,6 +46,13 @@ from image_text_embedding.foundation.optional_imports import import_optional
 LAYOUTS = {"parquet": "part", "npy": "metadata"}  # layout -> the start of the names of the files with rows
 
 MANIFEST, ERRORS = "manifest.json", "errors.parquet"
+
+SOURCE_SIZES = b"source_sizes"  # in the metadata of a shard's schema: JSON, the path of a parquet file -> its size
+
+# row, path, sha256, mtime_ns; and the bytes of the file, or None if they are not known
+KnownRow = tuple[int, str, str, "int | None", "int | None"]
+
+_CELL = re.compile(r"(.*\.parquet)#\d+(/\d+)?", re.DOTALL | re.IGNORECASE)
 
 MAX_MANIFEST_BYTES = 2**20
 
@@ -151,6 +159,30 @@ def shard_batches(file: Path, columns: list[str] | None, rows: int = 4096) -> It
         for batch in _open(file).iter_batches(rows, columns=columns):
             batch.validate(full=True)  # finds strings that are not UTF-8
             yield batch
+
+
+def known_rows(file: Path) -> Iterator[list[KnownRow]]:
+    """What identifies the rows of a shard and the files that they come from."""
+    names = ["row", "path", "sha256", "mtime_ns"]
+    schema = _open(file).schema_arrow
+    with shard_errors(file):
+        sizes = json.loads((schema.metadata or {}).get(SOURCE_SIZES, b"{}"))
+    has_sizes = "size" in schema.names
+    for batch in shard_batches(file, [*names, "size"] if has_sizes else names):
+        columns = [batch.column(name).to_pylist() for name in names]
+        own_sizes = batch.column("size").to_pylist() if has_sizes else [None] * len(batch)
+        rows: list[KnownRow] = []
+        for row, path, sha256, mtime_ns, size in zip(*columns, own_sizes):
+            parquet = file_of_cell(path)
+            size = size if parquet is None else sizes.get(parquet)
+            rows.append((row, path, sha256, mtime_ns, None if mtime_ns is None else size))
+        yield rows
+
+
+def file_of_cell(path: str) -> str | None:
+    """The parquet file that a row's picture is in, by the row's path; None for other rows."""
+    found = _CELL.fullmatch(path)
+    return found[1] if found else None
 
 
 def vectors_file(file: Path) -> Path:

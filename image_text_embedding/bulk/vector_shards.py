@@ -21,11 +21,14 @@ from image_text_embedding.bulk.shard_reading import (
     ERRORS,
     LAYOUTS,
     MANIFEST,
+    SOURCE_SIZES,
+    KnownRow,
     check_shard,
+    file_of_cell,
     import_arrow,
+    known_rows,
     read_manifest,
     read_vector,
-    shard_batches,
     shard_files,
     vectors_file,
 )
@@ -51,6 +54,7 @@ class Row:
     height: int | None
     sha256: str
     mtime_ns: int | None
+    file_size: int | None = None  # of the parquet file that contains it; stored once per shard, in SOURCE_SIZES
 
 
 class VectorShards:
@@ -112,9 +116,14 @@ class VectorShards:
             self._seen.close()
             self._lock.release()
 
-    def has_file(self, path: str, mtime_ns: int | None) -> bool:
-        """Whether the file at this path is embedded already, without reading it. A URL is assumed not to change."""
-        return self._find(b"file", f"{path}\0{mtime_ns}") is not None
+    def has_file(self, path: str, mtime_ns: int | None, size: int | None) -> bool:
+        """Whether the file at this path is embedded already, without reading it. A URL is assumed not to change.
+
+        Args:
+            size: as `content_reading.file_size`. It does not count for rows that name none, as those of version 0.1.0 about
+                pictures in parquet files.
+        """
+        return any(self._find(b"file", f"{path}\0{mtime_ns}\0{known}") is not None for known in (size, None))
 
     def has(self, row: Row) -> bool:
         """Whether this content at this path is embedded already."""
@@ -135,7 +144,8 @@ class VectorShards:
         if self.has(row):
             return False
         self._opened = self._opened if self._pending else time.monotonic()
-        self._record([(len(self), row.path, row.sha256, row.mtime_ns)])
+        size = row.size if row.file_size is None else row.file_size
+        self._record([(len(self), row.path, row.sha256, row.mtime_ns, None if row.mtime_ns is None else size)])
         self._pending.append((row, np.asarray(vector, dtype=np.float32)))
         if len(self._pending) >= self.shard_size or time.monotonic() - self._opened > MAX_OPEN_SECONDS:
             self.commit()
@@ -186,7 +196,8 @@ class VectorShards:
         }
         if self._layout == "parquet":
             columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), self._dim)
-        return pa.table(columns)
+        sizes = {file_of_cell(row.path): row.file_size for row in rows if row.file_size is not None}
+        return pa.table(columns).replace_schema_metadata({SOURCE_SIZES: json.dumps(sizes)} if sizes else None)
 
     def _failed(self) -> Any:
         pa = import_arrow()
@@ -242,8 +253,7 @@ class VectorShards:
         for file in shard_files(self.folder, self._layout):
             check_shard(file, self._layout, self._dim, ("row", "mtime_ns"))
             first = None
-            for batch in shard_batches(file, ["row", "path", "sha256", "mtime_ns"]):
-                rows = list(zip(*(column.to_pylist() for column in batch.columns)))
+            for rows in known_rows(file):
                 first = rows[0][0] if first is None and rows else first
                 self._record(rows)
                 self._next_row = max([self._next_row, *(row[0] + 1 for row in rows)])
@@ -262,12 +272,12 @@ class VectorShards:
                     f"{self.manifest[key]!r}. Use the same settings, or choose another --out"
                 )
 
-    def _record(self, rows: list[tuple[int, str, str, int | None]]) -> None:
+    def _record(self, rows: list[KnownRow]) -> None:
         keys: list[tuple[bytes, int]] = []
-        for row, path, sha256, mtime_ns in rows:
+        for row, path, sha256, mtime_ns, size in rows:
             keys.append((_key(b"same", sha256), row))
             keys.append((_key(b"item", f"{path}\0{sha256}"), row))
-            keys.append((_key(b"file", f"{path}\0{mtime_ns}"), row))
+            keys.append((_key(b"file", f"{path}\0{mtime_ns}\0{size}"), row))
         self._seen.execute("BEGIN")
         self._seen.executemany("INSERT OR IGNORE INTO seen VALUES (?, ?)", keys)
         self._seen.execute("COMMIT")

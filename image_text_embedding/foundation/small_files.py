@@ -7,11 +7,13 @@ import json
 import os
 from typing import Any
 
+from image_text_embedding.foundation.text_files import decode_text
+
 MAX_CONFIG_BYTES = 2**20  # the largest official config.json has 5 KB
 
 
 def read_small_text(path: str | os.PathLike[str], max_bytes: int = MAX_CONFIG_BYTES) -> str:
-    """The text of a UTF-8 file, without a byte order mark, with line ends as "\\n". No more than `max_bytes` are read.
+    """The text of a file, as `text_files.read_text`; no more than `max_bytes` are read.
 
     Raises:
         OSError: it cannot be read, or is a folder, a device or a pipe, which might never end.
@@ -23,7 +25,7 @@ def read_small_text(path: str | os.PathLike[str], max_bytes: int = MAX_CONFIG_BY
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise ValueError(f"expected at most {max_bytes:,} bytes, got a file too large to be one")
-    return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    return decode_text(content).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_small_json(path: str | os.PathLike[str], max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:

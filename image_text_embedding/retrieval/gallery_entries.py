@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from image_text_embedding.foundation.errors import ImageError, TextError, item_errors_as
 from image_text_embedding.foundation.file_digests import compute_digests
+from image_text_embedding.inputs.collections.content_reading import StoredPicture
 from image_text_embedding.inputs.image_loading import load_picture
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.inputs.url_fetch import fetch_picture, is_url
@@ -51,6 +52,9 @@ def picture_entry(item: Any, limits: Limits) -> GalleryEntry:
         except OSError as error:
             raise ImageError(f"cannot read {location!r}: {error.strerror or error}") from error
         return GalleryEntry(f"image:{digest}", location, "", location)
+    if isinstance(item, StoredPicture):
+        content = item.read()
+        return GalleryEntry(_id("image", content), readable_location(item.path), "", content)
     if callable(getattr(item, "read", None)):
         item = item.read()
         if not isinstance(item, (bytes, bytearray)):

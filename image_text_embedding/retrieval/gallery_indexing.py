@@ -1,4 +1,4 @@
-"""Fills a gallery from a folder of pictures, a file of texts, or a folder that `image-text-embedding embed` wrote."""
+"""Fills a gallery from a collection of pictures or texts, or from a folder that `image-text-embedding embed` wrote."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from image_text_embedding.bulk.shard_reading import LAYOUTS, MANIFEST, read_manifest, read_shards, shard_files
 from image_text_embedding.bulk.vector_manifest import manifest_of
-from image_text_embedding.foundation.errors import ConfigError, EmbeddingError, InputError
+from image_text_embedding.foundation.errors import ConfigError, EmbeddingError, InputError, TextError
 from image_text_embedding.inputs.collections.collection import Collection
-from image_text_embedding.inputs.collections.collection_items import PICTURE_SUFFIXES
-from image_text_embedding.inputs.collections.tables import text_lines
+from image_text_embedding.inputs.collections.collection_items import CollectionItem, suffix_of
+from image_text_embedding.inputs.collections.content_reading import picture_input, require_text
 
 if TYPE_CHECKING:
     from image_text_embedding.retrieval.gallery import Gallery
@@ -29,24 +29,34 @@ class IndexSummary:
         total: how many pictures or texts it has.
         new: how many of them the index did not have.
         errors: the path or line of each item that cannot be used, and why.
+        passed_over: how many files of the source were not taken, by their suffixes.
     """
 
     total: int = 0
     new: int = 0
     errors: list[tuple[str, EmbeddingError]] = field(default_factory=list)
+    passed_over: dict[str, int] = field(default_factory=dict)
 
 
 def index_collection(
-    gallery: Gallery, source: str | os.PathLike[str], batch_size: int = 32, show: bool | None = None
+    gallery: Gallery,
+    source: str | os.PathLike[str],
+    batch_size: int = 32,
+    show: bool | None = None,
+    *,
+    modality: str | None = None,
+    column: str | None = None,
 ) -> IndexSummary:
     """Add a source to a gallery. What is already there costs nothing, so an interrupted build can be repeated.
 
     Args:
         gallery: to be filled.
-        source: a folder that `embed` wrote (its vectors are used as they are), another folder (its pictures, and those of the
-            folders below), or a .txt file (a text per line).
+        source: a folder that `embed` wrote (its vectors are used as they are), or what `inputs.collections.Collection` reads:
+            a folder, a glob, a list, a table, a tar. Pictures in tars and parquet files can be found, but not be re-ranked.
         batch_size: items computed at once.
         show: a progress bar; None = on a terminal.
+        modality: "image" or "text"; None is text for a .txt file and for a table that has texts only.
+        column: the column of a table to add, if it has no common name.
 
     Raises:
         InputError: there is nothing to index, or vectors have different lengths.
@@ -54,35 +64,46 @@ def index_collection(
         StoreError: as `Gallery.add`.
     """
     path = Path(source)
-    if os.path.isdir(path):  # not Path.is_dir, which raises where it may not look
-        items = _pictures(path)
-        # Web pages have a file of that name too, which may be in a folder of pictures.
-        if (path / MANIFEST).is_file() and (not items or any(shard_files(path, layout) for layout in LAYOUTS)):
-            return _index_shards(gallery, path)
-        if not items:
-            raise InputError(f"expected pictures ({', '.join(PICTURE_SUFFIXES)}) in {path} or below, got none")
-        given: dict[str, Any] = {"pictures": items}
-    elif path.suffix == ".txt" and os.path.isfile(path):
-        items = [line.strip() for line in text_lines(str(path)) if line.strip()]
-        if not items:
-            raise InputError(f"expected a text in each line of {path}, got none")
-        given = {"texts": items}
-    else:
-        reach = "" if os.path.exists(path) else ": not found or not readable"
-        raise InputError(f"expected a folder, or a .txt file with a text in each line, got {path}{reach}")
-    new, errors = gallery.add(**given, batch_size=batch_size, show_progress_bar=show, on_error="skip")
-    return IndexSummary(len(items), new, [(items[index], error) for index, error in errors])
+    is_file_of_texts = suffix_of(os.fspath(source)) == ".txt" and not os.path.isdir(path)
+    if os.path.isdir(path) and _is_embedded(path):
+        return _index_shards(gallery, path)
+    collection = Collection(source, modality or ("text" if is_file_of_texts else None), column)
+    names: list[str] = []
+    items: list[Any] = []
+    done = IndexSummary()
+    for item in collection:
+        done.total += 1
+        try:
+            items.append(picture_input(item) if collection.modality == "image" else _text(item))
+            names.append(item.path)
+        except InputError as error:
+            done.errors.append((item.path, error))
+    if not items:
+        raise done.errors[0][1] if done.errors else collection.nothing_found()
+    done.passed_over = dict(collection.passed_over.counts)
+    given: dict[str, Any] = {"pictures" if collection.modality == "image" else "texts": items}
+    done.new, errors = gallery.add(**given, batch_size=batch_size, show_progress_bar=show, on_error="skip")
+    done.errors += [(names[index], error) for index, error in errors]
+    return done
 
 
-def _pictures(folder: Path) -> list[str]:
-    """The picture files of a folder and of those below. (Pictures in tar shards have no path to find them by again.)"""
-    paths = []
-    for item in Collection(folder):
+def _is_embedded(folder: Path) -> bool:
+    """Whether `embed` wrote the folder. Web pages have a file of the manifest's name too, among pictures perhaps."""
+    has_manifest = (folder / MANIFEST).is_file()
+    return has_manifest and (any(shard_files(folder, layout) for layout in LAYOUTS) or not any(Collection(folder)))
+
+
+def _text(item: CollectionItem) -> str:
+    """
+    Raises:
+        TextError: the item has none.
+    """
+    try:
         if item.problem is not None:
-            raise InputError(f"{item.path}: {item.problem}")
-        if item.picture is not None and item.picture.span is None:
-            paths.append(item.picture.file)
-    return paths
+            raise TextError(item.problem)
+        return require_text(item)
+    except TextError as error:
+        raise TextError(f"{item.path}: {error}") from error
 
 
 def _index_shards(gallery: Gallery, folder: Path) -> IndexSummary:

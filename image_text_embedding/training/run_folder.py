@@ -28,6 +28,7 @@ from image_text_embedding.foundation.atomic_files import atomic_replace, remove_
 from image_text_embedding.foundation.errors import CheckpointError, ConfigError
 from image_text_embedding.foundation.exclusive_lock import LockHeldError, acquire_lock
 from image_text_embedding.foundation.optional_imports import import_optional
+from image_text_embedding.foundation.text_files import read_text
 from image_text_embedding.inputs.tokenizer import Tokenizer
 from image_text_embedding.models.checkpoints.checkpoint_files import load_pickle, save_weights
 from image_text_embedding.training.data.pair_dataset import SkippedPair
@@ -90,7 +91,7 @@ class RunFolder:
             ConfigError: it cannot be read.
         """
         try:
-            run: dict[str, Any] = json.loads((self.path / RUN).read_text(encoding="utf-8"))
+            run: dict[str, Any] = json.loads(read_text(self.path / RUN))
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot read {self.path / RUN}: {error}") from error
         return run
@@ -250,7 +251,7 @@ def _figure() -> Any:
 def _read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSON lines file, without a last line that was cut off."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_text(path).splitlines():
         try:
             rows.append(json.loads(line))
         except ValueError:

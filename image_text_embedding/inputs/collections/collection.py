@@ -2,18 +2,23 @@
 
 | SOURCE | what is read |
 | --- | --- |
-| a folder | its pictures and `.tar` shards, and those of the folders below; names that start with a dot are hidden |
-| a glob (quoted: `"photos/*.jpg"`) | what matches, as if each match were named |
+| a folder | its pictures and `.tar` shards, and those of the folders below |
+| a glob (quoted: `"photos/*.jpg"`) | what matches, as if each match were named; `**` is any number of folders |
 | a picture | the picture |
 | `.txt` | a picture's path or URL per line; with modality "text", a text per line |
 | `.csv`, `.tsv`, `.jsonl`, `.parquet` | the column of pictures, with the column of texts as captions; or the texts |
 | `.tar` | webdataset samples: consecutive members that share a name up to its first dot |
 
 Columns have the names in IMAGE_COLUMNS and TEXT_COLUMNS, in upper or lower case; `column` names another one. A picture is a
-path or a URL, in parquet also bytes, bare or as Hugging Face's datasets store them. Relative paths are relative to the file
-that contains them. A picture's caption is the one in its row, or the `.txt` (else the `caption` or `text` of the `.json`) of
-the same name; a caption that cannot be read is left out, and the picture is used without it. A `.txt` that is named together
-with pictures is a caption, not a list.
+path or a URL, in parquet also bytes; or {"bytes", "path"} as Hugging Face's datasets store it; or a list of these, each an
+item. Relative paths are relative to the file that contains them. A picture's caption is the one in its row, or the
+`.txt` (else the `caption` or `text` of the `.json`) of the same name; a caption that cannot be read is left out, and the
+picture is used without it. A `.txt` that is named together with pictures is a caption, not a list. Text is UTF-8, or UTF-16
+with a byte-order mark. A row of a table that cannot be used is an item with a problem.
+
+Of folders, globs and tars, hidden files are not taken: their names, or those of folders that they are in, start with a dot or
+are `__MACOSX`. Links to folders are followed, each folder once: a link into the source, or to a folder that contains it, is
+not followed. Other files that are not taken are counted in `passed_over`.
 
 Items are streamed. In memory are: the names of one directory at a time (sorted, so that every run has the same order), the
 matches of a glob, and two row groups of a parquet file with pictures in it. Tar shards are not extracted: their headers say
@@ -22,36 +27,41 @@ where the bytes of a member are.
 
 from __future__ import annotations
 
-import glob
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import PurePath
 from typing import Any
 
 from image_text_embedding.foundation.argument_checks import MODALITIES
 from image_text_embedding.foundation.errors import InputError
+from image_text_embedding.foundation.text_files import text_lines
 from image_text_embedding.inputs.collections.collection_items import (
     PICTURE_SUFFIXES,
     CollectionItem,
     ContentLocation,
+    PassedOver,
     as_utf8,
+    picture_values,
     suffix_of,
 )
-from image_text_embedding.inputs.collections.folders import folder_items, picture_file_item
-from image_text_embedding.inputs.collections.parquet_tables import open_parquet, parquet_rows
+from image_text_embedding.inputs.collections.folders import FolderLinks, folder_items, picture_file_item
+from image_text_embedding.inputs.collections.parquet_tables import (
+    holds_lists,
+    holds_paths,
+    open_parquet,
+    parquet_rows,
+    picture_cells,
+)
+from image_text_embedding.inputs.collections.source_paths import expand_paths
 from image_text_embedding.inputs.collections.tables import (
     TABLE_SUFFIXES,
     column_names,
-    csv_rows,
     find_columns,
-    json_lines,
     table_modality,
-    text_lines,
+    table_rows,
 )
 from image_text_embedding.inputs.collections.tar_shards import tar_items
 from image_text_embedding.inputs.url_fetch import is_url
-
-KNOWN_SUFFIXES = (".txt", ".tar", *TABLE_SUFFIXES, *PICTURE_SUFFIXES)
 
 
 class Collection:
@@ -59,6 +69,7 @@ class Collection:
 
     Attributes:
         modality: "image" or "text": what the items are embedded as.
+        passed_over: the files that the last pass over the source did not take.
     """
 
     def __init__(
@@ -82,7 +93,9 @@ class Collection:
         given = [source] if isinstance(source, (str, os.PathLike)) else list(source)
         if not given:
             raise InputError("source: expected a folder, a glob or a file, got none")
-        self._paths = _expanded([os.fspath(path) for path in given])
+        self._paths, self._unmatched = expand_paths([os.fspath(path) for path in given])
+        self._folders = [os.path.realpath(path) for path in self._paths if os.path.isdir(path)]
+        self._start_pass()
         self._column = column
         self._names: dict[str, list[str]] = {}
         tables = [path for path in self._paths if suffix_of(path) in TABLE_SUFFIXES and not os.path.isdir(path)]
@@ -93,6 +106,7 @@ class Collection:
         )
 
     def __iter__(self) -> Iterator[CollectionItem]:
+        self._start_pass()
         for path in self._paths:
             yield from self._items(path)
 
@@ -102,11 +116,25 @@ class Collection:
         Raises:
             InputError: there are none, or a file is not what its suffix says.
         """
+        self._start_pass()
         total = sum(self._count(path) for path in self._paths)
         if not total:
-            wanted = f"pictures ({', '.join(PICTURE_SUFFIXES)})" if self.modality == "image" else "texts"
-            raise InputError(f"expected {wanted} in {', '.join(self._paths[:3])}, got none")
+            raise self.nothing_found()
         return total
+
+    def nothing_found(self) -> InputError:
+        """The error for a source without items."""
+        wanted = (
+            f"pictures ({', '.join(PICTURE_SUFFIXES)})" if self.modality == "image" else "a text in each line or row"
+        )
+        found = f"; {self.passed_over}" if self.passed_over.counts else ""
+        return InputError(f"expected {wanted} in {', '.join(self._paths[:3])}, got none{found}")
+
+    def _start_pass(self) -> None:
+        self.passed_over = PassedOver()
+        self._links = FolderLinks(self._folders, self.passed_over)
+        for path in self._unmatched:
+            self.passed_over.add(path)
 
     def _count(self, path: str) -> int:
         if suffix_of(path) == ".parquet" and not os.path.isdir(path):
@@ -114,24 +142,23 @@ class Collection:
                 file = open_parquet(path)
             except InputError:
                 return 1  # the item that reports it
-            find_columns(path, file.schema_arrow.names, self.modality, self._column)
-            return int(file.metadata.num_rows)
+            image, _ = find_columns(path, file.schema_arrow.names, self.modality, self._column)
+            if image is None or self.modality == "text" or not holds_lists(file, image):
+                return int(file.metadata.num_rows)
         return sum(1 for _ in self._items(path))
 
     def _items(self, path: str) -> Iterator[CollectionItem]:
         suffix = suffix_of(path)
         if os.path.isdir(path):
-            return folder_items(path)
+            return folder_items(path, self._links, self.passed_over)
         if suffix == ".tar":
-            return tar_items(path)
+            return tar_items(path, self.passed_over)
         if suffix == ".txt":
             return self._lines(path)
         if suffix == ".parquet":
             return self._parquet(path)
-        if suffix == ".jsonl":
-            return self._rows(path, (row for _, row in json_lines(path)))
         if suffix in TABLE_SUFFIXES:
-            return self._rows(path, csv_rows(path))
+            return self._rows(path)
         return iter([picture_file_item(path, os.path.exists)])
 
     def _columns_of(self, table: str) -> list[str]:
@@ -144,20 +171,42 @@ class Collection:
             if value := line.strip():
                 yield self._item(path, number, *((value, None) if self.modality == "image" else (None, value)))
 
-    def _rows(self, path: str, rows: Iterator[Any]) -> Iterator[CollectionItem]:
+    def _rows(self, path: str) -> Iterator[CollectionItem]:
         columns = None
-        for number, row in enumerate(rows, 1):
+        for number, row in enumerate(table_rows(path), 1):
             if isinstance(row, str):
                 yield CollectionItem(f"{path}#{number}", problem=row)
                 continue
             if columns is None:
                 columns = find_columns(path, self._columns_of(path), self.modality, self._column)
             image, text = columns
-            yield self._item(path, number, row.get(image) if image else None, row.get(text) if text else None)
+            pictures = picture_values(row.get(image)) if image else []
+            yield from self._row_items(path, number, pictures, row.get(text) if text else None)
 
-    def _item(self, path: str, number: int, picture: Any, caption: Any) -> CollectionItem:
-        """The item of a row or a line."""
-        name = f"{as_utf8(path)}#{number}"
+    def _row_items(
+        self, path: str, number: int, pictures: list[Any], caption: Any, cell: tuple[int, int, str] | None = None
+    ) -> Iterator[CollectionItem]:
+        """The items of a row: one for each picture, or the text.
+
+        Args:
+            pictures: a path, a URL, None, or True for bytes in `cell` (row group, row and column of a parquet file).
+        """
+        if self.modality == "text" or not pictures:
+            pictures = [None]
+        for position, picture in enumerate(pictures):
+            yield self._item(path, number, picture, caption, position, cell)
+
+    def _item(
+        self,
+        path: str,
+        number: int,
+        picture: Any,
+        caption: Any,
+        position: int = 0,
+        cell: tuple[int, int, str] | None = None,
+    ) -> CollectionItem:
+        """The item of a line, or of a picture or text in a row."""
+        name = f"{as_utf8(path)}#{number}" + (f"/{position + 1}" if position else "")
         if isinstance(caption, list) and caption and self.modality == "image":
             caption = caption[0]
         if self.modality == "text":
@@ -167,6 +216,8 @@ class Collection:
                 )
             return CollectionItem(name, caption=caption)
         caption = caption if isinstance(caption, str) and caption else None
+        if picture is True and cell is not None:
+            return CollectionItem(name, ContentLocation(path, cell=(*cell, position)), caption)
         if not isinstance(picture, str) or not picture.strip():
             return CollectionItem(name, problem=f"expected a picture's path or URL, got {str(picture)[:100]!r}")
         picture = picture.strip()
@@ -185,63 +236,18 @@ class Collection:
             yield CollectionItem(path, problem=str(error))
 
     def _parquet_rows(self, path: str, file: Any) -> Iterator[CollectionItem]:
-        import pyarrow as pa
-
         image, text = find_columns(path, file.schema_arrow.names, self.modality, self._column)
-        packed = False
-        if image is not None and self.modality == "image":
-            kind = file.schema_arrow.field(image).type
-            packed = pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-            if packed and file.metadata.num_rows > os.path.getsize(path):
-                raise InputError(f"{path}: claims {file.metadata.num_rows} pictures but has fewer bytes: it is damaged")
-        wanted = [name for name in (None if packed else image, text) if name is not None]
+        image = image if self.modality == "image" else None
+        if image is not None and not holds_paths(file, image) and file.metadata.num_rows > os.path.getsize(path):
+            raise InputError(f"{path}: claims {file.metadata.num_rows} pictures but has fewer bytes: it is damaged")
         number = 0
         for group in range(file.num_row_groups):
-            rows: Iterable[dict[str, Any]] = ({} for _ in range(file.metadata.row_group(group).num_rows))
-            if wanted:
-                rows = parquet_rows(path, file, group, wanted)
-            for index, row in enumerate(rows):
+            pictures: Iterable[list[Any]] = itertools.repeat([])
+            captions: Iterable[Any] = itertools.repeat(None)
+            if image is not None:
+                pictures = picture_cells(path, file, group, image)
+            if text is not None:
+                captions = (row[text] for row in parquet_rows(path, file, group, [text]))
+            for index, (found, caption) in enumerate(zip(pictures, captions)):
                 number += 1
-                if not packed:
-                    yield self._item(path, number, row.get(image) if image else None, row.get(text) if text else None)
-                    continue
-                caption = row.get(text) if text else None
-                caption = caption[0] if isinstance(caption, list) and caption else caption
-                location = ContentLocation(path, cell=(group, index, str(image)))
-                yield CollectionItem(
-                    f"{path}#{number}", location, caption if isinstance(caption, str) and caption else None
-                )
-
-
-def _expanded(given: list[str]) -> list[str]:
-    """Absolute paths of folders and files, with globs expanded."""
-    paths: list[str] = []
-    for path in given:
-        if os.path.exists(path):
-            if not os.path.isdir(path) and suffix_of(path) not in KNOWN_SUFFIXES:
-                raise InputError(_expectation(path))
-            paths.append(path)
-        elif glob.has_magic(path):
-            found = sorted(
-                p for p in glob.iglob(path, recursive=True) if suffix_of(p) in KNOWN_SUFFIXES or os.path.isdir(p)
-            )
-            if path.rstrip("/").endswith("**"):  # it matches folders and everything in them
-                found = [p for p in found if not os.path.isdir(p)]
-            folders = {p for p in found if os.path.isdir(p)}  # they contain the matches below them
-            found = [p for p in found if folders.isdisjoint(map(str, PurePath(p).parents))]
-            if not found:
-                raise InputError(f"{_expectation(path)}: nothing of a known kind matches")
-            paths += found
-        else:
-            raise InputError(f"{_expectation(path)}, which does not exist")
-    if any(suffix_of(path) in PICTURE_SUFFIXES for path in paths):
-        paths = [path for path in paths if suffix_of(path) != ".txt"]
-    return [os.path.abspath(path) for path in paths]
-
-
-def _expectation(path: str) -> str:
-    hint = "; webdataset shards must not be compressed" if path.lower().endswith((".tar.gz", ".tgz", ".zip")) else ""
-    return (
-        f"source: expected a folder, a glob, a picture, or a file named {', '.join(('.txt', '.tar', *TABLE_SUFFIXES))}, got "
-        f"{path}{hint}"
-    )
+                yield from self._row_items(path, number, found, caption, (group, index, str(image)))

@@ -1,26 +1,28 @@
-"""Items of a collection before they are read: what each is called, and where its bytes are."""
+"""Items of a collection before they are read: what each is called, where its bytes are, and which files are none."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from image_text_embedding.foundation.messages import abbreviated_names
+from image_text_embedding.foundation.terminal_text import printable_text
+
+# By format. Which of them can be decoded depends on what is installed: the others fail with an error that says so.
 PICTURE_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".webp",
-    ".gif",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".jp2",
-    ".ppm",
-    ".pgm",
-    ".avif",
-    ".heic",
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjpg", ".pjp", ".mpo"),
+    *(".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
+    *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".jpm"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".avif", ".avifs", ".heic", ".heics", ".heif", ".heifs", ".hif", ".jxl"),
 )
 
+IMAGE_COLUMNS = ("image", "image_path", "file_name", "path", "image_url", "url", "images")
+
+TEXT_COLUMNS = ("caption", "text")
 
 MAX_PICTURE_BYTES = 2**28  # of one picture's file
 
@@ -32,13 +34,13 @@ class ContentLocation:
     Attributes:
         file: a path, or a URL.
         span: offset and size, of a tar's member.
-        cell: row group, row in it and column, of a parquet file.
+        cell: of a parquet file: row group, row in it, column, and which of the pictures in the cell.
         is_json: the caption is a value of a JSON object.
     """
 
     file: str
     span: tuple[int, int] | None = None
-    cell: tuple[int, int, str] | None = None
+    cell: tuple[int, int, str, int] | None = None
     is_json: bool = False
 
 
@@ -65,6 +67,55 @@ def as_utf8(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def is_hidden(name: str) -> bool:
+    """Whether no source takes files and folders of this name, unless it is named by the user.
+
+    These are names that start with a dot, among them the `._x.jpg` that macOS writes beside `x.jpg`, and `__MACOSX`, where
+    its archives store them.
+    """
+    return name == "__MACOSX" or (name.startswith(".") and name not in (".", ".."))
+
+
 def suffix_of(path: str) -> str:
     """The suffix in lower case, with its dot."""
     return os.path.splitext(path)[1].lower()
+
+
+def picture_values(value: Any) -> list[Any]:
+    """The pictures in a cell of a table: each as bytes, a path or a URL, or None.
+
+    A cell contains one of these, or a mapping of them as Hugging Face's datasets store it, {"bytes", "path"}, or a list.
+    """
+    if isinstance(value, (list, tuple)):
+        return [picture for one in value for picture in picture_values(one)]
+    if isinstance(value, Mapping):
+        return [value.get("bytes") or value.get("path")]
+    return [value]
+
+
+class PassedOver:
+    """Counts the files of a source that are not taken, by their suffixes."""
+
+    MAX_SUFFIXES = 100  # more are counted together
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def add(self, path: str) -> None:
+        """Count a file."""
+        self.add_kind(suffix_of(path) or "without a suffix")
+
+    def add_kind(self, kind: str) -> None:
+        """Count something that its suffix does not describe."""
+        kind = printable_text(as_utf8(kind), 30)
+        self.counts[kind if kind in self.counts or len(self.counts) < self.MAX_SUFFIXES else "others"] += 1
+
+    def __str__(self) -> str:
+        return describe_passed_over(self.counts)
+
+
+def describe_passed_over(counts: Mapping[str, int]) -> str:
+    """For example "passed over 3 files: 2 .psd, 1 .svg"."""
+    files = sum(counts.values())
+    names = abbreviated_names([f"{count:,} {kind}" for kind, count in Counter(counts).most_common()])
+    return f"passed over {files:,} file{'s' * (files != 1)}: {names}"

@@ -7,9 +7,14 @@ import os
 import stat
 
 from image_text_embedding.foundation.errors import ImageError, InputError, TextError
-from image_text_embedding.inputs.collections.collection_items import MAX_PICTURE_BYTES, CollectionItem, ContentLocation
+from image_text_embedding.foundation.text_files import decode_text
+from image_text_embedding.inputs.collections.collection_items import (
+    MAX_PICTURE_BYTES,
+    TEXT_COLUMNS,
+    CollectionItem,
+    ContentLocation,
+)
 from image_text_embedding.inputs.collections.parquet_tables import read_parquet_cell
-from image_text_embedding.inputs.collections.tables import TEXT_COLUMNS
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.inputs.url_fetch import fetch_picture, is_url
 
@@ -24,6 +29,49 @@ def modified_ns(item: CollectionItem) -> int | None:
         return os.stat(item.picture.file).st_mtime_ns
     except (OSError, ValueError):
         return None
+
+
+def file_size(item: CollectionItem) -> int | None:
+    """Bytes of the picture as the file system or a tar's header says, of the entire file for a cell of a parquet file.
+
+    None where `modified_ns` is.
+    """
+    if item.picture is None or is_url(item.picture.file):
+        return None
+    if item.picture.span is not None:
+        return item.picture.span[1]
+    try:
+        return os.stat(item.picture.file).st_size
+    except (OSError, ValueError):
+        return None
+
+
+class StoredPicture:
+    """A picture in a tar or a parquet file, as a file object that `load_picture` and a gallery accept.
+
+    Attributes:
+        path: its name, as in `CollectionItem`.
+    """
+
+    def __init__(self, item: CollectionItem, limits: Limits) -> None:
+        assert item.picture is not None
+        self.path, self._location, self._limits = item.path, item.picture, limits
+
+    def read(self) -> bytes:
+        """As `read_picture_bytes`."""
+        return read_picture_bytes(self._location, self._limits)
+
+
+def picture_input(item: CollectionItem, limits: Limits | None = None) -> str | StoredPicture:
+    """An item's picture as an input of `load_picture`. Nothing is read yet.
+
+    Raises:
+        ImageError: the item has a problem.
+    """
+    if item.problem is not None or item.picture is None:
+        raise ImageError(f"{item.path}: {item.problem or 'expected a picture, got a text'}")
+    stored = item.picture.span is not None or item.picture.cell is not None
+    return StoredPicture(item, limits or Limits()) if stored else item.picture.file
 
 
 def read_picture_bytes(location: ContentLocation, limits: Limits) -> bytes:
@@ -51,15 +99,27 @@ def read_caption(caption: str | ContentLocation | None) -> str | None:
     """A caption, read from its file if need be; None if there is none, or it cannot be read."""
     if not isinstance(caption, ContentLocation):
         return caption
+    texts = _caption_texts(caption)
+    return (texts[0].strip() or None) if texts else None
+
+
+def read_captions(caption: str | ContentLocation | None) -> list[str]:
+    """All captions of a picture: the lines of a `.txt`, or what a `.json` lists; none if they cannot be read."""
+    texts = _caption_texts(caption) if isinstance(caption, ContentLocation) else [caption or ""]
+    return [line.strip() for text in texts for line in text.splitlines() if line.strip()]
+
+
+def _caption_texts(location: ContentLocation) -> list[str]:
+    """The content of a `.txt`, or the captions in a `.json`; none if it cannot be read."""
     try:
-        raw = _bytes(caption, MAX_CAPTION_BYTES).decode("utf-8-sig")
-        if caption.is_json:
-            found = json.loads(raw)
-            value = next((found[name] for name in TEXT_COLUMNS if found.get(name)), None)
-            raw = value if isinstance(value, str) else ""
+        text = decode_text(_bytes(location, MAX_CAPTION_BYTES))
+        if not location.is_json:
+            return [text]
+        found = json.loads(text)
+        value = next((found[name] for name in TEXT_COLUMNS if found.get(name)), None)
+        return [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
     except (OSError, ValueError, AttributeError, RecursionError):
-        return None
-    return raw.strip() or None
+        return []
 
 
 def require_text(item: CollectionItem) -> str:

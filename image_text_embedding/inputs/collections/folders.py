@@ -4,51 +4,146 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from image_text_embedding.inputs.collections.collection_items import (
     PICTURE_SUFFIXES,
     CollectionItem,
     ContentLocation,
+    PassedOver,
     as_utf8,
+    is_hidden,
     suffix_of,
 )
-from image_text_embedding.inputs.collections.tar_shards import tar_items
-
-CAPTION_SUFFIXES = (".txt", ".json")
+from image_text_embedding.inputs.collections.tar_shards import CAPTION_SUFFIXES, tar_items
 
 
-def folder_items(folder: str) -> Iterator[CollectionItem]:
-    """The items of a folder, in the order of names. A folder that cannot be read becomes an item with a problem."""
-    # A stack of iterators, as folders may be nested deeper than Python's call stack.
-    open_folders = [iter([(folder, True, frozenset[str]())])]
+@dataclass(frozen=True)
+class FolderEntry:
+    """A visible file or folder.
+
+    Attributes:
+        path: below the folder that was asked for.
+        names: of all visible entries beside it.
+        is_folder: its own entries follow it.
+        problem: why a folder cannot be read.
+    """
+
+    path: str
+    names: frozenset[str] = frozenset()
+    is_folder: bool = False
+    problem: str | None = None
+
+
+@dataclass
+class FolderLinks:
+    """Decides which links to folders are followed: each folder is read once, under its own path if it has one.
+
+    A link into the source is not followed, as its target is read anyway. Of several links to one folder outside, the first
+    is. A link to a folder that contains the source is not followed: it leads back, and to much else.
+
+    Attributes:
+        roots: the folders of the source, without links.
+        passed_over: counts links to folders above.
+    """
+
+    roots: list[str]
+    passed_over: PassedOver = field(default_factory=PassedOver)
+    read: set[tuple[int, int]] = field(default_factory=set)  # device and inode of the folders outside
+
+    def follows(self, path: str) -> bool:
+        """Whether this link is followed."""
+        target = os.path.realpath(path)
+        if any(contains_path(root, target) for root in self.roots):
+            return False
+        if any(contains_path(target, root) for root in self.roots):
+            self.passed_over.add_kind("links to a folder above")
+            return False
+        return self.is_new(path)
+
+    def is_new(self, path: str) -> bool:
+        """Whether this folder outside the source has not been read. It counts as read from now on."""
+        try:
+            stat = os.stat(path)
+        except OSError:
+            return True  # reading it reports why
+        key = stat.st_dev, stat.st_ino
+        new = key not in self.read
+        self.read.add(key)
+        return new
+
+
+def walk_folder(folder: str, links: FolderLinks) -> Iterator[FolderEntry]:
+    """What is visible in a folder and those below, in the order of names."""
+    # A stack of iterators, as folders may be nested deeper than Python's call stack. With each: whether a link led to it.
+    open_folders = [(iter([(folder, True, False, frozenset[str]())]), False)]
     while open_folders:
-        path, is_folder, names = next(open_folders[-1], ("", False, frozenset()))
+        entries, outside = open_folders[-1]
+        path, is_folder, is_link, names = next(entries, ("", False, False, frozenset[str]()))
         if not path:
             open_folders.pop()
-        elif is_folder:
+        elif not is_folder:
+            yield FolderEntry(path, names)
+        elif (is_link and not links.follows(path)) or (outside and not is_link and not links.is_new(path)):
+            continue
+        else:
+            problem = None
             try:
-                open_folders.append(iter(folder_entries(path)))
+                open_folders.append((iter(_visible_entries(path)), outside or is_link))
             except OSError as error:
-                yield CollectionItem(as_utf8(path), problem=f"cannot read the folder: {error.strerror}")
-        elif suffix_of(path) in PICTURE_SUFFIXES:
-            yield picture_file_item(path, lambda caption, names=names: os.path.basename(caption) in names)
-        elif suffix_of(path) == ".tar":
-            yield from tar_items(path)
+                problem = f"cannot read the folder: {error.strerror}"
+            yield FolderEntry(path, names, True, problem)
 
 
-def folder_entries(folder: str) -> list[tuple[str, bool, frozenset[str]]]:
-    """A folder's visible entries, sorted: path, whether it is a folder, and the names of all entries.
-
-    Names that start with a dot are hidden. A link to a folder is not followed, as it may lead back.
+def _visible_entries(folder: str) -> list[tuple[str, bool, bool, frozenset[str]]]:
+    """Sorted: path, whether it is a folder, whether it is a link to one, and the names of all visible entries.
 
     Raises:
         OSError: the folder cannot be read.
     """
     with os.scandir(folder) as entries:
-        found = sorted((e.name, e.is_dir(follow_symlinks=False)) for e in entries if not e.name.startswith("."))
-    names = frozenset(name for name, _ in found)
-    return [(os.path.join(folder, name), is_folder, names) for name, is_folder in found]
+        found = sorted((entry.name, *_folder_and_link(entry)) for entry in entries if not is_hidden(entry.name))
+    names = frozenset(name for name, _, _ in found)
+    return [(os.path.join(folder, name), is_folder, is_link, names) for name, is_folder, is_link in found]
+
+
+def _folder_and_link(entry: os.DirEntry[str]) -> tuple[bool, bool]:
+    if entry.is_dir(follow_symlinks=False):
+        return True, False
+    try:
+        is_link_to_folder = entry.is_symlink() and entry.is_dir()
+    except OSError:  # a link to itself, or to where we may not look
+        is_link_to_folder = False
+    return is_link_to_folder, is_link_to_folder
+
+
+def contains_path(folder: str, path: str) -> bool:
+    """Whether the path is the folder, or in it. Both are without links."""
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def folder_items(folder: str, links: FolderLinks, passed_over: PassedOver) -> Iterator[CollectionItem]:
+    """The items of a folder, in the order of names. A folder that cannot be read becomes an item with a problem."""
+    for entry in walk_folder(folder, links):
+        if entry.problem is not None:
+            yield CollectionItem(as_utf8(entry.path), problem=entry.problem)
+        elif entry.is_folder:
+            continue
+        elif suffix_of(entry.path) in PICTURE_SUFFIXES:
+            yield picture_file_item(entry.path, lambda caption, names=entry.names: os.path.basename(caption) in names)
+        elif suffix_of(entry.path) == ".tar":
+            yield from tar_items(entry.path, passed_over)
+        elif not _is_caption(entry):
+            passed_over.add(entry.path)
+
+
+def _is_caption(entry: FolderEntry) -> bool:
+    stem, suffix = os.path.splitext(os.path.basename(entry.path))
+    # Few pictures are called .JPG and the like; those of which only some letters are capitals are not looked for.
+    return suffix in CAPTION_SUFFIXES and any(
+        f"{stem}{picture}" in entry.names or f"{stem}{picture.upper()}" in entry.names for picture in PICTURE_SUFFIXES
+    )
 
 
 def picture_file_item(path: str, exists: Any) -> CollectionItem:

@@ -14,9 +14,13 @@ from image_text_embedding.inputs.collections.collection_items import (
     PICTURE_SUFFIXES,
     CollectionItem,
     ContentLocation,
+    PassedOver,
     as_utf8,
+    is_hidden,
     suffix_of,
 )
+
+CAPTION_SUFFIXES = (".txt", ".json")
 
 MAX_HEADER_BYTES = 2**20  # that a tar header may ask for at once
 
@@ -33,7 +37,7 @@ class _Headers:
         return self._read(size)
 
 
-def tar_items(path: str) -> Iterator[CollectionItem]:
+def tar_items(path: str, passed_over: PassedOver) -> Iterator[CollectionItem]:
     """A shard's pictures. Nothing is extracted: headers say where the bytes are. Damage becomes an item with a problem."""
     try:
         kind = os.stat(path).st_mode
@@ -49,20 +53,20 @@ def tar_items(path: str) -> Iterator[CollectionItem]:
         problem = None
         names: Counter[str] = Counter()
         try:
-            for member in _members(file):
+            for member in _members(file, passed_over):
                 if sample and _key(member.name) != _key(sample[0].name):
-                    yield from _sample(path, sample, names)
+                    yield from _sample(path, sample, names, passed_over)
                     sample = []
                 sample.append(member)
         except (tarfile.TarError, OSError, ValueError, OverflowError, EOFError, RecursionError) as error:
             problem = f"expected an uncompressed tar file, got something else or a damaged one: {error}"
-        yield from _sample(path, sample, names)
+        yield from _sample(path, sample, names, passed_over)
         if problem:
             yield CollectionItem(as_utf8(path), problem=problem)
 
 
-def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """The ordinary files of a tar; links and devices are passed over.
+def _members(file: BinaryIO, passed_over: PassedOver) -> Iterator[tarfile.TarInfo]:
+    """The visible ordinary files of a tar; links and devices are passed over.
 
     Raises:
         TarError, OSError, ValueError: it is damaged. (tarfile itself reports this for the first header only.)
@@ -75,8 +79,13 @@ def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
         if member.offset <= last or member.size < 0:
             raise tarfile.ReadError("a header that points backwards")
         last = member.offset
+        # macOS stores ._x.jpg before x.jpg, within its sample.
+        if any(map(is_hidden, PurePosixPath(member.name).parts)):
+            continue
         if member.isreg():
             yield member
+        elif not member.isdir():
+            passed_over.add_kind("links or devices in a tar")
     file.seek(tar.offset)
     if any(file.read(tarfile.BLOCKSIZE)):
         raise tarfile.ReadError(f"no header after {count} members")
@@ -87,18 +96,24 @@ def _key(name: str) -> str:
     return f"{folder}/{base.partition('.')[0]}"
 
 
-def _sample(path: str, members: list[tarfile.TarInfo], names: Counter[str]) -> Iterator[CollectionItem]:
+def _sample(
+    path: str, members: list[tarfile.TarInfo], names: Counter[str], passed_over: PassedOver
+) -> Iterator[CollectionItem]:
     """
     Args:
         names: how many pictures of each name there were before: each gets a path of its own.
     """
     caption = None
-    for end in (".txt", ".json"):
+    for end in CAPTION_SUFFIXES:
         found = next((m for m in members if m.name.lower().endswith(end) and not m.issparse()), None)
         if found is not None and caption is None:
             caption = ContentLocation(path, (found.offset_data, found.size), is_json=end == ".json")
+    has_picture = any(suffix_of(member.name) in PICTURE_SUFFIXES for member in members)
     for member in members:
-        if suffix_of(member.name) not in PICTURE_SUFFIXES:
+        suffix = suffix_of(member.name)
+        if suffix not in PICTURE_SUFFIXES:
+            if not (has_picture and suffix in CAPTION_SUFFIXES):
+                passed_over.add(member.name)
             continue
         name = PurePosixPath(member.name)
         names[member.name] += 1

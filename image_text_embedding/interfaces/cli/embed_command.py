@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from image_text_embedding.interfaces.cli.options import MODEL_HELP
-from image_text_embedding.interfaces.cli.output import print_json, print_note, print_result
+from image_text_embedding.interfaces.cli.output import print_json, print_note, print_passed_over, print_result
 
 
 class EmbedCommand(TyperCommand):
@@ -67,6 +67,10 @@ def embed(
     max_errors: Annotated[
         float, typer.Option(min=0, max=1, help="The share of the source that may fail; above it the run stops.")
     ] = 0.1,
+    checksum: Annotated[
+        bool,
+        typer.Option("--checksum", help="Read every picture again and compare its sha256, not only its size and time."),
+    ] = False,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -102,6 +106,7 @@ def embed(
             batch_size=batch_size if batch_size == "auto" else int(batch_size),
             workers=workers,
             max_errors=max_errors,
+            checksum=checksum,
             ray=False if ray is None else ray or True,
             **options,
         )
@@ -115,6 +120,7 @@ def embed(
         counts = f"{summary.new:,} new, {summary.already:,} already there, {summary.failed:,} failed"
         print_result(f"{counts}; {summary.seconds:,.1f} s{rate}")
         print_result(f"{summary.rows:,} rows in {out}")
+    print_passed_over(summary.passed_over)
     if summary.failed:
         print_note(f"{summary.failed:,} failed; {out / 'errors.parquet'} says why")
         raise typer.Exit(1)

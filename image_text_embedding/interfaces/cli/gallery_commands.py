@@ -13,7 +13,13 @@ from image_text_embedding.foundation.errors import ImageError, InputError
 from image_text_embedding.foundation.terminal_text import print_line
 from image_text_embedding.inputs.url_fetch import display_url, is_url
 from image_text_embedding.interfaces.cli.options import AsJson, BatchSize, Device, ListedModel
-from image_text_embedding.interfaces.cli.output import print_json, print_result, print_skipped, print_table
+from image_text_embedding.interfaces.cli.output import (
+    print_json,
+    print_passed_over,
+    print_result,
+    print_skipped,
+    print_table,
+)
 from image_text_embedding.models.config_files import list_models
 
 if TYPE_CHECKING:
@@ -52,7 +58,8 @@ def index(
         Path,
         typer.Argument(
             metavar="SOURCE",
-            help="A folder of pictures (and subfolders), a folder that `embed` wrote, or a .txt file with one text per line.",
+            help="A folder that `embed` wrote, or a folder of pictures, a glob, a list of texts (.txt), a table (.csv, .tsv, "
+            ".jsonl, .parquet) or a tar.",
         ),
     ],
     uri: Uri = "gallery.db",
@@ -60,6 +67,13 @@ def index(
     collection: CollectionName = "gallery",
     token: Token = None,
     timeout: Timeout = 30.0,
+    modality: Annotated[
+        str | None,
+        typer.Option(metavar="image|text", help="The default is text for a .txt file and a table without pictures."),
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The column of a table to add, if its name is not a common one.")
+    ] = None,
     batch_size: BatchSize = 32,
     device: Device = None,
     as_json: AsJson = False,
@@ -72,8 +86,9 @@ def index(
     from image_text_embedding.retrieval.gallery_indexing import index_collection as run
 
     with Gallery.open(uri, model, collection=collection, token=token, timeout=timeout, device=device) as gallery:
-        summary = run(gallery, source, batch_size)
+        summary = run(gallery, source, batch_size, modality=modality, column=column)
         size, model_name = len(gallery), (gallery.manifest or {}).get("model")
+    print_passed_over(summary.passed_over)
     for _, error in summary.errors:
         print_skipped(error)
     if as_json:

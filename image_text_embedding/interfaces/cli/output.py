@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.foundation.terminal_text import print_line, printable_text
+from image_text_embedding.inputs.collections.collection_items import describe_passed_over
 
 
 def print_result(text: object) -> None:
@@ -65,6 +66,12 @@ def print_note(message: object) -> None:
 def print_skipped(error: object) -> None:
     """Print on stderr why an item is left out."""
     print_line(f"left out: {error}", error=True)
+
+
+def print_passed_over(counts: Mapping[str, int]) -> None:
+    """Print on stderr how many files of a source were not taken, by their suffixes."""
+    if counts:
+        print_note(describe_passed_over(counts))
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import torch
 
 from image_text_embedding.foundation.argument_checks import require_integer
 from image_text_embedding.foundation.errors import InputError
+from image_text_embedding.foundation.text_files import read_text
 from image_text_embedding.inference.encoder import Encoder
 from image_text_embedding.inference.tasks.image_text_batches import text_encoder_for
 from image_text_embedding.inference.tasks.reranking import Reranker
@@ -65,7 +66,7 @@ def read_karpathy(path: str | os.PathLike[str], images: str | os.PathLike[str], 
         InputError: the file has another format, the split is empty, or a picture is missing or has no caption.
     """
     try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8"))["images"]
+        entries = json.loads(read_text(path))["images"]
         splits = {str(entry["split"]) for entry in entries}
         chosen = [(_picture(entry, Path(images)), _captions(entry)) for entry in entries if entry["split"] == split]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -21,7 +21,7 @@ from image_text_embedding.inputs.text_rules import TextRules
 from image_text_embedding.inputs.tokenizer import Tokenizer
 from image_text_embedding.models.config import ModelConfig
 from image_text_embedding.training.data.batches import TokenRows, TrainingBatch
-from image_text_embedding.training.data.pair_sources import PairSource
+from image_text_embedding.training.data.pair_sources import PairSource, as_pair
 from image_text_embedding.training.settings import TrainConfig
 
 MAX_SKIPPED_IN_A_ROW = 100  # so many unusable pairs in a row mean that something is wrong with the source
@@ -111,7 +111,7 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
             item: Any = None
             source_index = (index + len(skipped)) % len(self.source)
             try:
-                item = _as_mapping(self.source[source_index])
+                item = self._pair(source_index)
                 sample = self._sample(item, source_index, np.random.default_rng([self.settings.seed, 1, position]))
             except InputError as error:
                 name = item.get("image") if item else None
@@ -120,6 +120,15 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
                 sample.skipped = skipped
                 return sample
         return skipped
+
+    def _pair(self, index: int) -> Mapping[str, Any]:
+        try:
+            item = self.source[index]
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"reading pair {index} failed: {type(error).__name__}: {error}") from error
+        return as_pair(item)
 
     def _sample(self, item: Mapping[str, Any], index: int, rng: np.random.Generator) -> PairSample:
         question, caption, answer = item.get("question"), item.get("caption"), item.get("answer")
@@ -222,14 +231,6 @@ def _pair_questions(question: Any, answer: Any) -> list[tuple[Any, Any]]:
         got = len(answer) if isinstance(answer, (list, tuple)) else type(answer).__name__
         raise TextError(f"expected an answer to each of {len(question)} questions, got {got}")
     return list(zip(question, answer))
-
-
-def _as_mapping(item: Any) -> Mapping[str, Any]:
-    if isinstance(item, Mapping):
-        return item
-    if isinstance(item, (tuple, list)) and len(item) == 2:
-        return {"image": item[0], "caption": item[1]}
-    raise InputError(f"expected a mapping with image and caption, or a pair of them, got {type(item).__name__}")
 
 
 def random_crop_box(

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from image_text_embedding.foundation.errors import InputError
-from image_text_embedding.inputs.collections.collection_items import PICTURE_SUFFIXES, suffix_of
-from image_text_embedding.inputs.collections.folders import folder_entries
-from image_text_embedding.inputs.collections.parquet_tables import open_parquet
-from image_text_embedding.inputs.collections.tables import json_lines
+from image_text_embedding.inputs.collections.collection import Collection
+from image_text_embedding.inputs.collections.collection_items import (
+    IMAGE_COLUMNS,
+    TEXT_COLUMNS,
+    picture_values,
+    suffix_of,
+)
+from image_text_embedding.inputs.collections.content_reading import StoredPicture, picture_input, read_captions
+from image_text_embedding.inputs.collections.parquet_tables import holds_lists, open_parquet
+from image_text_embedding.inputs.collections.tables import table_rows
 from image_text_embedding.inputs.url_fetch import is_url
 
-_COLUMNS = {"image": ("image", "file_name", "image_path"), "caption": ("caption", "text")}  # ours, then Hugging Face's
+_COLUMNS = {"image": IMAGE_COLUMNS, "caption": TEXT_COLUMNS}
 
 
 class PairSource(Protocol):
@@ -37,34 +45,33 @@ def read_pairs(location: str | os.PathLike[str]) -> PairSource:
     """Pairs from a file or a folder.
 
     Args:
-        location: a `.jsonl` file, an object per line, picture paths relative to the file; a `.parquet` file, with paths or
-            bytes; a folder with `metadata.jsonl` (Hugging Face's imagefolder) or with `x.jpg` beside `x.txt`, a caption
-            per line; or `package.module:name`, a source in Python, or a function without arguments that returns one. Columns
-            are called `image` (or `file_name`), `caption` (or `text`), `question`, `answer`.
+        location: a table (`.jsonl`, an object per line; `.csv`, `.tsv`, `.parquet`), with picture paths relative to the file;
+            a folder with `metadata.jsonl`, `.csv` or `.parquet` (Hugging Face's imagefolder), or with `x.jpg` beside `x.txt`,
+            a caption per line; a `.tar` with these; or `package.module:name`, a source in Python, or a function without
+            arguments that returns one. Columns are called `question`, `answer`, and as in `inputs.collections.Collection`.
 
     Raises:
-        InputError: it does not exist, is something else, or holds no pairs.
+        InputError: it does not exist, is something else, holds no pairs, or has a row that cannot be used.
         SetupError: a parquet file, and pyarrow is not installed.
     """
     path = Path(location)
+    suffix = suffix_of(os.fspath(location))
     if not path.exists() and (named := re.fullmatch(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)", os.fspath(location))):
         return _python_source(*named.groups())
     if path.is_dir():
-        listed = path / "metadata.jsonl"
-        rows: Sequence[Mapping[str, Any]] = _json_rows(listed) if listed.is_file() else _captioned_pictures(path)
-        folder = path
-    elif path.suffix == ".parquet":
-        rows, folder = _parquet(path), path.parent
+        names = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+        listed = next((path / name for name in names if (path / name).is_file()), None)
+        rows = _captioned_pictures(path) if listed is None else _table(listed)
     elif path.is_file():
-        rows, folder = _json_rows(path), path.parent
+        rows = _captioned_pictures(path) if suffix == ".tar" else _table(path)
     else:
         raise InputError(
-            f"pairs: expected a .jsonl or .parquet file, a folder, or package.module:name, got {os.fspath(location)!r}, "
-            "which does not exist"
+            "pairs: expected a .jsonl, .csv, .tsv, .parquet or .tar file, a folder, or package.module:name, got "
+            f"{os.fspath(location)!r}, which does not exist"
         )
     if not len(rows):
         raise InputError(f"{path}: expected pairs of pictures and captions, got none")
-    return _ListedPairs(rows, folder)
+    return _ListedPairs(rows, path if path.is_dir() else path.parent)
 
 
 def as_pair_source(source: Any, length: int) -> PairSource:
@@ -77,15 +84,45 @@ def as_pair_source(source: Any, length: int) -> PairSource:
     """
     if isinstance(source, (str, os.PathLike)):
         return read_pairs(source)
+    if isinstance(source, Mapping) or hasattr(source, "iloc"):
+        hint = ": pass df.to_dict('records')" if hasattr(source, "iloc") else ""
+        raise InputError(f"expected a list of pairs of pictures and captions, got one {type(source).__name__}{hint}")
     if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
-        if callable(source):
+        if callable(source) and length:
             return _DrawnPairs(source, length)
-        if not isinstance(source, Iterable):
-            raise InputError(f"expected pairs of pictures and captions, got {type(source).__name__}")
-        source = list(source)
+        source = _listed(source)
     if not len(source):
         raise InputError("expected pairs of pictures and captions, got none")
     return source
+
+
+def _listed(items: Any) -> list[Any]:
+    """The items of an iterable, which may be endless if they are no pairs: the first one is looked at first."""
+    if not isinstance(items, Iterable):
+        raise InputError(f"expected pairs of pictures and captions, got {type(items).__name__}")
+    try:
+        remaining = iter(items)
+        first = list(itertools.islice(remaining, 1))
+        for item in first:
+            as_pair(item)
+        return first + list(remaining)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"reading the pairs failed: {type(error).__name__}: {error}") from error
+
+
+def as_pair(item: Any) -> Mapping[str, Any]:
+    """An item of a source as a mapping.
+
+    Raises:
+        InputError: it is neither a mapping nor a pair.
+    """
+    if isinstance(item, Mapping):
+        return item
+    if isinstance(item, (tuple, list)) and len(item) == 2:
+        return {"image": item[0], "caption": item[1]}
+    raise InputError(f"expected a mapping with image and caption, or a pair of them, got {type(item).__name__}")
 
 
 @dataclass(frozen=True)
@@ -113,69 +150,105 @@ class _ListedPairs:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row = dict(self.rows[index])
+        row = {str(name).strip().lower(): value for name, value in self.rows[index].items()}
         for name, others in _COLUMNS.items():
             found = next((key for key in others if row.get(key) is not None), None)
             row[name] = None if found is None else row[found]
-        picture = row["image"]
-        if isinstance(picture, Mapping):  # as Hugging Face's datasets store it
-            picture = picture.get("bytes") or picture.get("path")
-        if isinstance(picture, str) and not is_url(picture):
+        (picture, *_) = picture_values(row["image"]) or [None]
+        if isinstance(picture, StoredPicture):
+            picture = picture.read()
+        if isinstance(picture, str) and not is_url(picture := picture.strip()):
             picture = str(self.folder / picture)
         return {**row, "image": picture}
 
 
 class _ParquetRows(Sequence[dict[str, Any]]):
-    """A parquet table, one row at a time."""
+    """A parquet table, one row at a time; a row with a list of pictures is a row for each of them."""
 
-    def __init__(self, table: Any) -> None:
-        self.table = table
+    def __init__(self, table: Any, lists: str | None) -> None:
+        self.table, self.lists = table, lists
+        self.places: list[tuple[int, int]] | None = None
+        if lists is not None:
+            counts = (len(pictures.values or ()) if pictures.is_valid else 0 for pictures in table.column(lists))
+            self.places = [(row, i) for row, count in enumerate(counts) for i in range(max(1, count))]
 
     def __len__(self) -> int:
-        return int(self.table.num_rows)
+        return int(self.table.num_rows) if self.places is None else len(self.places)
 
     def __getitem__(self, index: Any) -> Any:
-        return self.table.slice(index, 1).to_pylist()[0]
+        row, position = (index, 0) if self.places is None else self.places[index]
+        found = self.table.slice(row, 1).to_pylist()[0]
+        return (
+            found if self.lists is None else {**found, self.lists: (found[self.lists] or [])[position : position + 1]}
+        )
+
+
+def _table(path: Path) -> Sequence[Mapping[str, Any]]:
+    if suffix_of(str(path)) == ".parquet":
+        return _parquet(path)
+    rows = []
+    for row in table_rows(str(path)):
+        if isinstance(row, str):
+            raise InputError(f"{path}, {row}")
+        lists = [
+            name for name, value in row.items() if isinstance(value, list) and name.strip().lower() in IMAGE_COLUMNS
+        ]
+        rows += [{**row, lists[0]: [picture]} for picture in row[lists[0]]] if lists and row[lists[0]] else [row]
+    return rows
 
 
 def _parquet(path: Path) -> Sequence[Mapping[str, Any]]:
     file = open_parquet(str(path))
     from pyarrow import ArrowException
 
-    known = {name for names in _COLUMNS.values() for name in names} | {"question", "answer"}
+    known = {*IMAGE_COLUMNS, *TEXT_COLUMNS, "question", "answer"}
+    columns = [name for name in file.schema_arrow.names if name.strip().lower() in known]
+    lists = (name for name in columns if name.strip().lower() in IMAGE_COLUMNS and holds_lists(file, name))
     try:
-        return _ParquetRows(file.read(columns=[name for name in file.schema_arrow.names if name in known]))
+        return _ParquetRows(file.read(columns=columns), next(lists, None))
     except (OSError, ArrowException) as error:
         raise InputError(f"cannot read {path}: {error}") from error
 
 
-def _json_rows(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for number, row in json_lines(str(path)):
-        if isinstance(row, str):
-            raise InputError(f"{path}, line {number}: {row}")
-        rows.append(row)
-    return rows
-
-
-def _captioned_pictures(folder: Path) -> list[dict[str, Any]]:
-    """The pictures of a folder that have a text file beside them, with a caption per line."""
-    rows = []
-    for path, _, names in folder_entries(str(folder)):
-        picture = Path(path)
-        text = picture.with_suffix(".txt")
-        if suffix_of(path) in PICTURE_SUFFIXES and text.name in names:
-            captions = [
-                line for line in text.read_text(encoding="utf-8-sig", errors="replace").splitlines() if line.strip()
-            ]
-            rows.append({"image": picture.name, "caption": captions})
+def _captioned_pictures(source: Path) -> list[dict[str, Any]]:
+    """The pictures of a folder or a tar that have a caption file beside them."""
+    rows: list[dict[str, Any]] = []
+    items = Collection(source)
+    for item in items:
+        if item.problem is not None:
+            raise InputError(f"{item.path}: {item.problem}")
+        if item.caption is None:
+            items.passed_over.add_kind("pictures without a caption")
+        else:
+            rows.append({"image": picture_input(item), "caption": read_captions(item.caption)})
+    if items.passed_over.counts:
+        warnings.warn(f"{source}: {items.passed_over}", stacklevel=3)
     return rows
 
 
 def _python_source(module: str, name: str) -> PairSource:
+    """The source of this name, or what a function of this name returns.
+
+    Raises:
+        InputError: the module cannot be imported, the function fails, or there are no pairs.
+    """
+    where = f"{module}:{name}"
+    # SystemExit: a name such as `sys:exit` would end the program as if all were well.
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"pairs: cannot get {name} from {module}: {error}") from error
-    makes = callable(found) and (isinstance(found, type) or not hasattr(found, "__len__"))
-    return as_pair_source(found() if makes else found, 0)
+    except (Exception, SystemExit) as error:
+        raise InputError(f"pairs: cannot get {name} from {module}: {type(error).__name__}: {error}") from error
+    if callable(found) and (isinstance(found, type) or not hasattr(found, "__len__")):
+        try:
+            found = found()
+        except (Exception, SystemExit) as error:
+            raise InputError(
+                f"pairs: expected {where} to be a source of pairs, or a function without arguments that returns one, but "
+                f"calling it failed: {type(error).__name__}: {error}"
+            ) from error
+    if isinstance(found, (str, bytes, os.PathLike)):
+        raise InputError(f"pairs: expected pairs from {where}, got {type(found).__name__}")
+    try:
+        return as_pair_source(found, 0)
+    except InputError as error:
+        raise InputError(f"pairs: {where}: {error}") from error

@@ -153,4 +153,4 @@ def test_characters_that_the_terminal_lacks(encoding: str, tmp_path: Path, monke
         assert drawn.width > 400
     dog = "собака é.png".encode(encoding, "replace")
     assert dog in out.getvalue() and "????.png" in out.getvalue().decode(encoding)
-    assert b"??????.png" in err.getvalue() and b"expected a folder of pictures" in err.getvalue()
+    assert b"??????.png" in err.getvalue() and b"which does not exist" in err.getvalue()
