@@ -18,7 +18,7 @@ from image_text_embedding.inputs.collections.content_reading import (
     read_picture_bytes,
     require_text,
 )
-from image_text_embedding.inputs.image_loading import load_picture
+from image_text_embedding.inputs.image_loading import decoded_picture
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.inputs.pixels import to_pixels
 from image_text_embedding.inputs.text_encoder import TruncatedTextWarning
@@ -73,12 +73,11 @@ class ItemReader:
         assert item.picture is not None
         mtime_ns = modified_ns(item)  # before it is read: if it is written meanwhile, the next run reads it again
         content = read_picture_bytes(item.picture, self.limits)
-        picture = load_picture(content, self.limits)
+        with decoded_picture(content, self.limits) as picture:
+            size, pixels = picture.size, to_pixels(picture, self.size)
         caption = read_caption(item.caption)
-        row = Row(
-            path, caption and as_utf8(caption), len(content), *picture.size, sha256(content).hexdigest(), mtime_ns
-        )
-        return row, to_pixels(picture, self.size)
+        row = Row(path, caption and as_utf8(caption), len(content), *size, sha256(content).hexdigest(), mtime_ns)
+        return row, pixels
 
 
 def item_result(row: Row, vector: Any) -> ItemResult:
