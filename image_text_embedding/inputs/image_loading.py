@@ -8,7 +8,7 @@ import re
 import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -116,25 +116,30 @@ def _from_pil_image(picture: Image.Image, limits: Limits, memory: Reservation) -
         raise ImageError("the PIL image was closed: pass it before it is closed, or pass image.copy()")
     with _named("the PIL image", limits):
         _check_size(*picture.size, limits)
-        if isinstance(picture, ImageFile.ImageFile) and picture.tile and picture.fp is not None:
+        file = getattr(picture, "fp", None)
+        if file is not None and isinstance(picture, ImageFile.ImageFile) and (picture.tile or _pixels(picture) is None):
             # PIL goes on reading from there.
-            position = picture.fp.tell()
+            position = file.tell()
             try:
-                memory.grow(decoding_cost.memory_needed(picture, MeteredFile(picture.fp), limits.max_pixels))
+                memory.grow(decoding_cost.memory_needed(picture, MeteredFile(file), limits.max_pixels))
             finally:
-                picture.fp.seek(position)
-        return _decode(picture, is_ours=False)
+                file.seek(position)
+        return memory.run(lambda: _decode(picture, is_ours=False))
 
 
 def _is_closed(picture: Image.Image) -> bool:
     """Whether neither pixels nor a file to read them from are left. (PIL then fails with an AssertionError.)"""
-    # Not picture.im: that property asserts that the pixels exist.
-    pixels = vars(picture).get("_im", vars(picture).get("im"))
+    pixels = _pixels(picture)
     if pixels is not None:
         # PIL puts a DeferredError into a closed image.
         return type(pixels).__name__ == "DeferredError"
     file = getattr(picture, "fp", None)
     return file is None or bool(getattr(file, "closed", False))
+
+
+def _pixels(picture: Image.Image) -> Any:
+    # Not picture.im: that property asserts that the pixels exist.
+    return vars(picture).get("_im", vars(picture).get("im"))
 
 
 def _from_array(array: np.ndarray, limits: Limits) -> Image.Image:
@@ -206,7 +211,9 @@ def _open(file: Any, what: str, limits: Limits, min_side: int | None, memory: Re
             raise
         except Exception as error:
             if name == "PNG" and (copy := _without_ancillary_chunks(file)) is not None:
-                return _decode_file(MeteredFile(copy), name, formats, limits, min_side, memory)
+                # The first error describes the file better than one of the copy.
+                with suppress(OSError, SyntaxError):
+                    return _decode_file(MeteredFile(copy), name, formats, limits, min_side, memory)
             if isinstance(error, UnidentifiedImageError):
                 known = ", ".join(formats)
                 raise ImageError(f"expected a picture ({known}), got {recognized_kind(head)}") from error
@@ -241,7 +248,7 @@ def _decode_file(
     memory.grow(decoding_cost.memory_needed(picture, file, limits.max_pixels))
     # PIL goes on reading from there.
     file.seek(position)
-    return _decode(decode_scaled(picture, file) or picture, is_ours=True)
+    return memory.run(lambda: _decode(decode_scaled(picture, file) or picture, is_ours=True))
 
 
 def _decode(picture: Image.Image, is_ours: bool) -> Image.Image:

@@ -6,16 +6,19 @@ picture; this budget bounds all that are decoded at the same time.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from image_text_embedding.foundation.errors import ImageError
+
+T = TypeVar("T")
 
 MAX_DEFAULT = 2**30
 # Seconds: how long a decode waits for memory before it fails, and after which of them later ones may not overtake it.
@@ -134,28 +137,22 @@ class Reservation:
             self._budget.take(amount - self._amount, self._limit - self._amount)
             self._amount = amount
 
+    def run(self, function: Callable[[], T]) -> T:
+        """function(), in a thread of its own if this is a large part of the budget.
+
+        glibc gives freed memory back late: about 40 MB stay with each thread that has decoded a large picture. Threads that
+        have ended leave theirs to the next one.
+        """
+        if self._amount <= self._limit // 8:
+            return function()
+        with ThreadPoolExecutor(1, thread_name_prefix="image-text-embedding-decoding") as thread:
+            return thread.submit(function).result()
+
     def shrink(self, amount: int) -> None:
         """Return what exceeds `amount` bytes."""
         if amount < self._amount:
-            if self._amount - amount > self._limit // 8:
-                _return_freed_memory()
             self._budget.give_back(self._amount - amount)
             self._amount = amount
-
-
-def _return_freed_memory() -> None:
-    """Let glibc return freed memory to the system. It would keep up to 64 MB for each thread that has decoded something."""
-    if (trim := _malloc_trim()) is not None:
-        trim(0)
-
-
-@functools.lru_cache(maxsize=1)
-def _malloc_trim() -> Callable[[int], int] | None:
-    try:
-        return ctypes.CDLL(None).malloc_trim
-    # Another system, or another C library.
-    except (AttributeError, OSError, TypeError):
-        return None
 
 
 DECODING_MEMORY = MemoryBudget()

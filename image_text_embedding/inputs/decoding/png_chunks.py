@@ -52,6 +52,8 @@ def without_ancillary(file: Any, size: int) -> io.BytesIO | None:
             copy.write(file.read(min(length + 12, size)))
         else:
             dropped = True
+    # 12: IEND, which PIL does not need. What stands between it and the pixels is not copied.
+    dropped = dropped or copy.tell() + 12 < size
     copy.seek(0)
     return copy if dropped else None
 
