@@ -19,7 +19,7 @@ from image_text_embedding.inputs.collections.content_reading import (
     read_picture_bytes,
     require_text,
 )
-from image_text_embedding.inputs.image_loading import load_picture
+from image_text_embedding.inputs.image_loading import decoded_picture
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.inputs.pixels import to_pixels
 from image_text_embedding.inputs.text_encoder import TruncatedTextWarning
@@ -75,18 +75,19 @@ class ItemReader:
         # Before it is read: if it is written meanwhile, the next run reads it again.
         mtime_ns, size_of_file = modified_ns(item), file_size(item) if item.picture.cell is not None else None
         content = read_picture_bytes(item.picture, self.limits)
-        picture = load_picture(content, self.limits)
+        with decoded_picture(content, self.limits) as picture:
+            size, pixels = picture.size, to_pixels(picture, self.size)
         caption = read_caption(item.caption)
         row = Row(
             path,
             caption and as_utf8(caption),
             len(content),
-            *picture.size,
+            *size,
             sha256(content).hexdigest(),
             mtime_ns,
             size_of_file,
         )
-        return row, to_pixels(picture, self.size)
+        return row, pixels
 
 
 def item_result(row: Row, vector: Any) -> ItemResult:

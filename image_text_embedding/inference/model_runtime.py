@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from image_text_embedding.foundation.argument_checks import MODALITIES
 from image_text_embedding.foundation.errors import InputError
-from image_text_embedding.inputs.image_loading import load_picture
+from image_text_embedding.inputs.image_loading import decoded_picture
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.inputs.pixels import normalize_pixels, resize_pixels, to_pixels
 from image_text_embedding.inputs.tokenizer import Tokenizer
@@ -119,12 +119,14 @@ class ModelRuntime:
 
     def pixels(self, picture: Any) -> np.ndarray:
         """Any supported picture input -> uint8 (S, S, 3)."""
-        return to_pixels(load_picture(picture, self.limits), self.config.vision.image_size)
+        with decoded_picture(picture, self.limits) as decoded:
+            return to_pixels(decoded, self.config.vision.image_size)
 
     def pixels_fast(self, picture: Any) -> np.ndarray:
         """As `pixels`, but a JPEG is decoded at a reduced scale, at least twice the model's size, and resized from there."""
         size = self.config.vision.image_size
-        return to_pixels(load_picture(picture, self.limits, min_side=2 * size), size)
+        with decoded_picture(picture, self.limits, min_side=2 * size) as decoded:
+            return to_pixels(decoded, size)
 
     def pixels_unresized(self, picture: Any) -> np.ndarray:
         """As `pixels_fast` without the resizing, which the device does: uint8 (H, W, 3).
@@ -132,8 +134,9 @@ class ModelRuntime:
         A picture that its decoder could not shrink is resized here: a batch of large ones would take gigabytes.
         """
         size = self.config.vision.image_size
-        loaded = load_picture(picture, self.limits, min_side=2 * size)
-        return np.array(loaded) if loaded.width * loaded.height <= (4 * size) ** 2 else to_pixels(loaded, size)
+        with decoded_picture(picture, self.limits, min_side=2 * size) as decoded:
+            small = decoded.width * decoded.height <= (4 * size) ** 2
+            return np.array(decoded) if small else to_pixels(decoded, size)
 
     def states(self, pixels: list[np.ndarray]) -> torch.Tensor:
         """uint8 (S, S, 3) each -> (B, 1 + patches, width): the one vision pass that all heads share."""

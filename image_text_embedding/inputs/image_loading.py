@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from image_text_embedding.foundation.errors import ImageError, item_errors_as
+from image_text_embedding.inputs.decoding import decoding_cost, gif_blocks, jpeg_xl_header, png_chunks, tiff_tags
+from image_text_embedding.inputs.decoding.formats import readable_formats, recognized_format, recognized_kind
+from image_text_embedding.inputs.decoding.grey_levels import to_8_bit_grey
+from image_text_embedding.inputs.decoding.memory_budget import DECODING_MEMORY, Reservation
+from image_text_embedding.inputs.decoding.metered_file import MeteredFile
+from image_text_embedding.inputs.decoding.portable_maps import decode_scaled
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.inputs.url_fetch import display_url, fetch_picture, is_url
-
-# Ordinary raster formats. Files are untrusted, and some other formats run programs (EPS: Ghostscript) or do not state their
-# size in the header (ICO contains complete PNG files).
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
 
 ACCEPTED = (
     "a path, an http(s) or data: URL, encoded bytes, an open binary file, a PIL image, a Towhee Image, "
@@ -51,15 +56,18 @@ _TURNS = {
 _DECODING = [threading.Lock() for _ in range(64)]
 
 
-@item_errors_as(ImageError)
+# PIL unpacks EXIF number by number. Cameras write up to 64 KiB.
+_MAX_EXIF = 4 * 2**20
+
+
 def load_picture(item: Any, limits: Limits = _LIMITS, min_side: int | None = None) -> Image.Image:
     """Decode one picture into upright RGB. The result shares no memory with the input, which is not changed.
 
     Follows the official code's `Image.open(path).convert("RGB")`: alpha and transparency are dropped without a
     background, grey is repeated, palettes are looked up, CMYK uses PIL's plain formula, colour profiles are ignored. It
-    differs where that would be wrong: the EXIF orientation is applied, and 16-bit grey (PIL modes I;16 and I, which PIL
-    clips) is reduced to its high byte, as PIL itself does with 16-bit colour. Of an animation the first frame is used, of a
-    PIL image the current one. PIL's LOAD_TRUNCATED_IMAGES is respected if the user set it.
+    differs where that would be wrong: the EXIF orientation is applied, and grey of more than 8 bits, which PIL clips, is
+    reduced to its upper 8 bits by a rule (`decoding.grey_levels.to_8_bit_grey`). Of an animation the first frame is used, of
+    a PIL image the current one. PIL's LOAD_TRUNCATED_IMAGES is respected if the user set it.
 
     Args:
         item: a path, an http(s) or data: URL, encoded bytes, an open binary file (read from its current position), a PIL
@@ -73,33 +81,66 @@ def load_picture(item: Any, limits: Limits = _LIMITS, min_side: int | None = Non
         ImageError: `item` is of another type, not a picture, truncated, empty, too large, or not found.
         FetchError: its URL is refused, too slow, too large, or not found.
     """
+    with decoded_picture(item, limits, min_side) as picture:
+        return picture
+
+
+@contextmanager
+def decoded_picture(item: Any, limits: Limits = _LIMITS, min_side: int | None = None) -> Iterator[Image.Image]:
+    """As `load_picture`; the picture counts as decoding memory up to the end of the block. Use it to reduce a large one."""
+    with DECODING_MEMORY.reservation(limits.decoding_memory) as memory:
+        picture = _load(item, limits, min_side, memory)
+        memory.shrink(4 * picture.width * picture.height)
+        yield picture
+
+
+@item_errors_as(ImageError)
+def _load(item: Any, limits: Limits, min_side: int | None, memory: Reservation) -> Image.Image:
     if isinstance(item, Image.Image):
         with _DECODING[id(item) // 16 % len(_DECODING)]:
-            if _is_closed(item):
-                raise ImageError("the PIL image was closed: pass it before it is closed, or pass image.copy()")
-            return _decode(item, "the PIL image", limits)
+            return _from_pil_image(item, limits, memory)
     if isinstance(item, np.ndarray):
         return _from_array(item, limits)
     if isinstance(item, str) and is_url(item):
-        return _open(io.BytesIO(fetch_picture(item, limits)), display_url(item), limits, min_side)
+        return _open(io.BytesIO(fetch_picture(item, limits)), display_url(item), limits, min_side, memory)
     if isinstance(item, (str, os.PathLike)):
-        return _from_file(item, limits, min_side)
+        return _from_file(item, limits, min_side, memory)
     if isinstance(item, (bytes, bytearray, memoryview)):
-        return _open(io.BytesIO(bytes(item)), "the bytes", limits, min_side)
+        return _open(io.BytesIO(bytes(item)), "the bytes", limits, min_side, memory)
     if callable(getattr(item, "read", None)):
-        return _from_stream(item, limits, min_side)
+        return _from_stream(item, limits, min_side, memory)
     raise ImageError(f"expected {ACCEPTED}; got {type(item).__module__}.{type(item).__qualname__}")
+
+
+def _from_pil_image(picture: Image.Image, limits: Limits, memory: Reservation) -> Image.Image:
+    if _is_closed(picture):
+        raise ImageError("the PIL image was closed: pass it before it is closed, or pass image.copy()")
+    with _named("the PIL image", limits):
+        _check_size(*picture.size, limits)
+        file = getattr(picture, "fp", None)
+        if file is not None and isinstance(picture, ImageFile.ImageFile) and (picture.tile or _pixels(picture) is None):
+            # PIL goes on reading from there.
+            position = file.tell()
+            try:
+                memory.grow(decoding_cost.memory_needed(picture, MeteredFile(file), limits.max_pixels))
+            finally:
+                file.seek(position)
+        return memory.run(lambda: _decode(picture, is_ours=False))
 
 
 def _is_closed(picture: Image.Image) -> bool:
     """Whether neither pixels nor a file to read them from are left. (PIL then fails with an AssertionError.)"""
-    # Not picture.im: that property asserts that the pixels exist.
-    pixels = vars(picture).get("_im", vars(picture).get("im"))
+    pixels = _pixels(picture)
     if pixels is not None:
         # PIL puts a DeferredError into a closed image.
         return type(pixels).__name__ == "DeferredError"
     file = getattr(picture, "fp", None)
     return file is None or bool(getattr(file, "closed", False))
+
+
+def _pixels(picture: Image.Image) -> Any:
+    # Not picture.im: that property asserts that the pixels exist.
+    return vars(picture).get("_im", vars(picture).get("im"))
 
 
 def _from_array(array: np.ndarray, limits: Limits) -> Image.Image:
@@ -114,7 +155,8 @@ def _from_array(array: np.ndarray, limits: Limits) -> Image.Image:
     values = values[:, :, None] if values.ndim == 2 else values
     if values.ndim != 3 or values.shape[2] not in (1, 3, 4):
         raise ImageError(f"expected an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got shape {array.shape}")
-    _check_size(values.shape[1], values.shape[0], "the array", limits)
+    with _named("the array", limits):
+        _check_size(values.shape[1], values.shape[0], limits)
     mode_name = {1: "GRAY", 3: "RGB", 4: "RGBA"}[values.shape[2]] if mode is None else str(mode).upper()
     channels, colours = MODES.get(mode_name, (0, slice(0)))
     if channels != values.shape[2]:
@@ -125,7 +167,11 @@ def _from_array(array: np.ndarray, limits: Limits) -> Image.Image:
     return Image.fromarray(values) if channels > 1 else Image.fromarray(values[:, :, 0]).convert("RGB")
 
 
-def _from_file(path: str | os.PathLike[Any], limits: Limits, min_side: int | None) -> Image.Image:
+def _from_file(path: str | os.PathLike[Any], limits: Limits, min_side: int | None, memory: Reservation) -> Image.Image:
+    if not limits.allow_files:
+        raise ImageError(
+            "a path is not allowed here (Limits.allow_files is False): pass the picture's bytes or its URL"
+        )
     shown = repr(os.fspath(path))
     shown = shown if len(shown) <= 300 else f"{shown[:300]}… ({len(shown)} characters)"
     try:
@@ -140,92 +186,130 @@ def _from_file(path: str | os.PathLike[Any], limits: Limits, min_side: int | Non
     if file is None:
         raise ImageError(f"expected a picture's file, got a {'folder' if stat.S_ISDIR(kind) else 'device'}: {shown}")
     with file:
-        return _open(file, shown, limits, min_side)
+        return _open(file, shown, limits, min_side, memory)
 
 
-def _from_stream(stream: Any, limits: Limits, min_side: int | None) -> Image.Image:
+def _from_stream(stream: Any, limits: Limits, min_side: int | None, memory: Reservation) -> Image.Image:
     try:
         content = stream.read()
     except Exception as error:
         raise ImageError(f"cannot read the file object {type(stream).__name__}: {error}") from error
     if not isinstance(content, (bytes, bytearray)):
         raise ImageError(f"expected a file opened in binary mode ('rb'), got one that returns {type(content).__name__}")
-    return _open(io.BytesIO(content), "the file object", limits, min_side)
+    return _open(io.BytesIO(content), "the file object", limits, min_side, memory)
 
 
-def _open(file: Any, what: str, limits: Limits, min_side: int | None) -> Image.Image:
+def _open(file: Any, what: str, limits: Limits, min_side: int | None, memory: Reservation) -> Image.Image:
     """Decode an encoded picture; `what` names it in errors."""
-    # Loads PIL's plugins on the first call.
-    Image.init()
-    formats = [name for name in FORMATS if name in Image.OPEN]
-    try:
-        picture = Image.open(file, formats=formats)
-    except UnidentifiedImageError as error:
-        file.seek(0)
-        head = file.read(16)
-        got = f"something else, or a truncated header: it begins with {head!r}" if head else "0 bytes"
-        raise ImageError(f"{what}: expected a picture ({', '.join(formats)}), got {got}") from error
-    except Exception as error:
-        raise _broken(what, error, limits) from error
+    with _named(what, limits):
+        head = file.read(64)
+        name = recognized_format(head)
+        formats = readable_formats(name)
+        try:
+            return _decode_file(MeteredFile(file), name, formats, limits, min_side, memory)
+        # One of our own checks: there is no other way to read the file.
+        except ImageError:
+            raise
+        except Exception as error:
+            if name == "PNG" and (copy := _without_ancillary_chunks(file)) is not None:
+                # The first error describes the file better than one of the copy.
+                with suppress(OSError, SyntaxError):
+                    return _decode_file(MeteredFile(copy), name, formats, limits, min_side, memory)
+            if isinstance(error, UnidentifiedImageError):
+                known = ", ".join(formats)
+                raise ImageError(f"expected a picture ({known}), got {recognized_kind(head)}") from error
+            raise
+
+
+def _without_ancillary_chunks(file: Any) -> io.BytesIO | None:
+    """A PNG file without what may be damaged while its pixels are good: browsers show such files."""
+    size = MeteredFile(file).size()
+    png_chunks.check_pixels(file, size)
+    return png_chunks.without_ancillary(file, size)
+
+
+def _decode_file(
+    file: MeteredFile, name: str | None, formats: list[str], limits: Limits, min_side: int | None, memory: Reservation
+) -> Image.Image:
+    # PIL allocates the canvas of these, or decodes them, while it opens the file.
+    if name in ("GIF", "JXL"):
+        size = gif_blocks.canvas_size(file) if name == "GIF" else jpeg_xl_header.stated_size(file)
+        if size is not None:
+            _check_size(*size, limits)
+            memory.grow(decoding_cost.memory_before_opening(name, size[0] * size[1]))
+    elif name == "TIFF":
+        tiff_tags.check_tags(file)
+    picture = Image.open(file, formats=formats)
+    file.end_of_header()
+    # Before draft(), which changes the size. It has an effect only on JPEG.
+    _check_size(*picture.size, limits)
+    position = file.tell()
     if min_side is not None:
-        # Before draft(), which changes the size. It has an effect only on JPEG.
-        _check_size(*picture.size, what, limits)
         picture.draft(None, (min_side, min_side))
-    return _decode(picture, what, limits)
+    memory.grow(decoding_cost.memory_needed(picture, file, limits.max_pixels))
+    # PIL goes on reading from there.
+    file.seek(position)
+    return memory.run(lambda: _decode(decode_scaled(picture, file) or picture, is_ours=True))
 
 
-def _decode(picture: Image.Image, what: str, limits: Limits) -> Image.Image:
-    """Upright RGB of a PIL image, which is not changed except that it is loaded."""
-    _check_size(*picture.size, what, limits)
-    try:
-        picture.load()
-        if "transparency" in picture.info:
-            # PIL warns that convert("RGB") drops it.
-            picture = picture.copy()
-            del picture.info["transparency"]
-        rgb = _to_rgb(picture, what)
-    except ImageError:
-        raise
-    # PIL's plugins raise almost anything on broken files.
-    except Exception as error:
-        raise _broken(what, error, limits) from error
-    try:
-        turn = _TURNS.get(picture.getexif().get(_ORIENTATION, 1))
-    # Broken EXIF beside good pixels is ignored, as browsers do.
-    except Exception:
-        turn = None
+def _decode(picture: Image.Image, is_ours: bool) -> Image.Image:
+    """Upright RGB of a PIL image. If it is not ours, it is not changed except that it is loaded."""
+    picture.load()
+    if picture.mode == "F":
+        raise ImageError("expected whole numbers, got floats (mode F): scale them to 0..255 and convert to L")
+    turn = _turn(picture)
+    if "transparency" in picture.info:
+        # PIL warns that convert("RGB") drops it.
+        if not is_ours:
+            picture, is_ours = picture.copy(), True
+        del picture.info["transparency"]
+    if picture.mode.startswith("I"):
+        picture, is_ours = to_8_bit_grey(picture), True
+    # Before the picture grows to the size of RGB.
+    if turn is not None:
+        picture, is_ours = picture.transpose(turn), True
+    # A copy of a large picture takes as long as a tenth of its decoding, so ours only changes its class.
+    rgb = picture._new(picture.im) if is_ours and picture.mode == "RGB" else picture.convert("RGB")
     # The pixels are upright now, so the orientation must not be applied again.
     rgb.info = {}
-    return rgb if turn is None else rgb.transpose(turn)
+    return rgb
 
 
-def _to_rgb(picture: Image.Image, what: str) -> Image.Image:
-    if picture.mode == "F":
-        raise ImageError(f"{what}: expected whole numbers, got floats (mode F): scale them to 0..255 and convert to L")
-    if picture.mode.startswith("I"):
-        values = np.asarray(picture)
-        if values.min() < 0 or values.max() > 65535:
-            raise ImageError(
-                f"{what}: expected at most 16 bits of grey, got {values.min()} to {values.max()} (mode {picture.mode}): "
-                "scale it to 0..255 and convert to L"
-            )
-        picture = Image.fromarray((values >> 8).astype(np.uint8))
-    return picture.convert("RGB")
+def _turn(picture: Image.Image) -> Image.Transpose | None:
+    """How to turn a loaded picture, by its EXIF. (PIL has already turned a TIFF.)"""
+    if len(picture.info.get("exif") or b"") > _MAX_EXIF:
+        return None
+    try:
+        return _TURNS.get(picture.getexif().get(_ORIENTATION, 1))
+    # Broken EXIF beside good pixels is ignored, as browsers do.
+    except Exception:
+        return None
 
 
-def _check_size(width: int, height: int, what: str, limits: Limits) -> None:
+def _check_size(width: int, height: int, limits: Limits) -> None:
     if width < 1 or height < 1:
-        raise ImageError(f"{what}: expected at least one pixel, got {width} x {height}")
+        raise ImageError(f"expected at least one pixel, got {width} x {height}")
     if width * height > limits.max_pixels:
         raise ImageError(
-            f"{what}: {width} x {height} pixels are more than {limits.max_pixels}. Limits(max_pixels=...) sets the limit"
+            f"{width} x {height} pixels are more than {limits.max_pixels}. Limits(max_pixels=...) sets the limit"
         )
 
 
-def _broken(what: str, error: Exception, limits: Limits) -> ImageError:
-    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return ImageError(
+@contextmanager
+def _named(what: str, limits: Limits) -> Iterator[None]:
+    """Every error of the block becomes an ImageError that begins with `what`."""
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(f"{what}: {error}") from error.__cause__
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(
             f"{what}: too many pixels: {error} There are two limits: Limits(max_pixels=...), now {limits.max_pixels}, "
             f"and PIL's own, twice PIL.Image.MAX_IMAGE_PIXELS, now {Image.MAX_IMAGE_PIXELS}; raise both to allow it"
-        )
-    return ImageError(f"{what}: truncated or broken: {type(error).__name__}: {str(error)[:200]}")
+        ) from error
+    # PIL's plugins raise almost anything on broken files.
+    except Exception as error:
+        message = str(error)[:200]
+        # Some quote what they found, such as a number in the header of a PPM: the file may be no picture, but a secret.
+        shown = "" if re.search(r"\bb['\"]", message) else f": {message}"
+        raise ImageError(f"{what}: truncated or broken: {type(error).__name__}{shown}") from error

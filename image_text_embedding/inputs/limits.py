@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from image_text_embedding.inputs.decoding.memory_budget import default_decoding_memory
 
 
 @dataclass(frozen=True)
@@ -11,16 +13,23 @@ class Limits:
 
     Attributes:
         max_pixels: width x height, as the header states it, above which a picture is refused.
+        decoding_memory: bytes that all pictures which this process decodes at the same time may take together. A picture
+            that does not fit waits for others, and one that needs more than all of it is refused. A quarter of the
+            machine's memory, at most 1 GiB. (100 million pixels take 0.8 GB as JPEG, 1.6 GB as WebP.)
         max_bytes: size of the encoded picture above which a download or a data: URI is refused.
         connect_timeout: seconds for one connection to open.
         total_timeout: seconds for one URL, including redirects.
         max_redirects: how many redirects are followed, each checked like the first address.
         allow_private: whether loopback, private and link-local addresses are allowed.
+        allow_files: whether a picture may be a path. A service whose users send pictures sets it to False: a string is
+            then a URL, and never a file of the server's.
     """
 
-    max_pixels: int = 178_956_970
+    max_pixels: int = 100_000_000
+    decoding_memory: int = field(default_factory=default_decoding_memory)
     max_bytes: int = 64 * 2**20
     connect_timeout: float = 10.0
     total_timeout: float = 60.0
     max_redirects: int = 5
     allow_private: bool = False
+    allow_files: bool = True

@@ -6,8 +6,6 @@ about the length. Every part of this package that accepts a picture's URL fetche
 
 from __future__ import annotations
 
-import base64
-import binascii
 import functools
 import http.client
 import ipaddress
@@ -19,10 +17,11 @@ import threading
 import time
 from contextlib import closing
 from typing import Any
-from urllib.parse import quote, unquote_to_bytes, urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from image_text_embedding.foundation.errors import FetchError
 from image_text_embedding.foundation.terminal_text import printable_text
+from image_text_embedding.inputs.data_urls import data_url_content, display_data_url
 from image_text_embedding.inputs.limits import Limits
 
 # A scheme has two letters at least: C://x.png is a path.
@@ -64,7 +63,7 @@ def fetch_picture(url: str, limits: Limits) -> bytes:
         FetchError: the URL is refused, too slow, too large, truncated, malformed, or answers with another status than 200.
     """
     if url[:5].lower() == "data:":
-        return _data(url, limits)
+        return data_url_content(url, limits.max_bytes)
     deadline = time.monotonic() + limits.total_timeout
     current = url
     for _ in range(limits.max_redirects + 1):
@@ -98,7 +97,7 @@ def fetch_picture(url: str, limits: Limits) -> bytes:
 def display_url(url: str) -> str:
     """A URL for messages: short, without credentials, the query (which may be signed) or the payload of a data: URI."""
     if url[:5].lower() == "data:":
-        return f"{printable_text(url[:64].partition(',')[0], 64)},… ({len(url)} characters)"
+        return display_data_url(url)
     try:
         parts = urlsplit(url)
         parts.port  # noqa: B018 - raises if it is malformed
@@ -322,31 +321,3 @@ def _resolve(host: str, port: int, seconds: float) -> list[Any]:
     if isinstance(found, Exception):
         raise FetchError(f"the host {host} cannot be looked up: {printable_text(str(found), 100)}") from found
     return found
-
-
-def _data(url: str, limits: Limits) -> bytes:
-    """The payload of a data: URI (RFC 2397), base64 or percent-encoded."""
-    head, comma, payload = url.partition(",")
-    is_base64 = head.lower().endswith(";base64")
-    if not comma:
-        raise FetchError(f"malformed {display_url(url)}: expected data:[type][;base64],payload, got no comma")
-    if not payload.isascii():
-        raise FetchError(f"malformed {display_url(url)}: characters that are not ASCII in the payload")
-    size = len(payload) - 2 * payload.count("%")
-    size = size * 3 // 4 if is_base64 else size
-    # 2: the padding of base64.
-    if size > limits.max_bytes + 2:
-        raise FetchError(f"{display_url(url)}: about {size} bytes are more than {limits.max_bytes} (Limits.max_bytes)")
-    raw = unquote_to_bytes(payload) if "%" in payload else payload.encode("ascii")
-    if is_base64:
-        # Often wrapped, and often without its padding.
-        raw = raw.translate(None, b" \t\r\n\f").rstrip(b"=")
-        try:
-            raw = base64.b64decode(raw + b"=" * (-len(raw) % 4), validate=True)
-        except binascii.Error as error:
-            raise FetchError(f"malformed {display_url(url)}: not base64 ({error})") from error
-    elif re.search(r"%(?![0-9A-Fa-f]{2})", payload):
-        raise FetchError(f"malformed {display_url(url)}: a % without two hexadecimal digits")
-    if len(raw) > limits.max_bytes:
-        raise FetchError(f"{display_url(url)}: {len(raw)} bytes are more than {limits.max_bytes} (Limits.max_bytes)")
-    return raw

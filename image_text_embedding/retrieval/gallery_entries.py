@@ -44,7 +44,7 @@ def picture_entry(item: Any, limits: Limits) -> GalleryEntry:
         if is_url(location):
             content = fetch_picture(location, limits)
             return GalleryEntry(_id("image", content), "" if location[:5].lower() == "data:" else location, "", content)
-        if not os.path.isfile(location):
+        if not limits.allow_files or not os.path.isfile(location):
             # Raises an error with the reason.
             load_picture(item, limits)
         try:

@@ -6,15 +6,17 @@ import base64
 import socket
 import ssl
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from support.picture_server import BODY, CERTIFICATE, OTHER, PUBLIC, STRICT, Internet, Server, drip, moved, reply
 
 from image_text_embedding.foundation.errors import FetchError, ImageError
-from image_text_embedding.inputs import url_fetch
+from image_text_embedding.inputs import data_urls, url_fetch
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.inputs.url_fetch import display_url, fetch_picture, is_public, is_url
 
@@ -260,6 +262,37 @@ def test_a_data_uri_is_measured_before_it_is_decoded(monkeypatch: pytest.MonkeyP
     with pytest.raises(FetchError, match=r"bytes are more than 3000 \(Limits.max_bytes\)") as caught:
         fetch_picture("data:image/png;base64," + "A" * 4_000_000, exact)
     assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("head", ["data:,", "data:;base64,"])
+def test_malformed_escapes_are_refused_before_the_size_is_judged(head: str) -> None:
+    """A count of % signs would make the size of these negative."""
+    for payload in ("%" * 10_000, "A" * 5000 + "%4", "%zz" * 5000, "%4G" + "A" * 100):
+        with pytest.raises(FetchError, match="without two hexadecimal digits"):
+            fetch_picture(head + payload, Limits(max_bytes=3000))
+
+
+def test_escapes_and_base64_over_the_borders_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = bytes(range(256)) * 3
+    quoted = "".join(f"%{byte:02x}" if byte % 3 else quote(bytes([byte]), safe="") for byte in content)
+    wrapped = base64.encodebytes(content).decode()
+    for size in (3, 4, 5, 64, 65, 1000):
+        monkeypatch.setattr(data_urls, "_BLOCK", size)
+        assert fetch_picture("data:," + quoted, STRICT) == content
+        for text in (wrapped, wrapped.replace("\n", "%0A"), wrapped.rstrip("=\n"), quote(wrapped)):
+            assert fetch_picture("data:;base64," + text, STRICT) == content
+
+
+def test_a_large_data_uri_takes_little_more_memory_than_its_payload() -> None:
+    """6 million escapes: the standard library's decoder took 600 MB for them."""
+    escaped, plain = "data:,a" + "%41" * 6_000_000, "data:;base64," + "QUJD" * 2_000_000
+    for uri, size in ((escaped, 6_000_001), (plain, 6_000_000)):
+        tracemalloc.start()
+        try:
+            assert len(fetch_picture(uri, Limits())) == size
+            assert tracemalloc.get_traced_memory()[1] < 40e6
+        finally:
+            tracemalloc.stop()
 
 
 def test_is_url() -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from image_text_embedding.foundation.errors import ConfigError, InputError, TextError
-from image_text_embedding.inputs.image_loading import load_picture
+from image_text_embedding.inputs.image_loading import decoded_picture
 from image_text_embedding.inputs.pixels import to_pixels
 from image_text_embedding.inputs.text_rules import TextRules
 from image_text_embedding.inputs.tokenizer import Tokenizer
@@ -149,9 +149,9 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
             for text, answer_texts in self._choose_texts(_pair_questions(question, answer), rng):
                 questions.append(self.tokenizer(text, self.config.questions))
                 answers.append(self._answer_shares(answer_texts))
-        picture = load_picture(item.get("image"))
         texts = f"{captions} {question} {answer}"
-        pixels = to_pixels(self._augment(picture, texts, rng), self.config.vision.image_size)
+        with decoded_picture(item.get("image")) as picture:
+            pixels = to_pixels(self._augment(picture, texts, rng), self.config.vision.image_size)
         image = item.get("image")
         key = _hash_key(os.fspath(image) if isinstance(image, (str, os.PathLike)) else index)
         return PairSample(pixels, key, caption_ids, prompted, questions, answers)
