@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from image_text_embedding.foundation.errors import ImageError, item_errors_as
-from image_text_embedding.inputs.decoding import decoding_cost, gif_blocks, jpeg_xl_header, png_chunks, tiff_tags
+from image_text_embedding.inputs.decoding import decoding_cost, early_sizes, png_chunks, tiff_tags
 from image_text_embedding.inputs.decoding.formats import readable_formats, recognized_format, recognized_kind
 from image_text_embedding.inputs.decoding.grey_levels import to_8_bit_grey
 from image_text_embedding.inputs.decoding.memory_budget import DECODING_MEMORY, Reservation
@@ -231,15 +231,12 @@ def _without_ancillary_chunks(file: Any) -> io.BytesIO | None:
 def _decode_file(
     file: MeteredFile, name: str | None, formats: list[str], limits: Limits, min_side: int | None, memory: Reservation
 ) -> Image.Image:
-    # PIL allocates the canvas of these, or decodes them, while it opens the file.
-    if name in ("GIF", "JXL"):
-        size = gif_blocks.canvas_size(file) if name == "GIF" else jpeg_xl_header.stated_size(file)
-        if size is not None:
-            _check_size(*size, limits)
-            memory.grow(decoding_cost.memory_before_opening(name, size[0] * size[1]))
+    if (size := early_sizes.stated_size(name, file)) is not None:
+        _check_size(*size, limits)
+        memory.grow(decoding_cost.memory_before_opening(str(name), size[0] * size[1], file))
     elif name == "TIFF":
         tiff_tags.check_tags(file)
-    picture = Image.open(file, formats=formats)
+    picture = memory.run(lambda: Image.open(file, formats=formats))
     file.end_of_header()
     # Before draft(), which changes the size. It has an effect only on JPEG.
     _check_size(*picture.size, limits)

@@ -46,9 +46,10 @@ def memory_needed(picture: Any, file: MeteredFile, max_pixels: int) -> int:
     return int(max(own + decoder, conversion))
 
 
-def memory_before_opening(format: str, pixels: int) -> int:
-    """All that a GIF or a JPEG XL takes, in bytes: PIL allocates or decodes them while it opens the file."""
-    return int(pixels * {"GIF": max(1 + _GIF, 2 + 4), "JXL": 4 + _JXL}[format])
+def memory_before_opening(format: str, pixels: int, file: MeteredFile) -> int:
+    """All that a format of `early_sizes` takes, in bytes: at least what `memory_needed` says once the file is open."""
+    each = {"GIF": max(1 + _GIF, 2 + 4), "WEBP": 4 + _WEBP, "JXL": 4 + _JXL}[format]
+    return int(each * pixels) + 2 * file.size()
 
 
 # Each of these gives the bytes that a format's decoder takes besides the picture, and checks what else the format may cost.

@@ -24,6 +24,8 @@ MAX_DEFAULT = 2**30
 # Seconds: how long a decode waits for memory before it fails, and after which of them later ones may not overtake it.
 MAX_WAIT = 120.0
 PATIENCE = 1.0
+# So many pictures that each take more than an eighth of the budget are decoded at the same time.
+LARGE_AT_ONCE = 4
 
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -56,6 +58,7 @@ class MemoryBudget:
         self._reserved = 0
         self._waiting: list[float] = []
         self._of_thread = threading.local()
+        self.large_decodes = ThreadPoolExecutor(LARGE_AT_ONCE, thread_name_prefix="image-text-embedding-decoding")
 
     @property
     def reserved(self) -> int:
@@ -138,15 +141,13 @@ class Reservation:
             self._amount = amount
 
     def run(self, function: Callable[[], T]) -> T:
-        """function(), in a thread of its own if this is a large part of the budget.
+        """function(), in one of a few threads if this is a large part of the budget.
 
-        glibc gives freed memory back late: about 40 MB stay with each thread that has decoded a large picture. Threads that
-        have ended leave theirs to the next one.
+        glibc gives freed memory back late: up to 40 MB stay with each thread that has decoded a large picture.
         """
         if self._amount <= self._limit // 8:
             return function()
-        with ThreadPoolExecutor(1, thread_name_prefix="image-text-embedding-decoding") as thread:
-            return thread.submit(function).result()
+        return self._budget.large_decodes.submit(function).result()
 
     def shrink(self, amount: int) -> None:
         """Return what exceeds `amount` bytes."""

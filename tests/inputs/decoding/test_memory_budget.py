@@ -192,11 +192,12 @@ def test_a_forked_child_does_not_wait_for_threads_that_it_does_not_have() -> Non
         "from image_text_embedding.inputs.decoding.memory_budget import DECODING_MEMORY as memory\n"
         "with memory.reservation(100) as outer:\n"
         "    outer.grow(100)\n"
+        "    assert outer.run(os.getpid) == os.getpid()\n"
         "    child = os.fork()\n"
         "    if child == 0:\n"
         "        with memory.reservation(100) as inner:\n"
         "            inner.grow(90)\n"
-        "            os._exit(0 if memory.reserved == 90 else 1)\n"
+        "            os._exit(0 if memory.reserved == 90 and inner.run(os.getpid) == os.getpid() else 1)\n"
         "    assert os.waitpid(child, 0)[1] == 0\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
