@@ -28,6 +28,7 @@ from image_text_embedding.foundation.atomic_files import atomic_replace, remove_
 from image_text_embedding.foundation.errors import CheckpointError, ConfigError
 from image_text_embedding.foundation.exclusive_lock import LockHeldError, acquire_lock
 from image_text_embedding.foundation.optional_imports import import_optional
+from image_text_embedding.foundation.small_files import read_small_json
 from image_text_embedding.foundation.text_files import read_text
 from image_text_embedding.inputs.tokenizer import Tokenizer
 from image_text_embedding.models.checkpoints.checkpoint_files import load_pickle, save_weights
@@ -91,10 +92,9 @@ class RunFolder:
             ConfigError: it cannot be read.
         """
         try:
-            run: dict[str, Any] = json.loads(read_text(self.path / RUN))
+            return read_small_json(self.path / RUN)
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot read {self.path / RUN}: {error}") from error
-        return run
 
     # Checkpoints
 

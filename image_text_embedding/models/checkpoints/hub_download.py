@@ -15,6 +15,8 @@ from image_text_embedding.models.checkpoints.local_file import CONNECT_TIMEOUT, 
 
 logger = logging.getLogger(__name__)
 
+MAX_TEXT_BYTES = 2**25  # of configurations, vocabularies and lists of shards
+
 
 def hub_file(repo_id: str, names: Sequence[str], revision: str | None = None) -> LocalFile:
     """The first of `names` that a hub repository has, through huggingface_hub and its cache.
@@ -39,6 +41,11 @@ def hub_file(repo_id: str, names: Sequence[str], revision: str | None = None) ->
                 remote = get_hf_file_metadata(hf_hub_url(repo_id, name, revision=revision), timeout=CONNECT_TIMEOUT)
             except EntryNotFoundError:
                 continue
+            if not name.endswith((".safetensors", ".bin")) and (remote.size or 0) > MAX_TEXT_BYTES:
+                raise DownloadError(
+                    f"{repo_id}/{name}: expected at most {MAX_TEXT_BYTES:,} bytes, got a file of {remote.size:,}. It was not "
+                    f"downloaded; check the repository's name, {PASS_LOCAL_FILES}"
+                )
             if not path_in_hub_cache(repo_id, name, remote.commit_hash):
                 logger.info("downloading %s/%s (%s bytes) to %s", repo_id, name, remote.size, constants.HF_HUB_CACHE)
             path = Path(hf_hub_download(repo_id, name, revision=revision))

@@ -8,6 +8,7 @@ from image_text_embedding.foundation.errors import CheckpointError
 from image_text_embedding.foundation.small_files import parse_json_object
 from image_text_embedding.models.checkpoints.checkpoint_files import METADATA_KEY, Checkpoint
 from image_text_embedding.models.checkpoints.parameter_names import PARAMETER_NAMES, rename_parameters
+from image_text_embedding.models.checkpoints.weight_files import is_shard
 from image_text_embedding.models.config import ModelConfig, WeightsSource, config_from_mapping
 from image_text_embedding.models.config_files import list_models, model_config
 
@@ -53,6 +54,10 @@ def recognise_checkpoint(checkpoint: Checkpoint) -> ModelConfig:
         base = model_config(_MODELS_BY_PARTS[family, pos_embed.shape[-1], _MATCHES if vectors_only else parts])
         image_size = round(max(pos_embed.shape[1] - 1, 1) ** 0.5) * base.vision.patch_size
     except (KeyError, IndexError) as error:
+        if is_shard(checkpoint.path):
+            raise CheckpointError(
+                f"{checkpoint.path} is one shard of several: pass the folder with all of them and their index"
+            ) from error
         raise CheckpointError(
             f"cannot detect the model in {checkpoint.path} (no vision tower of a known width, or a combination of heads that "
             "no known model has). Name the model and pass the file as its checkpoint: "

@@ -45,6 +45,11 @@ def is_index(path: Path) -> bool:
     return re.search(r"\.index(\.[\w-]+)?\.json$", path.name) is not None
 
 
+def is_shard(path: Path) -> bool:
+    """Whether a file is one of several shards, by its name."""
+    return re.search(r"-\d+-of-\d+\.", path.name) is not None
+
+
 def find_weights(folder: Path) -> Path:
     """The weights file, or the index of shards, in a folder.
 

@@ -13,6 +13,7 @@ from huggingface_hub import constants
 from support.download_server import BODY, COMMIT, LATER_COMMIT, REPO, SHA256, Hub, assert_refused, hub_cache_files
 
 from image_text_embedding.foundation.errors import DownloadError
+from image_text_embedding.models.checkpoints import hub_download
 from image_text_embedding.models.checkpoints.download import is_cached, locate
 from image_text_embedding.models.checkpoints.hub_download import hub_file
 from image_text_embedding.models.checkpoints.weight_files import WEIGHT_FILES
@@ -173,3 +174,14 @@ def test_malformed_repository_names(repo_id: str, hub: Hub) -> None:
 def test_a_hub_cache_that_cannot_be_written_is_named(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "hub").write_text("a file where a folder should be")
     assert_refused(WeightsSource(hub=REPO), "the download failed", constants.HF_HUB_CACHE)
+
+
+def test_a_configuration_of_gigabytes_is_not_downloaded(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_download, "MAX_TEXT_BYTES", 100)
+    hub.files[(COMMIT, "config.json")] = b"[" * 101
+    with pytest.raises(DownloadError, match=r"config\.json: expected at most 100 bytes, got a file of 101"):
+        hub_file(REPO, ["config.json"])
+    assert hub_cache_files(tmp_path) == []
+    assert locate(WeightsSource(hub=REPO)).path.name == "model.safetensors"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import random
 import struct
 import zipfile
 from pathlib import Path
@@ -67,6 +68,11 @@ def test_what_torch_writes_passes(zipped: bool, tmp_path: Path) -> None:
         **STATE,
         "parameter": torch.nn.Parameter(torch.ones(2)),
         "half": [torch.zeros(2, dtype=dtype) for dtype in (torch.float16, torch.bfloat16, torch.int64, torch.bool)],
+        **(
+            {"float8": torch.zeros(2, dtype=torch.float8_e4m3fn)} if zipped else {}
+        ),  # torch cannot read it from a legacy file
+        "module": torch.nn.Linear(2, 3).state_dict(),
+        "python": random.Random(1).getstate(),
         "optimizer": optimiser.state_dict(),
         "random": torch.get_rng_state(),
         "milestones": torch.optim.lr_scheduler.MultiStepLR(optimiser, [3, 5]).state_dict(),
@@ -185,15 +191,15 @@ def test_torchscript_is_named_as_code(tmp_path: Path) -> None:
 
 
 def test_damaged_programs_raise_no_other_error(tmp_path: Path) -> None:
-    random = np.random.default_rng(5)
+    generator = np.random.default_rng(5)
     torch.save(STATE, tmp_path / "good.pth")
     with zipfile.ZipFile(tmp_path / "good.pth") as archive:
         good = archive.read("good/data.pkl")
     refused = 0
     for number in range(200):
         program = bytearray(good)
-        for position in random.integers(2, len(good), 4):
-            program[position] = random.integers(256)
+        for position in generator.integers(2, len(good), 4):
+            program[position] = generator.integers(256)
         path = (zip_of, legacy_of)[number % 2](tmp_path / "x.pth", bytes(program))
         try:
             read_checkpoint(path)

@@ -161,6 +161,10 @@ class TestFolders:
         with pytest.raises(CheckpointError, match=r"got model\.int4\.safetensors: pass the path of one file"):
             ite.load(tmp_path)
 
+    def test_one_shard_alone(self, sharded: Path) -> None:
+        with pytest.raises(CheckpointError, match="is one shard of several: pass the folder"):
+            ite.load(sorted(sharded.glob("*.safetensors"))[0])
+
     def test_an_index_as_checkpoint(self, sharded: Path, single: Path, tmp_path: Path) -> None:
         assert (
             read_checkpoint(sharded / INDEX).tensors.keys()
