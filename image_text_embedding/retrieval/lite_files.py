@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +22,10 @@ from image_text_embedding.foundation.errors import InputError, StoreError
 
 # Milvus Lite 2 wrote SQLite files.
 SQLITE_HEAD = b"SQLite format 3\0"
+
+# The locks of the indexes in use.
+_locks: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+_guard = threading.Lock()
 
 
 def check_location(folder: Path, location: str) -> None:
@@ -71,6 +78,8 @@ class LiteFiles:
         collection: the name of the collection.
 
     Attributes:
+        writing: the lock of all writing to the index, shared by all its collections. Re-entrant, as a write may have to open
+            the index first.
         row_count: records how many rows there are, `<collection>.rows.json` in the folder. It is written after rows are
             added and before rows are removed, so that a process which is killed in between leaves a number that is too small,
             never one that is too large. (Older versions, which do not write it, may also add rows.)
@@ -80,6 +89,8 @@ class LiteFiles:
         self._collection = folder / "collections" / collection
         self.row_count = folder / f"{collection}.rows.json"
         self._counted = False
+        with _guard:
+            self.writing = _locks.setdefault(str(folder), threading.RLock())
 
     def find_missing(self) -> str | None:
         """What is missing or unreadable of the files that describe the rows; None if nothing is, or there are no rows.

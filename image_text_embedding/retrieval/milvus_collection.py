@@ -44,9 +44,6 @@ _open_files: Counter[str] = Counter()
 # Re-entrant, as a discarded collection may be finalised anywhere in this thread.
 _open_files_lock = threading.RLock()
 
-# One for all collections of a file that are in use.
-_writing_locks: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
-
 
 class MilvusCollection:
     """One collection, created by `create`.
@@ -80,7 +77,7 @@ class MilvusCollection:
         self._finalizer: Any = None
         self._closed = False
         self._files = None if self.is_server else LiteFiles(Path(self.uri), name)
-        self._writing = threading.RLock() if self.is_server else _writing_lock(self.uri)
+        self._writing = threading.RLock() if self._files is None else self._files.writing
         _check_location(self)
         if self.is_server or os.path.exists(self.uri):
             self._connect()
@@ -233,10 +230,16 @@ class MilvusCollection:
             if vector.shape != (self.manifest["dim"],) or not np.isfinite(vector).all():
                 raise InputError(f"expected finite vectors of length {self.manifest['dim']}, got shape {vector.shape}")
         listed = [{**row, "vector": vector.tolist()} for row, vector in zip(rows, vectors)]
-        with self._writing, self._milvus_errors("write"):
-            ids = {row["id"] for row in rows}
-            with self._changing(len(ids) - len(self.rows(list(ids), []))):
-                self._milvus.upsert(self.name, listed, timeout=self._timeout)
+        with (
+            self._writing,
+            self._milvus_errors("write"),
+            self._changing(self._count_new(rows) if self._files is not None else 0),
+        ):
+            self._milvus.upsert(self.name, listed, timeout=self._timeout)
+
+    def _count_new(self, rows: Sequence[Mapping[str, Any]]) -> int:
+        ids = list({row["id"] for row in rows})
+        return len(ids) - len(self.rows(ids, []))
 
     def remove(self, ids: Sequence[str]) -> int:
         """Remove rows. Returns how many were removed."""
@@ -289,12 +292,6 @@ class MilvusCollection:
         """Where rows are added, or -removed: their number is recorded. Not for a server, where others may write, too."""
         with contextlib.nullcontext() if self._files is None else self._files.recording(rows, lambda: len(self)):
             yield
-
-
-def _writing_lock(file: str) -> Any:
-    """The lock of all writing to a file. Re-entrant, as a write may have to open the file first."""
-    with _open_files_lock:
-        return _writing_locks.setdefault(file, threading.RLock())
 
 
 def _filter_any_of(field: str, values: Sequence[str]) -> str:

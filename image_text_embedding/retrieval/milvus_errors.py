@@ -17,7 +17,7 @@ def is_milvus_error(error: BaseException) -> bool:
 def known_reason(error: Exception, timeout: float) -> str | None:
     """Why a call failed, and what to do; None if the error does not say so."""
     message = one_line(error)
-    if "[Errno 28]" in message or "[Errno 122]" in message:
+    if re.search(r"\[errno (28|122)\]", message, re.IGNORECASE):  # ENOSPC, EDQUOT
         return f"the disk is full ({message}). Rows written before are safe: free some space and repeat the command"
     if message.startswith("Fail connecting to server"):
         return f"no Milvus server answered within {timeout:g} s. Is it running, and are address and token right?"

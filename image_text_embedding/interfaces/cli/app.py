@@ -6,6 +6,7 @@ Exit codes: 0 = success; 1 = the command failed, or some items failed (stderr sa
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -136,9 +137,20 @@ def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     print_note(message)
 
 
+class _LogNotes(logging.Handler):
+    """Prints what is logged at WARNING or above and handled by nobody else, which would otherwise go to stderr as it is."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print_note(record.getMessage())
+        except Exception:
+            self.handleError(record)
+
+
 def main() -> None:
-    """The entry point. Our errors and warnings become one line each on stderr."""
+    """The entry point. Our errors and warnings, and what is logged, become one line each on stderr."""
     replace_unencodable()
+    last_resort, logging.lastResort = logging.lastResort, _LogNotes(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _print_warning
@@ -147,3 +159,5 @@ def main() -> None:
     except EmbeddingError as error:
         print_note(error)
         sys.exit(1)
+    finally:
+        logging.lastResort = last_resort

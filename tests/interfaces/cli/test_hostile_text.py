@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from PIL import Image
 from support.environment import Run
 
 from image_text_embedding.demo.packaged_gallery import gallery
+from image_text_embedding.interfaces.cli import model_commands
 from image_text_embedding.interfaces.cli.app import COMMANDS, main
 
 pytest.importorskip("milvus_lite")
@@ -122,6 +125,22 @@ def test_models_training_towhee_and_wrong_usage(run: Run, photos: Path, tmp_path
         ["search", "x", "--find", HOSTILE],
     ):
         assert "Error" in assert_harmless(run, *wrong, code=2)
+
+
+def test_warnings_and_logs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger("somebody's")
+    monkeypatch.setattr(logger, "propagate", False)  # pytest handles what reaches the root
+
+    def names() -> list[str]:
+        logger.warning("logged %s", HOSTILE)
+        warnings.warn(f"warned {HOSTILE}", stacklevel=1)
+        return ["blip_demo"]
+
+    monkeypatch.setattr(model_commands, "list_models", names)
+    last_resort = logging.lastResort
+    shown = assert_harmless(run, "models", code=0)
+    assert "image-text-embedding: logged a" in shown and "image-text-embedding: warned a" in shown
+    assert logging.lastResort is last_resort
 
 
 def test_every_command_is_tested_here() -> None:
