@@ -6,9 +6,10 @@ from image_text_embedding.interfaces.towhee_operators.operators import (
     AnsweringOperator,
     EmbeddingOperator,
     MatchingOperator,
+    ReasoningOperator,
 )
 
-__all__ = ["Albef", "AlbefAnswering", "AlbefMatching", "albef"]
+__all__ = ["Albef", "AlbefAnswering", "AlbefMatching", "AlbefReasoning", "albef"]
 
 
 class Albef(EmbeddingOperator):
@@ -25,6 +26,12 @@ class AlbefMatching(MatchingOperator):
 
 class AlbefAnswering(AnsweringOperator):
     """ALBEF's question answering."""
+
+    family = "albef"
+
+
+class AlbefReasoning(ReasoningOperator):
+    """ALBEF's judgement of statements about two pictures."""
 
     family = "albef"
 

@@ -11,6 +11,7 @@ from image_text_embedding.inference.tasks.answering import answer
 from image_text_embedding.inference.tasks.captioning import caption
 from image_text_embedding.inference.tasks.matching import match, match_matrix
 from image_text_embedding.inference.tasks.multi_task import analyze
+from image_text_embedding.inference.tasks.reasoning import reason
 from image_text_embedding.inference.tasks.reranking import rerank
 from image_text_embedding.inference.tasks.task_settings import AnswerSettings, CaptionSettings, MatchSettings
 from image_text_embedding.inference.vector_encoder import VectorEncoder
@@ -176,6 +177,29 @@ class Encoder(VectorEncoder):
         """
         settings = AnswerSettings(choices, k, num_beams, max_length, min_length, question_token)
         return answer(self.runtime, images, questions, settings, batch_size, show_progress_bar, on_error)
+
+    def reason(
+        self,
+        pairs: Any,
+        statements: Any,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        *,
+        on_error: str = "raise",
+    ) -> Any:
+        """Probabilities that statements about two pictures are true (NLVR2: BLIP paper §5.4, ALBEF paper §5).
+
+        Args:
+            pairs: (left, right), or a list of such pairs; a pair for all statements, or as many as there are statements.
+            statements: a string, or many. "The left image" and "the right image" are the pictures of the pair.
+
+        Returns:
+            A float for one pair and one statement, else float32 (N,).
+
+        Raises:
+            InputError: the checkpoint cannot reason, or there are not two pictures in each pair.
+        """
+        return reason(self.runtime, pairs, statements, batch_size, show_progress_bar, on_error)
 
     def analyze(
         self,

@@ -23,6 +23,7 @@ from image_text_embedding.inference.tasks.task_settings import build_settings, c
 from image_text_embedding.inputs.item_lists import require_iterable
 from image_text_embedding.models.config import TASKS
 
+ANALYZED_TASKS = tuple(task for task in TASKS if task != "reason")  # not those about pairs of pictures
 REQUIRED_TEXTS = {"match": "texts", "answer": "questions"}  # what a task of analyze() needs besides pictures
 
 
@@ -96,8 +97,11 @@ def _asked(runtime: ModelRuntime, tasks: Sequence[str] | None, given: dict[str, 
     else:
         asked = tuple([tasks] if isinstance(tasks, str) else require_iterable(tasks, "tasks"))
     for task in asked:
-        if task not in TASKS:
-            raise InputError(f"unknown task {task!r}{did_you_mean(str(task), TASKS)} Tasks: {', '.join(TASKS)}.")
+        if task == "reason":
+            raise InputError("analyze() looks at each picture by itself: call reason() with pairs of pictures")
+        if task not in ANALYZED_TASKS:
+            known = ", ".join(ANALYZED_TASKS)
+            raise InputError(f"unknown task {task!r}{did_you_mean(str(task), ANALYZED_TASKS)} Tasks: {known}.")
         runtime.require(task)
         if task in REQUIRED_TEXTS:
             require_texts(REQUIRED_TEXTS[task], given[REQUIRED_TEXTS[task]])

@@ -91,11 +91,17 @@ class AnswerSettings:
         _set(self, k=require_integer("k", self.k))
 
 
+@dataclass(frozen=True)
+class ReasonSettings:
+    """Settings of `Encoder.reason`: none."""
+
+
 TASK_SETTINGS: dict[str, type] = {
     "embed": EmbedSettings,
     "match": MatchSettings,
     "caption": CaptionSettings,
     "answer": AnswerSettings,
+    "reason": ReasonSettings,
 }
 
 
