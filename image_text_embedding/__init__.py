@@ -116,6 +116,7 @@ def _register_operators() -> None:
                 albef.AlbefMatching,
                 albef.AlbefAnswering,
                 albef.AlbefReasoning,
+                albef.AlbefEntailment,
             ]
         )
 

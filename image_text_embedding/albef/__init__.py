@@ -5,11 +5,12 @@ from __future__ import annotations
 from image_text_embedding.interfaces.towhee_operators.operators import (
     AnsweringOperator,
     EmbeddingOperator,
+    EntailmentOperator,
     MatchingOperator,
     ReasoningOperator,
 )
 
-__all__ = ["Albef", "AlbefAnswering", "AlbefMatching", "AlbefReasoning", "albef"]
+__all__ = ["Albef", "AlbefAnswering", "AlbefEntailment", "AlbefMatching", "AlbefReasoning", "albef"]
 
 
 class Albef(EmbeddingOperator):
@@ -26,6 +27,12 @@ class AlbefMatching(MatchingOperator):
 
 class AlbefAnswering(AnsweringOperator):
     """ALBEF's question answering."""
+
+    family = "albef"
+
+
+class AlbefEntailment(EntailmentOperator):
+    """ALBEF's visual entailment. (BLIP has none.)"""
 
     family = "albef"
 

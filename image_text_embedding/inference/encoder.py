@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from image_text_embedding.inference.tasks.answering import answer
 from image_text_embedding.inference.tasks.captioning import caption
+from image_text_embedding.inference.tasks.entailment import entail
 from image_text_embedding.inference.tasks.matching import match, match_matrix
 from image_text_embedding.inference.tasks.multi_task import analyze
 from image_text_embedding.inference.tasks.reasoning import reason
@@ -201,6 +202,23 @@ class Encoder(VectorEncoder):
         """
         return reason(self.runtime, pairs, statements, batch_size, show_progress_bar, on_error)
 
+    def entail(
+        self,
+        images: Any,
+        hypotheses: Any,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        *,
+        on_error: str = "raise",
+    ) -> Any:
+        """Whether pictures entail hypotheses, contradict them, or neither (SNLI-VE: ALBEF paper §5).
+
+        Returns:
+            A dictionary of probabilities, {"entailment": ..., "neutral": ..., "contradiction": ...}, for one picture and one
+            hypothesis, else a list of these.
+        """
+        return entail(self.runtime, images, hypotheses, batch_size, show_progress_bar, on_error)
+
     def analyze(
         self,
         images: Any,
@@ -217,8 +235,10 @@ class Encoder(VectorEncoder):
         """Several tasks on a picture in one pass: the vision transformer, most of the work, runs once for all of them.
 
         Args:
-            tasks: some of "embed", "match", "caption", "answer". None is all that the checkpoint can do with what is given.
-            texts, questions, prompt: for "match", "answer" and "caption": one for all pictures, or one for each.
+            tasks: some of "embed", "match", "caption", "answer", "entail". None is all that the checkpoint can do
+                with what is given.
+            texts, questions, prompt: for "match" and "entail", "answer", and "caption": one for all pictures, or one for
+                each.
             settings: keywords of `match`, `caption` and `answer` (`itm_token`, `num_beams`, `sample`, `choices`, ...); each
                 applies to every requested task that has it.
 

@@ -56,6 +56,7 @@ SMALL = (
     "albef_4m",
     "blip_nlvr",
     "albef_nlvr",
+    "albef_ve",
 )
 
 
@@ -156,6 +157,8 @@ NLVR = {
     "blip": with_text(sized("blip", ("reason",)), depth=8, text_depth=8, pair=PairConfig(True, 6)),
     "albef": with_text(sized("albef", ("reason",)), depth=18, text_depth=6, fusion_start=6, pair=PairConfig(False)),
 }
+
+VE = sized("albef", ("entail",))
 
 
 def fill(part: str, config: ModelConfig, checkpoint: Checkpoint) -> Any:

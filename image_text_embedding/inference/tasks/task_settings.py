@@ -96,12 +96,18 @@ class ReasonSettings:
     """Settings of `Encoder.reason`: none."""
 
 
+@dataclass(frozen=True)
+class EntailSettings:
+    """Settings of `Encoder.entail`: none."""
+
+
 TASK_SETTINGS: dict[str, type] = {
     "embed": EmbedSettings,
     "match": MatchSettings,
     "caption": CaptionSettings,
     "answer": AnswerSettings,
     "reason": ReasonSettings,
+    "entail": EntailSettings,
 }
 
 

@@ -20,7 +20,7 @@ from image_text_embedding.interfaces.cli.model_commands import cache, info, mode
 from image_text_embedding.interfaces.cli.output import print_note
 from image_text_embedding.interfaces.cli.picture_commands import explain, similarity
 from image_text_embedding.interfaces.cli.rank_command import rank
-from image_text_embedding.interfaces.cli.task_commands import ask, caption, match, reason
+from image_text_embedding.interfaces.cli.task_commands import ask, caption, entail, match, reason
 from image_text_embedding.interfaces.cli.towhee_commands import link, unlink
 from image_text_embedding.interfaces.cli.train_command import train
 
@@ -80,6 +80,7 @@ COMMANDS: dict[Callable[..., None], list[str]] = {
         'ask "is it a dog?" teddy.jpg --choice yes --choice no',
     ],
     reason: ['reason "both pictures show a dog" left.jpg right.jpg --model blip_nlvr'],
+    entail: ['entail "two dogs play on a beach" dogs.jpg --model albef_ve'],
     explain: [
         'explain teddy.jpg "a teddy bear on a skateboard"',
         'explain dog.jpg "a dog on a beach" --model blip_itm_base_coco --json',

@@ -1,4 +1,4 @@
-"""The commands of one task on a few pictures: `match`, `caption`, `ask`, `reason`."""
+"""The commands of one task on a few pictures: `match`, `caption`, `ask`, `reason`, `entail`."""
 
 from __future__ import annotations
 
@@ -85,6 +85,25 @@ def reason(
     probability = load(model, device=device).reason((left, right), statement)
     row = {"left": left, "right": right, "statement": statement, "probability": probability}
     print(json.dumps(row, indent=2) if as_json else f"{probability:.3f}")
+
+
+def entail(
+    hypothesis: Annotated[str, typer.Argument(metavar="HYPOTHESIS", help="The sentence to judge by each picture.")],
+    pictures: Pictures,
+    model: RequiredModel = "albef_ve",
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute the probabilities that pictures entail a sentence, contradict it, or neither (SNLI-VE).
+
+    Pictures that cannot be read are named on stderr; the exit code is then 1.
+    """
+    from image_text_embedding.inference.loading import load
+
+    found, errors = load(model, device=device).entail(pictures, hypothesis, on_error="skip")
+    if not as_json:
+        found = [each and ", ".join(f"{name} {chance:.3f}" for name, chance in each.items()) for each in found]
+    _print_results(pictures, found, errors, "probabilities", as_json)
 
 
 def _print_results(

@@ -259,6 +259,22 @@ class AnsweringOperator(ModelOperator):
         return self.encoder.answer(image, question, show_progress_bar=False, **self.settings)
 
 
+class EntailmentOperator(ModelOperator):
+    """Whether a picture entails a hypothesis (SNLI-VE)."""
+
+    namespace = "visual_entailment"
+    task = "entail"
+    output_name = "probabilities"
+
+    def __call__(self, image: Any, hypothesis: Any) -> Any:
+        """A picture and a hypothesis -> the result of `Encoder.entail`, a dictionary; lists of them -> a list of these."""
+        return self.encoder.entail(image, hypothesis, show_progress_bar=False, **self.settings)
+
+    def output_schema(self) -> list[tuple[Any, tuple[Any, ...]]]:
+        """Towhee's type and shape of the result of one call: a dictionary of three probabilities."""
+        return [(dict, (3,))]
+
+
 class ReasoningOperator(ModelOperator):
     """The probability that a statement about two pictures is true (NLVR2)."""
 

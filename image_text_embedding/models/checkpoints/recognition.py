@@ -14,7 +14,7 @@ from image_text_embedding.models.config_files import list_models, model_config
 # The parts that a file contains beside its vision tower.
 _MATCHES, _WRITES = frozenset({"text", "itm_head"}), frozenset({"text", "itm_head", "decoder"})
 _CAPTIONS, _ANSWERS = frozenset({"decoder"}), frozenset({"text", "decoder"})
-_REASONS = frozenset({"text", "cls_head of 2"})
+_REASONS, _ENTAILS = frozenset({"text", "cls_head of 2"}), frozenset({"text", "cls_head of 3"})
 
 # Family, width of the vision tower, and parts -> a model of ours with the same parts.
 _MODELS_BY_PARTS = {
@@ -29,6 +29,7 @@ _MODELS_BY_PARTS = {
     ("albef", 768, _ANSWERS): "albef_vqa",
     ("blip", 768, _REASONS): "blip_nlvr",
     ("albef", 768, _REASONS): "albef_nlvr",
+    ("albef", 768, _ENTAILS): "albef_ve",
 }
 
 

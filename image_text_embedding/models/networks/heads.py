@@ -1,4 +1,4 @@
-"""Heads that combine a picture with a text: matching, captioning, question answering, reasoning about two pictures.
+"""Heads that combine a picture with a text: matching, captioning, question answering, reasoning, entailment.
 
 Each head is a module of its own that loads strictly by itself and shares tensors with a tower in memory.
 """
@@ -69,11 +69,31 @@ class ReasonHead(nn.Module):
         return self.cls_head(self.text.fuse(input_ids, attention_mask, (left, right))[:, 0])
 
 
+# The outputs of an `EntailHead`, in order (ALBEF's `dataset/ve_dataset.py` and LAVIS agree).
+ENTAILMENT_CLASSES = ("contradiction", "neutral", "entailment")
+
+
+class EntailHead(nn.Module):
+    """SNLI-VE: whether a picture entails a text, contradicts it, or neither (official `models/model_ve.py` of ALBEF)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.text = TextStack(config.text, config.vision.width)
+        self.cls_head = build_classifier(config.text.width, len(ENTAILMENT_CLASSES))
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, image_states: torch.Tensor
+    ) -> torch.Tensor:
+        """Texts (R, L), R / B per picture, and pictures (B, K, width) -> logits (R, 3) of ENTAILMENT_CLASSES."""
+        return self.cls_head(self.text.fuse(input_ids, attention_mask, image_states)[:, 0])
+
+
 HEADS: dict[str, type[nn.Module]] = {
     "match": MatchHead,
     "caption": CaptionHead,
     "answer": AnswerHead,
     "reason": ReasonHead,
+    "entail": EntailHead,
 }
 MAX_LOGITS = 2**26  # per chunk of answers in ranking: a quarter of a gigabyte
 

@@ -50,3 +50,15 @@ def test_reason(run: Run, small_models: Path, monkeypatch: pytest.MonkeyPatch) -
     assert run("reason", "both show a bear", *PATHS[:3])[0] == 2
     code, _, err = run("reason", "both show a bear", *PATHS[:2], "--model", "blip_base")
     assert code == 1 and "blip_base cannot reason" in err
+
+
+def test_entail(run: Run, small_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("image_text_embedding.models.config_files.config_dir", lambda: small_models)
+    expected = ite.load("albef_ve").entail(PATHS[0], "a bear")
+    code, out, err = run("entail", "a bear", PATHS[0])
+    assert code == 0 and out == ", ".join(f"{name} {p:.3f}" for name, p in expected.items()) + "\n", err
+    assert re.fullmatch(r"entailment 0\.\d{3}, neutral 0\.\d{3}, contradiction 0\.\d{3}\n", out)
+    code, out, err = run("entail", "a bear", PATHS[0], "missing.png", "--json")
+    good, bad = json.loads(out)
+    assert code == 1 and good["probabilities"] == pytest.approx(expected) and bad["probabilities"] is None
+    assert err.startswith("left out: item 1: no such file")

@@ -40,6 +40,8 @@ FOLDERS = [
     "visual-reasoning/blip/versions/main",
     "visual-reasoning/albef/main",
     "visual-reasoning/albef/versions/main",
+    "visual-entailment/albef/main",
+    "visual-entailment/albef/versions/main",
 ]
 
 

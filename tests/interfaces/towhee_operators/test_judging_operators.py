@@ -1,4 +1,4 @@
-"""Reasoning about two pictures as Towhee operators, in both generations, on small made-up models."""
+"""Entailment, and reasoning about two pictures as Towhee operators, in both generations, on small made-up models."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from support.towhee_090 import OFFLINE, python_090
 from towhee import ops, pipe
 
 import image_text_embedding as ite
+from image_text_embedding.albef import AlbefEntailment
 from image_text_embedding.blip import BlipReasoning
 from image_text_embedding.foundation.errors import InputError, UnknownModelError
 
@@ -32,6 +33,13 @@ for operator in (ops.visual_reasoning.blip(model_name='blip_nlvr'), ops.visual_r
         .output('score')
     )
     found += [reasoning('teddy.jpg', 'beach.jpg', 'a dog').get()[0]]
+entailment = (
+    pipe.input('url', 'text')
+    .map('url', 'img', ops.image_decode.cv2())
+    .map(('img', 'text'), 'chances', ops.visual_entailment.albef(model_name='albef_ve'))
+    .output('chances')
+)
+found += entailment('teddy.jpg', 'a dog').get()[0].values()
 """
 
 
@@ -48,7 +56,8 @@ def here(small_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def expected() -> list[Any]:
     """What plain Python gives for CODE."""
     pair = "teddy.jpg", "beach.jpg"
-    return [ite.load(name).reason(pair, "a dog") for name in ("blip_nlvr", "albef_nlvr")]
+    found = [ite.load(name).reason(pair, "a dog") for name in ("blip_nlvr", "albef_nlvr")]
+    return [*found, *ite.load("albef_ve").entail(pair[0], "a dog").values()]
 
 
 def test_pipes_of_1x(here: Path) -> None:
@@ -86,6 +95,6 @@ def test_lists_and_names(here: Path) -> None:
 
 
 def test_schemas(here: Path) -> None:
-    for operator in (BlipReasoning("blip_nlvr"),):
+    for operator in (BlipReasoning("blip_nlvr"), AlbefEntailment("albef_ve")):
         assert len(operator.input_schema()) == len(inspect.signature(operator.__call__).parameters)
         assert len(operator.output_schema()) == 1
