@@ -25,11 +25,8 @@ from image_text_embedding.inputs.item_lists import require_iterable
 from image_text_embedding.models.config import TASKS
 
 ANALYZED_TASKS = tuple(task for task in TASKS if task != "reason")  # not those about pairs of pictures
-REQUIRED_TEXTS = {
-    "match": "texts",
-    "answer": "questions",
-    "entail": "texts",
-}  # what a task of analyze() needs besides pictures
+# What a task of analyze() needs besides pictures.
+REQUIRED_TEXTS = {"match": "texts", "answer": "questions", "entail": "texts"}
 
 
 def make_embedder(runtime: ModelRuntime) -> Compute:
