@@ -111,9 +111,12 @@ def _register_operators() -> None:
                 blip.BlipMatching,
                 blip.BlipCaptioning,
                 blip.BlipAnswering,
+                blip.BlipReasoning,
                 albef.Albef,
                 albef.AlbefMatching,
                 albef.AlbefAnswering,
+                albef.AlbefReasoning,
+                albef.AlbefEntailment,
             ]
         )
 

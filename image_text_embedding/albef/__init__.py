@@ -5,10 +5,12 @@ from __future__ import annotations
 from image_text_embedding.interfaces.towhee_operators.operators import (
     AnsweringOperator,
     EmbeddingOperator,
+    EntailmentOperator,
     MatchingOperator,
+    ReasoningOperator,
 )
 
-__all__ = ["Albef", "AlbefAnswering", "AlbefMatching", "albef"]
+__all__ = ["Albef", "AlbefAnswering", "AlbefEntailment", "AlbefMatching", "AlbefReasoning", "albef"]
 
 
 class Albef(EmbeddingOperator):
@@ -25,6 +27,18 @@ class AlbefMatching(MatchingOperator):
 
 class AlbefAnswering(AnsweringOperator):
     """ALBEF's question answering."""
+
+    family = "albef"
+
+
+class AlbefEntailment(EntailmentOperator):
+    """ALBEF's visual entailment. (BLIP has none.)"""
+
+    family = "albef"
+
+
+class AlbefReasoning(ReasoningOperator):
+    """ALBEF's judgement of statements about two pictures."""
 
     family = "albef"
 

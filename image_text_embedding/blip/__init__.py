@@ -7,9 +7,10 @@ from image_text_embedding.interfaces.towhee_operators.operators import (
     CaptioningOperator,
     EmbeddingOperator,
     MatchingOperator,
+    ReasoningOperator,
 )
 
-__all__ = ["Blip", "BlipAnswering", "BlipCaptioning", "BlipMatching", "blip"]
+__all__ = ["Blip", "BlipAnswering", "BlipCaptioning", "BlipMatching", "BlipReasoning", "blip"]
 
 
 class Blip(EmbeddingOperator):
@@ -32,6 +33,12 @@ class BlipCaptioning(CaptioningOperator):
 
 class BlipAnswering(AnsweringOperator):
     """BLIP's question answering."""
+
+    family = "blip"
+
+
+class BlipReasoning(ReasoningOperator):
+    """BLIP's judgement of statements about two pictures."""
 
     family = "blip"
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from image_text_embedding.inference.tasks.answering import answer
 from image_text_embedding.inference.tasks.captioning import caption
+from image_text_embedding.inference.tasks.entailment import entail
 from image_text_embedding.inference.tasks.matching import match, match_matrix
 from image_text_embedding.inference.tasks.multi_task import analyze
+from image_text_embedding.inference.tasks.reasoning import reason
 from image_text_embedding.inference.tasks.reranking import rerank
 from image_text_embedding.inference.tasks.task_settings import AnswerSettings, CaptionSettings, MatchSettings
 from image_text_embedding.inference.vector_encoder import VectorEncoder
@@ -182,6 +184,46 @@ class Encoder(VectorEncoder):
         settings = AnswerSettings(choices, k, num_beams, max_length, min_length, question_token)
         return answer(self.runtime, images, questions, settings, batch_size, show_progress_bar, on_error)
 
+    def reason(
+        self,
+        pairs: Any,
+        statements: Any,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        *,
+        on_error: str = "raise",
+    ) -> Any:
+        """Probabilities that statements about two pictures are true (NLVR2: BLIP paper §5.4, ALBEF paper §5).
+
+        Args:
+            pairs: (left, right), or a list of such pairs; a pair for all statements, or as many as there are statements.
+            statements: a string, or many. "The left image" and "the right image" are the pictures of the pair.
+
+        Returns:
+            A float for one pair and one statement, else float32 (N,).
+
+        Raises:
+            InputError: the checkpoint cannot reason, or there are not two pictures in each pair.
+        """
+        return reason(self.runtime, pairs, statements, batch_size, show_progress_bar, on_error)
+
+    def entail(
+        self,
+        images: Any,
+        hypotheses: Any,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        *,
+        on_error: str = "raise",
+    ) -> Any:
+        """Whether pictures entail hypotheses, contradict them, or neither (SNLI-VE: ALBEF paper §5).
+
+        Returns:
+            A dictionary of probabilities, {"entailment": ..., "neutral": ..., "contradiction": ...}, for one picture and one
+            hypothesis, else a list of these.
+        """
+        return entail(self.runtime, images, hypotheses, batch_size, show_progress_bar, on_error)
+
     def analyze(
         self,
         images: Any,
@@ -198,8 +240,10 @@ class Encoder(VectorEncoder):
         """Several tasks on a picture in one pass: the vision transformer, most of the work, runs once for all of them.
 
         Args:
-            tasks: some of "embed", "match", "caption", "answer". None is all that the checkpoint can do with what is given.
-            texts, questions, prompt: for "match", "answer" and "caption": one for all pictures, or one for each.
+            tasks: some of "embed", "match", "caption", "answer", "entail". None is all that the checkpoint can do
+                with what is given.
+            texts, questions, prompt: for "match" and "entail", "answer", and "caption": one for all pictures, or one for
+                each.
             settings: keywords of `match`, `caption` and `answer` (`itm_token`, `num_beams`, `sample`, `choices`, ...); each
                 applies to every requested task that has it.
 

@@ -128,6 +128,8 @@ def _is_deferrable(item: Any, stable: bool) -> bool:
     """
     if isinstance(item, (str, bytes, os.PathLike)):
         return True
+    if isinstance(item, (list, tuple)):  # a pair of pictures
+        return all(_is_deferrable(each, stable) for each in item)
     if isinstance(item, ImageFile.ImageFile):
         # Without a file name, PIL reads from a file that the caller opened.
         return stable and bool(getattr(item, "filename", ""))

@@ -24,7 +24,7 @@ MAX_PATCHES, MAX_EXPLAIN_STEPS = 2**14, 100
 # Limits of text rules, which run on every text.
 MAX_RULE_CHARACTERS, MAX_REPLACEMENTS = 200, 50
 FAMILIES = ("blip", "albef")
-TASKS = ("embed", "match", "caption", "answer")
+TASKS = ("embed", "match", "caption", "answer", "reason", "entail")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,19 @@ class VisionConfig:
     mean: tuple[float, float, float] = field(metadata=MAY_BE_0)  # of RGB in [0, 1]
     std: tuple[float, float, float]
     layer_norm_eps: float = 1e-6
+
+
+@dataclass(frozen=True)
+class PairConfig:
+    """How the fusion layers read two pictures, for the task 'reason'.
+
+    BLIP (official `models/nlvr_encoder.py`): twins. Each layer has a cross-attention for either picture; their outputs are
+    averaged, or from layer `merge_from` on merged by a linear layer. ALBEF (`models/model_nlvr.py`): no twins. The layers
+    look at the left and the right picture in turn, and each two share the keys and values of their cross-attention.
+    """
+
+    twins: bool
+    merge_from: int = field(default=0, metadata=MAY_BE_0)
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,7 @@ class TextConfig:
     fusion_start: int = field(metadata=MAY_BE_0)
     layer_norm_eps: float = 1e-12
     enc_id: int | None = None  # [ENC], the first token of a text fused with a picture; None: [CLS]
+    pair: PairConfig | None = None  # for the task 'reason', whose texts are about two pictures
 
 
 @dataclass(frozen=True)
@@ -189,6 +203,15 @@ def config_from_mapping(raw: Mapping[str, Any], where: str) -> ModelConfig:
         (
             ("answer" in config.tasks) != (config.questions is not None),
             "questions must be set exactly when tasks include 'answer'",
+        ),
+        (
+            ("reason" in config.tasks) != (text.pair is not None),
+            "text: pair must be set exactly when tasks include 'reason'",
+        ),
+        ("reason" in config.tasks and len(config.tasks) > 1, "tasks: 'reason' must be a model's only task"),
+        (
+            text.pair is not None and not text.pair.twins and (text.depth - text.fusion_start) % 2 != 0,
+            "text: two pictures in turn need an even number of fusion layers",
         ),
         (
             not all(text.fusion_start <= layer < text.depth - 1 for layer in layers),

@@ -30,11 +30,13 @@ PARTS: dict[str, type[nn.Module]] = {**TOWERS, **HEADS}
 # The contents of a checkpoint, by our names, and the parts that use them. All other parts ignore them by a named rule.
 _CHECKPOINT_CONTENTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("image tower", r"^vision(_proj)?\.", ("image",)),
-    ("text tower", r"^text\.", ("text", "match", "answer")),
+    ("text tower", r"^text\.", ("text", "match", "answer", "reason", "entail")),
     ("text projection", r"^text_proj\.", ("text",)),
-    ("cross-attention", r"^text\.layers\.\d+\.cross\.", ("match", "answer")),
+    ("cross-attention", r"^text\.layers\.\d+\.cross\.", ("match", "answer", "reason", "entail")),
     ("matching head", r"^itm_head\.", ("match",)),
     ("decoder", r"^decoder\.", ("caption", "answer")),
+    ("classifier", r"^cls_head\.", ("reason", "entail")),
+    ("text-assignment head", r"^ta_head\.", ()),
     ("temperature", r"^temp$", ()),
     ("masked-word head", r"^mlm_head\.", ()),
 )
@@ -91,7 +93,9 @@ def ignored_parameters(name: str, config: ModelConfig) -> list[Ignore]:
     text = config.text
     # A text alone stops at text_depth; only heads with cross-attention use the layers above.
     above = "|".join(str(i) for i in range(text.text_depth, text.depth))
-    fusion = [("fusion layers", rf"^text\.layers\.({above})\.", ("match", "answer"))] if above else []
+    fusion = (
+        [("fusion layers", rf"^text\.layers\.({above})\.", ("match", "answer", "reason", "entail"))] if above else []
+    )
     return [
         Ignore(reason, pattern) for reason, pattern, readers in (*_CHECKPOINT_CONTENTS, *fusion) if name not in readers
     ]

@@ -208,10 +208,10 @@ def test_link_recognises_the_operator_folders(tmp_path: Path) -> None:
     home = shutil.copytree(DATA / "towhee", tmp_path / "towhee", ignore=ignored)
     before = {stub: stub.read_bytes() for stub in home.rglob("__init__.py")}
     outcomes = link_operators(home)
-    assert len(outcomes) == 20 and all(outcome.ok for outcome in outcomes)
+    assert len(outcomes) >= len(before) == 20 and all(outcome.ok for outcome in outcomes)
     for outcome in outcomes:
         stub = outcome.folder / "__init__.py"
-        assert outcome.state == ("unchanged" if stub.read_bytes() == before[stub] else "linked")
+        assert outcome.state == ("unchanged" if stub.read_bytes() == before.get(stub) else "linked")
     assert {outcome.state for outcome in link_operators(home)} == {"unchanged"}
 
 

@@ -12,7 +12,7 @@ from image_text_embedding.inputs.text_rules import TextRules
 from image_text_embedding.models.checkpoints.checkpoint_files import Checkpoint, read_checkpoint
 from image_text_embedding.models.checkpoints.parameter_names import PARAMETER_NAMES
 from image_text_embedding.models.checkpoints.weight_loading import LoadReport, load_weights
-from image_text_embedding.models.config import DecoderConfig, ModelConfig
+from image_text_embedding.models.config import DecoderConfig, ModelConfig, PairConfig
 from image_text_embedding.models.config_files import model_config
 from image_text_embedding.models.part_cache import PARTS, ignored_parameters
 from support.environment import GOLDEN
@@ -30,8 +30,16 @@ def small(name: str) -> ModelConfig:
         vision=dataclasses.replace(
             config.vision, image_size=64, width=48 if config.questions else 64, depth=2, num_heads=4
         ),
-        text=dataclasses.replace(config.text, **text, text_depth=2 if half else 4, fusion_start=2 if half else 0),
+        text=dataclasses.replace(
+            config.text,
+            **text,
+            text_depth=2 if half else 4,
+            fusion_start=2 if half else 0,
+            pair=config.text.pair
+            and dataclasses.replace(config.text.pair, merge_from=2 if config.text.pair.twins else 0),
+        ),
         decoder=config.decoder and dataclasses.replace(config.decoder, depth=2 if half else 4),
+        captions=dataclasses.replace(config.captions, max_tokens=min(config.captions.max_tokens, 64)),
         questions=config.questions
         and dataclasses.replace(config.questions, max_tokens=min(config.questions.max_tokens, 64)),
     )
@@ -46,6 +54,9 @@ SMALL = (
     "albef_vqa",
     "blip_itm_base_flickr",
     "albef_4m",
+    "blip_nlvr",
+    "albef_nlvr",
+    "albef_ve",
 )
 
 
@@ -127,6 +138,11 @@ def sized(family: str, tasks: tuple[str, ...], decoder: DecoderConfig | None = N
     )
 
 
+def with_text(config: ModelConfig, **changes: Any) -> ModelConfig:
+    """A configuration with other values of its text stack."""
+    return dataclasses.replace(config, text=dataclasses.replace(config.text, **changes))
+
+
 RETRIEVAL = {family: sized(family, ("embed", "match")) for family in ("blip", "albef")}
 
 CAPTION = sized("blip", ("caption",), DecoderConfig(4, DEC))
@@ -135,6 +151,14 @@ VQA = {
     "blip": sized("blip", ("answer",), DecoderConfig(4, DEC, label_smoothing=0.1)),
     "albef": sized("albef", ("answer",), DecoderConfig(2, first_token_twice=True)),
 }
+
+# BLIP: the outputs of layers 6 and 7 merge. ALBEF: 18 layers, of which the last 12 look at the two pictures in turn.
+NLVR = {
+    "blip": with_text(sized("blip", ("reason",)), depth=8, text_depth=8, pair=PairConfig(True, 6)),
+    "albef": with_text(sized("albef", ("reason",)), depth=18, text_depth=6, fusion_start=6, pair=PairConfig(False)),
+}
+
+VE = sized("albef", ("entail",))
 
 
 def fill(part: str, config: ModelConfig, checkpoint: Checkpoint) -> Any:

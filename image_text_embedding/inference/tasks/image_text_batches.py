@@ -33,6 +33,8 @@ Compute = Callable[[torch.Tensor, list[Any]], list[Any]]
 class PictureTextBatches:
     """Pictures and the texts of each: as many of each, or a single one of either for all of the other."""
 
+    unit = "images"  # what the error about unequal numbers calls them
+
     def __init__(self, runtime: ModelRuntime, images: Any, on_error: str, **texts: Any) -> None:
         """
         Args:
@@ -40,14 +42,13 @@ class PictureTextBatches:
                 texts. The name stands in error messages.
         """
         self.runtime = runtime
-        self.one_picture = is_single_picture(images)
-        self.pictures = [images] if self.one_picture else snapshot_pictures(images, "pictures")
+        self.one_picture, self.pictures = self.listed(images)
         given = {kind: value for kind, value in texts.items() if value is not None}
         self.single = {kind: is_single_text(value) for kind, value in given.items()}
         self.texts = {
             kind: [value] if self.single[kind] else list(require_iterable(value, kind)) for kind, value in given.items()
         }
-        lengths = {"images": len(self.pictures)} if not self.one_picture else {}
+        lengths = {self.unit: len(self.pictures)} if not self.one_picture else {}
         lengths |= {kind: len(self.texts[kind]) for kind in given if not self.single[kind]}
         if len(set(lengths.values())) > 1:
             raise InputError(
@@ -58,8 +59,24 @@ class PictureTextBatches:
         self.one = not lengths
         self.failures = ItemErrors(on_error, self.one)
 
-    def rows(self, kind: str, encode: Callable[[Any], TokenIds]) -> dict[int, TokenIds]:
-        """Index -> token ids of the usable texts. The error of a text that all pictures share is an error of each picture."""
+    def listed(self, images: Any) -> tuple[bool, list[Any]]:
+        """Whether the argument is a single picture, and the pictures as a list."""
+        single = is_single_picture(images)
+        return single, [images] if single else snapshot_pictures(images, "pictures")
+
+    def read(self, picture: Any) -> Any:
+        """What `states` takes of a picture."""
+        return self.runtime.pixels(picture)
+
+    def states(self, read: list[Any]) -> torch.Tensor:
+        """Pictures as `read` returns them -> their states (B, 1 + patches, width)."""
+        return self.runtime.states(read)
+
+    def rows(self, kind: str, encode: Callable[[Any], Any]) -> dict[int, Any]:
+        """Index -> encode(text), such as token ids, of the usable texts.
+
+        The error of a text that all pictures share is an error of each picture.
+        """
         if self.single[kind]:
             return self._shared(range(self.count), lambda: encode(self.texts[kind][0]))
         return dict(self.failures.each(enumerate(self.texts[kind]), encode))
@@ -87,19 +104,18 @@ class PictureTextBatches:
 
     def _batches(self, rows: dict[int, Any], size: int) -> Iterator[tuple[list[int], torch.Tensor, list[Any]]]:
         """(indices, states of their pictures or of the shared one, rows)"""
-        runtime = self.runtime
         if self.one_picture:
             require_integer("batch_size", size)
-            pixels = self._shared(rows, lambda: runtime.pixels(self.pictures[0])) if rows else {}
+            pixels = self._shared(rows, lambda: self.read(self.pictures[0])) if rows else {}
             if pixels:
-                states = runtime.require_finite(runtime.states([next(iter(pixels.values()))]))
+                states = self.runtime.require_finite(self.states([next(iter(pixels.values()))]))
                 for batch in batches(rows.items(), size):
                     yield [index for index, _ in batch], states, [row for _, row in batch]
             return
         pictures = ((index, self.pictures[index]) for index in rows)
-        with closing(prefetch_batches(pictures, runtime.pixels, size, self.failures)) as groups:
+        with closing(prefetch_batches(pictures, self.read, size, self.failures)) as groups:
             for group in groups:
-                states = runtime.states([pixels for _, pixels in group])
+                states = self.states([pixels for _, pixels in group])
                 good = self._check_finite(states, [index for index, _ in group])
                 indices = [index for (index, _), is_good in zip(group, good.tolist()) if is_good]
                 if indices:

@@ -12,6 +12,7 @@ from image_text_embedding.foundation.messages import did_you_mean
 from image_text_embedding.inference.model_runtime import ModelRuntime
 from image_text_embedding.inference.tasks.answering import make_answerer
 from image_text_embedding.inference.tasks.captioning import encode_prompts, make_captioner
+from image_text_embedding.inference.tasks.entailment import make_entailer
 from image_text_embedding.inference.tasks.image_text_batches import (
     Compute,
     PictureTextBatches,
@@ -23,7 +24,9 @@ from image_text_embedding.inference.tasks.task_settings import build_settings, c
 from image_text_embedding.inputs.item_lists import require_iterable
 from image_text_embedding.models.config import TASKS
 
-REQUIRED_TEXTS = {"match": "texts", "answer": "questions"}  # what a task of analyze() needs besides pictures
+ANALYZED_TASKS = tuple(task for task in TASKS if task != "reason")  # not those about pairs of pictures
+# What a task of analyze() needs besides pictures.
+REQUIRED_TEXTS = {"match": "texts", "answer": "questions", "entail": "texts"}
 
 
 def make_embedder(runtime: ModelRuntime) -> Compute:
@@ -61,13 +64,15 @@ def analyze(
         computes["caption"] = make_captioner(runtime, chosen["caption"])
     if "answer" in asked:
         computes["answer"] = make_answerer(runtime, chosen["answer"])
+    if "entail" in asked:
+        computes["entail"] = make_entailer(runtime)
 
     pairs = PictureTextBatches(
         runtime, images, on_error, texts=given["texts"], questions=given["questions"], prompts=given["prompt"]
     )
     rows: dict[str, dict[int, Any]] = {"embed": dict.fromkeys(range(pairs.count))}
-    if "match" in asked:
-        rows["match"] = pairs.rows("texts", encoder := text_encoder_for(runtime))
+    if {"match", "entail"} & set(asked):
+        rows["match"] = rows["entail"] = pairs.rows("texts", encoder := text_encoder_for(runtime))
         encoder.warn(2)
     if "caption" in asked:
         rows["caption"] = encode_prompts(pairs, given["prompt"], chosen["caption"].max_length)
@@ -96,13 +101,18 @@ def _asked(runtime: ModelRuntime, tasks: Sequence[str] | None, given: dict[str, 
     else:
         asked = tuple([tasks] if isinstance(tasks, str) else require_iterable(tasks, "tasks"))
     for task in asked:
-        if task not in TASKS:
-            raise InputError(f"unknown task {task!r}{did_you_mean(str(task), TASKS)} Tasks: {', '.join(TASKS)}.")
+        if task == "reason":
+            raise InputError("analyze() looks at each picture by itself: call reason() with pairs of pictures")
+        if task not in ANALYZED_TASKS:
+            known = ", ".join(ANALYZED_TASKS)
+            raise InputError(f"unknown task {task!r}{did_you_mean(str(task), ANALYZED_TASKS)} Tasks: {known}.")
         runtime.require(task)
         if task in REQUIRED_TEXTS:
             require_texts(REQUIRED_TEXTS[task], given[REQUIRED_TEXTS[task]])
-    for task, name in (*REQUIRED_TEXTS.items(), ("caption", "prompt")):
-        if given[name] is not None and task not in asked:
+    readers = {"texts": ("match", "entail"), "questions": ("answer",), "prompt": ("caption",)}
+    for name, (task, *others) in readers.items():
+        if given[name] is not None and not {task, *others} & set(asked):
+            task = next((each for each in (task, *others) if each in runtime.config.tasks), task)
             runtime.require(task)
             raise InputError(f"{name}= goes with the task {task!r}, which was not requested: {asked}")
     if not asked:

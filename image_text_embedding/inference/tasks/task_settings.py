@@ -97,11 +97,23 @@ class AnswerSettings:
         _set(self, k=require_integer("k", self.k))
 
 
+@dataclass(frozen=True)
+class ReasonSettings:
+    """Settings of `Encoder.reason`: none."""
+
+
+@dataclass(frozen=True)
+class EntailSettings:
+    """Settings of `Encoder.entail`: none."""
+
+
 TASK_SETTINGS: dict[str, type] = {
     "embed": EmbedSettings,
     "match": MatchSettings,
     "caption": CaptionSettings,
     "answer": AnswerSettings,
+    "reason": ReasonSettings,
+    "entail": EntailSettings,
 }
 
 

@@ -26,7 +26,7 @@ from image_text_embedding.inputs.image_loading import load_picture
 from image_text_embedding.inputs.item_lists import is_single_picture, is_single_text
 from image_text_embedding.inputs.pixels import to_pixels
 from image_text_embedding.models.config import ModelConfig
-from image_text_embedding.models.networks.bert import Layer
+from image_text_embedding.models.networks.bert import Attention, Layer
 from image_text_embedding.models.networks.heads import MatchHead
 
 # The fusion layer to read, as a share of their number: ALBEF's official code reads the third of six, LAVIS the eighth of
@@ -151,7 +151,7 @@ def _layer_with_weights(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`Layer.forward` with cross-attention computed step by step: its output, and the weights, float32 (B, H, L, K)."""
     cross = layer.cross
-    assert cross is not None
+    assert isinstance(cross, Attention)
     x = layer.attention(x, layer.attention.read(x), mask)
     keys, values = cross.read(image_states)
     queries = cross.query(x).unflatten(-1, (cross.num_heads, -1)).transpose(1, 2)

@@ -24,7 +24,7 @@ from image_text_embedding.interfaces.cli.model_commands import cache, info, mode
 from image_text_embedding.interfaces.cli.output import print_note, print_result
 from image_text_embedding.interfaces.cli.picture_commands import explain, similarity
 from image_text_embedding.interfaces.cli.rank_command import rank
-from image_text_embedding.interfaces.cli.task_commands import ask, caption, match
+from image_text_embedding.interfaces.cli.task_commands import ask, caption, entail, match, reason
 from image_text_embedding.interfaces.cli.towhee_commands import link, unlink
 from image_text_embedding.interfaces.cli.train_command import train
 
@@ -103,7 +103,8 @@ COMMANDS: dict[Callable[..., None], list[str]] = {
         "search --image q.jpg --find text",
     ],
     evaluate: [
-        "evaluate --images flickr30k-images --captions dataset_flickr30k.json --model blip_itm_base_flickr --rerank 128"
+        "evaluate --images flickr30k-images --captions dataset_flickr30k.json --model blip_itm_base_flickr --rerank 128",
+        "evaluate --images nlvr2 --nlvr2 nlvr_test.json --model blip_nlvr",
     ],
     match: ['match "a teddy bear on a skateboard" teddy.jpg --model blip_itm_base_coco'],
     caption: ["caption teddy.jpg --model blip_caption_base"],
@@ -111,6 +112,8 @@ COMMANDS: dict[Callable[..., None], list[str]] = {
         'ask "how many bears are there?" teddy.jpg --model blip_vqa_base',
         'ask "is it a dog?" teddy.jpg --choice yes --choice no',
     ],
+    reason: ['reason "both pictures show a dog" left.jpg right.jpg --model blip_nlvr'],
+    entail: ['entail "two dogs play on a beach" dogs.jpg --model albef_ve'],
     explain: [
         'explain teddy.jpg "a teddy bear on a skateboard"',
         'explain dog.jpg "a dog on a beach" --model blip_itm_base_coco --json',

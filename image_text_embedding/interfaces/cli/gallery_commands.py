@@ -12,6 +12,7 @@ import typer
 from image_text_embedding.foundation.errors import ImageError, InputError
 from image_text_embedding.foundation.terminal_text import print_line
 from image_text_embedding.inputs.url_fetch import display_url, is_url
+from image_text_embedding.interfaces.cli.benchmarks import print_nlvr2
 from image_text_embedding.interfaces.cli.options import AsJson, BatchSize, Device, ListedModel
 from image_text_embedding.interfaces.cli.output import (
     print_json,
@@ -158,8 +159,12 @@ def search(
 def evaluate(
     images: Annotated[Path, typer.Option(metavar="DIR", help="The folder of pictures.")],
     captions: Annotated[
-        Path, typer.Option(metavar="JSON", help="The Karpathy split: dataset_coco.json or dataset_flickr30k.json.")
-    ],
+        Path | None,
+        typer.Option(metavar="JSON", help="The Karpathy split: dataset_coco.json or dataset_flickr30k.json."),
+    ] = None,
+    nlvr2: Annotated[
+        Path | None, typer.Option(metavar="JSON", help="Instead: statements of NLVR2 about two pictures each.")
+    ] = None,
     model: ListedModel = "blip_demo",
     split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
     rerank: Annotated[
@@ -172,7 +177,18 @@ def evaluate(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compute a model's R@1, R@5 and R@10 as in the papers: both directions, by vectors (ITC) and re-ranked (ITM)."""
+    """Evaluate a model as in the papers.
+
+    --captions: R@1, R@5 and R@10 in both directions, by vectors (ITC) and re-ranked (ITM). --nlvr2: accuracy with the
+    pictures in the given order, exchanged, and the mean, which BLIP's paper reports.
+    """
+    given = {"--captions": captions, "--nlvr2": nlvr2}
+    if sum(path is not None for path in given.values()) != 1:
+        raise typer.BadParameter(f"expected one of {', '.join(given)}")
+    if nlvr2 is not None:
+        print_nlvr2(model, nlvr2, images, batch_size, device, as_json)
+        return
+    assert captions is not None
     from image_text_embedding.inference.loading import load
     from image_text_embedding.retrieval.evaluation.karpathy_benchmark import evaluate as run
     from image_text_embedding.retrieval.evaluation.karpathy_benchmark import read_karpathy

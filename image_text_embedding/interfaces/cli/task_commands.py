@@ -1,4 +1,4 @@
-"""The commands `match`, `caption` and `ask`: one task on a few pictures."""
+"""The commands of one task on a few pictures: `match`, `caption`, `ask`, `reason`, `entail`."""
 
 from __future__ import annotations
 
@@ -67,6 +67,41 @@ def ask(
     if choice and not as_json:
         answers = [each and ", ".join(f"{answer} ({p:.3f})" for answer, p in each) for each in answers]
     _print_results(pictures, answers, errors, "answer", as_json)
+
+
+def reason(
+    statement: Annotated[str, typer.Argument(metavar="STATEMENT", help="What to judge, such as 'both show a dog'.")],
+    left: Annotated[str, typer.Argument(metavar="LEFT", help="The left picture: a path or URL.")],
+    right: Annotated[str, typer.Argument(metavar="RIGHT", help="The right picture: a path or URL.")],
+    model: RequiredModel = "blip_nlvr",
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute the probability that a statement about two pictures is true (NLVR2)."""
+    from image_text_embedding.inference.loading import load
+
+    probability = load(model, device=device).reason((left, right), statement)
+    row = {"left": left, "right": right, "statement": statement, "probability": probability}
+    print(json.dumps(row, indent=2) if as_json else f"{probability:.3f}")
+
+
+def entail(
+    hypothesis: Annotated[str, typer.Argument(metavar="HYPOTHESIS", help="The sentence to judge by each picture.")],
+    pictures: Pictures,
+    model: RequiredModel = "albef_ve",
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute the probabilities that pictures entail a sentence, contradict it, or neither (SNLI-VE).
+
+    Pictures that cannot be read are named on stderr; the exit code is then 1.
+    """
+    from image_text_embedding.inference.loading import load
+
+    found, errors = load(model, device=device).entail(pictures, hypothesis, on_error="skip")
+    if not as_json:
+        found = [each and ", ".join(f"{name} {chance:.3f}" for name, chance in each.items()) for each in found]
+    _print_results(pictures, found, errors, "probabilities", as_json)
 
 
 def _print_results(

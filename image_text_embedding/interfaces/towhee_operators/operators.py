@@ -18,6 +18,7 @@ from image_text_embedding.foundation.argument_checks import MODALITIES
 from image_text_embedding.foundation.errors import InputError, UnknownModelError
 from image_text_embedding.foundation.messages import did_you_mean
 from image_text_embedding.inference.tasks.task_settings import check_setting_names, setting_names
+from image_text_embedding.inputs.item_lists import is_single_picture
 from image_text_embedding.interfaces.towhee_operators.towhee_api import Image, LegacyRegistry, NNOperator, SharedType
 from image_text_embedding.models.config_files import list_models, model_config
 
@@ -259,3 +260,48 @@ class AnsweringOperator(ModelOperator):
     def __call__(self, image: Any, question: Any) -> Any:
         """A picture and a question -> a string; lists of them -> a list. With choices, the result of `Encoder.answer`."""
         return self.encoder.answer(image, question, show_progress_bar=False, **self.settings)
+
+
+class EntailmentOperator(ModelOperator):
+    """Whether a picture entails a hypothesis (SNLI-VE)."""
+
+    namespace = "visual_entailment"
+    task = "entail"
+    output_name = "probabilities"
+
+    def __call__(self, image: Any, hypothesis: Any) -> Any:
+        """A picture and a hypothesis -> the result of `Encoder.entail`, a dictionary; lists of them -> a list of these."""
+        return self.encoder.entail(image, hypothesis, show_progress_bar=False, **self.settings)
+
+    def output_schema(self) -> list[tuple[Any, tuple[Any, ...]]]:
+        """Towhee's type and shape of the result of one call: a dictionary of three probabilities."""
+        return [(dict, (3,))]
+
+
+class ReasoningOperator(ModelOperator):
+    """The probability that a statement about two pictures is true (NLVR2)."""
+
+    namespace = "visual_reasoning"
+    task = "reason"
+    output_name = "score"
+
+    def __call__(self, left: Any, right: Any, statement: Any) -> Any:
+        """Two pictures and a statement -> a float. Lists of all three -> a list of floats.
+
+        Raises:
+            InputError: there are not as many left as right pictures.
+        """
+        one = is_single_picture(left)
+        if one is not is_single_picture(right) or (not one and len(left) != len(right)):
+            raise InputError("expected a left and a right picture, or equally long lists of them")
+        pairs = (left, right) if one else list(zip(left, right))
+        scores = self.encoder.reason(pairs, statement, show_progress_bar=False, **self.settings)
+        return scores if isinstance(scores, float) else scores.tolist()
+
+    def input_schema(self) -> list[tuple[Any, tuple[int, ...]]]:
+        """Towhee's types and shapes of the arguments of one call: two pictures and a text."""
+        return [(Image, (-1, -1, 3)), (Image, (-1, -1, 3)), (str, (1,))]
+
+    def output_schema(self) -> list[tuple[Any, tuple[Any, ...]]]:
+        """Towhee's type and shape of the result of one call: a probability."""
+        return [(float, (1,))]

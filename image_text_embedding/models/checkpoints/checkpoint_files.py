@@ -131,7 +131,14 @@ def save_weights(
     path = Path(path)
     if not path.parent.is_dir():
         raise CheckpointError(f"cannot write {path}: the folder {path.parent} does not exist")
-    plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    plain: dict[str, torch.Tensor] = {}
+    written: set[int] = set()
+    for name, tensor in tensors.items():
+        plain[name] = tensor.detach().contiguous().cpu()
+        # A parameter of two names is written twice: safetensors refuses tensors that share memory.
+        if plain[name].data_ptr() in written:
+            plain[name] = plain[name].clone()
+        written.add(plain[name].data_ptr())
     try:
         with atomic_replace(path) as part:
             save_file(plain, part, metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True)})

@@ -18,6 +18,12 @@ BERT_NAMES: tuple[tuple[str, str], ...] = (
     (r"\.embeddings\.LayerNorm\.", ".embeddings.norm."),
     (r"\.encoder\.layer\.(\d+)\.", r".layers.\1."),
     (r"\.crossattention\.", ".cross."),
+    # The twin cross-attention of BLIP's `models/nlvr_encoder.py`.
+    (r"\.cross\.(self|output\.dense)0\.", r".cross.left.\1."),
+    (r"\.cross\.(self|output\.dense)1\.", r".cross.right.\1."),
+    (r"\.cross\.output\.merge_layer\.", ".cross.merge."),
+    (r"\.cross\.(left|right)\.self\.", r".cross.\1."),
+    (r"\.cross\.(left|right)\.output\.dense\.", r".cross.\1.out."),
     (r"\.(attention|cross)\.self\.", r".\1."),
     (r"\.(attention|cross)\.output\.dense\.", r".\1.out."),
     (r"\.(attention|cross)\.output\.LayerNorm\.", r".\1.norm."),
@@ -106,7 +112,7 @@ class Ignore:
 
 # What training leaves in the files of both families, under the official names.
 TRAINING_LEFTOVERS: tuple[Ignore, ...] = (
-    Ignore("momentum copies", r"^(visual_encoder|text_encoder|text_decoder|vision_proj|text_proj)_m\."),
+    Ignore("momentum copies", r"^(visual_encoder|text_encoder|text_decoder|vision_proj|text_proj|cls_head)_m\."),
     Ignore("queues", r"^(image_queue|text_queue|idx_queue|queue_ptr|ptr_queue)$"),
     Ignore("position ids", r"(^|\.)position_ids$"),
 )

@@ -15,6 +15,7 @@ from image_text_embedding.models.config_files import list_models, model_config
 # The parts that a file contains beside its vision tower.
 _MATCHES, _WRITES = frozenset({"text", "itm_head"}), frozenset({"text", "itm_head", "decoder"})
 _CAPTIONS, _ANSWERS = frozenset({"decoder"}), frozenset({"text", "decoder"})
+_REASONS, _ENTAILS = frozenset({"text", "cls_head of 2"}), frozenset({"text", "cls_head of 3"})
 
 # Family, width of the vision tower, and parts -> a model of ours with the same parts.
 _MODELS_BY_PARTS = {
@@ -27,6 +28,9 @@ _MODELS_BY_PARTS = {
     ("blip", 1024, _CAPTIONS): "blip_caption_large",
     ("albef", 768, _MATCHES): "albef_14m",
     ("albef", 768, _ANSWERS): "albef_vqa",
+    ("blip", 768, _REASONS): "blip_nlvr",
+    ("albef", 768, _REASONS): "albef_nlvr",
+    ("albef", 768, _ENTAILS): "albef_ve",
 }
 
 
@@ -48,6 +52,8 @@ def recognise_checkpoint(checkpoint: Checkpoint) -> ModelConfig:
     names = PARAMETER_NAMES[family]
     keys = {ours: key for key, ours in rename_parameters(checkpoint.tensors, names).items()}
     parts = frozenset(name.split(".")[0] for name in keys) & {"text", "decoder", "itm_head"}
+    if "cls_head.2.bias" in keys:
+        parts |= {f"cls_head of {checkpoint.tensors[keys['cls_head.2.bias']].numel()}"}
     vectors_only = parts == {"text"} and "text_proj.weight" in keys
     try:
         pos_embed = checkpoint.tensors[keys["vision.pos_embed"]]  # (1, 1 + patches, width)

@@ -3,15 +3,15 @@
 BLIP (official `models/med.py`) and ALBEF (`models/xbert.py`) have the same post-norm layer. They differ in the layers that a
 text alone runs through, in the layers with cross-attention, and in token types.
 
-Shapes: B contexts (pictures, or questions fused with one); R = n * B texts, n per context; L tokens; K context tokens;
-H heads.
+Shapes: B contexts (pictures, pairs of pictures, or questions fused with a picture); R = n * B texts, n per context; L tokens;
+K context tokens; H heads.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -24,17 +24,21 @@ from image_text_embedding.models.networks.key_value_cache import KeyValueCache
 KeysValues = tuple[torch.Tensor, torch.Tensor]  # (B, H, K, width / H) each
 
 
-class Attention(nn.Module):
-    """Multi-head attention, followed by BERT's residual and LayerNorm."""
+# The context of a text: a picture's states (B, K, context_width), or those of a left and a right picture.
+Context = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
-    def __init__(self, width: int, num_heads: int, context_width: int, eps: float) -> None:
+
+class Attention(nn.Module):
+    """Multi-head attention, followed by BERT's residual and LayerNorm (which one of a `TwinAttention` has not)."""
+
+    def __init__(self, width: int, num_heads: int, context_width: int, eps: float, norm: bool = True) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(context_width, width)
         self.value = nn.Linear(context_width, width)
         self.out = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width, eps=eps)
+        self.norm = nn.LayerNorm(width, eps=eps) if norm else nn.Identity()
 
     def read(self, context: torch.Tensor) -> KeysValues:
         """(B, K, context_width) -> its keys and values, (B, H, K, width / H) each."""
@@ -46,10 +50,14 @@ class Attention(nn.Module):
 
         R may be a multiple n of B: every n rows attend to one context, whose keys and values are not copied.
         """
+        return self.norm(x + self.attend(x, context, mask))
+
+    def attend(self, x: torch.Tensor, context: KeysValues, mask: torch.Tensor | None) -> torch.Tensor:
+        """`forward` before the residual and LayerNorm."""
         keys, values = context
         queries = self.query(x).reshape(keys.shape[0], -1, self.num_heads, keys.shape[-1])  # (B, n * L, H, width / H)
         attended = F.scaled_dot_product_attention(queries.transpose(1, 2), keys, values, attn_mask=mask)
-        return self.norm(x + self.out(attended.transpose(1, 2).reshape(x.shape)))
+        return self.out(attended.transpose(1, 2).reshape(x.shape))
 
     def first(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Self-attention of x (B, L, width) -> the first token's state only, (B, 1, width)."""
@@ -58,20 +66,46 @@ class Attention(nn.Module):
         return self.norm(x[:, :1] + self.out(attend_first(x, weights, biases, self.num_heads, mask)))
 
 
+class TwinAttention(nn.Module):
+    """Cross-attention to two pictures, with weights for each; the outputs are averaged, or merged by a linear layer.
+
+    Official `BertAttention` of BLIP's `models/nlvr_encoder.py`, where nothing is between the outputs and `merge_layer`.
+    """
+
+    def __init__(self, width: int, num_heads: int, context_width: int, eps: float, merges: bool) -> None:
+        super().__init__()
+        self.left = Attention(width, num_heads, context_width, eps, norm=False)
+        self.right = Attention(width, num_heads, context_width, eps, norm=False)
+        self.merge = nn.Linear(2 * width, width) if merges else None
+        self.norm = nn.LayerNorm(width, eps=eps)
+
+    def read(self, context: tuple[torch.Tensor, torch.Tensor]) -> tuple[KeysValues, KeysValues]:
+        """Two pictures (B, K, context_width) -> the keys and values of each."""
+        return self.left.read(context[0]), self.right.read(context[1])
+
+    def forward(
+        self, x: torch.Tensor, context: tuple[KeysValues, KeysValues], mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """x (R, L, width) attends to both contexts, as in `Attention.forward`."""
+        outputs = self.left.attend(x, context[0], mask), self.right.attend(x, context[1], mask)
+        merged = sum(outputs) / 2 if self.merge is None else self.merge(torch.cat(outputs, dim=-1))
+        return self.norm(x + merged)
+
+
 class Layer(nn.Module):
     """Self-attention, optional cross-attention, and an MLP with exact GELU; each with post-norm."""
 
-    def __init__(self, config: TextConfig, context_width: int | None) -> None:
+    def __init__(self, config: TextConfig, cross: Attention | TwinAttention | None) -> None:
         super().__init__()
         width, eps = config.width, config.layer_norm_eps
         self.attention = Attention(width, config.num_heads, width, eps)
-        self.cross = None if context_width is None else Attention(width, config.num_heads, context_width, eps)
+        self.cross = cross
         self.fc1 = nn.Linear(width, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, width)
         self.norm = nn.LayerNorm(width, eps=eps)
 
-    def read(self, context: torch.Tensor) -> KeysValues:
-        """The keys and values of a context (B, K, context_width) for the cross-attention."""
+    def read(self, context: Any) -> Any:
+        """The keys and values of a context, or of each of two, for the cross-attention."""
         assert self.cross is not None
         return self.cross.read(context)
 
@@ -79,7 +113,7 @@ class Layer(nn.Module):
         self,
         x: torch.Tensor,
         mask: torch.Tensor | None,
-        context: KeysValues | None = None,
+        context: Any = None,
         context_mask: torch.Tensor | None = None,
         update_cache: Callable[..., KeysValues] | None = None,
     ) -> torch.Tensor:
@@ -142,11 +176,13 @@ class TextStack(nn.Module):
         super().__init__()
         self.config = config
         self.embeddings = Embeddings(config)
-        fuses = context_width is not None
-        self.layers = nn.ModuleList(
-            Layer(config, context_width if fuses and i >= config.fusion_start else None)
-            for i in range(config.depth if fuses else config.text_depth)
-        )
+        depth = config.text_depth if context_width is None else config.depth
+        self.layers = nn.ModuleList(Layer(config, _build_cross(config, i, context_width)) for i in range(depth))
+        if context_width is not None and config.pair is not None and not config.pair.twins:
+            layers = cast("list[Any]", self.layers[config.fusion_start :])
+            # The official `share_cross_attention`: where a file's weights differ, those of the second layer count.
+            for first, second in zip(layers[::2], layers[1::2]):
+                first.cross.key, first.cross.value = second.cross.key, second.cross.value
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """A text alone: ids and mask (B, L), 1 = a real token -> states (B, L, width)."""
@@ -167,24 +203,27 @@ class TextStack(nn.Module):
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
-        context: torch.Tensor,
+        context: Context,
         context_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """A text fused with a picture -> states (R, L, width).
+        """A text fused with a picture, or with two -> states (R, L, width).
 
         BLIP starts at the embeddings and cross-attends in every layer (`models/blip_itm.py`). ALBEF runs the text alone
         first and cross-attends in the layers above (`mode='fusion'` of `models/xbert.py`).
 
         Args:
             input_ids, attention_mask: (R, L); R = n * B texts, n per picture; 1 = a real token.
-            context: (B, K, context_width), the picture's states.
+            context: (B, K, context_width), the picture's states; those of the left and the right picture, if the
+                configuration has `pair`.
             context_mask: (B, K), 1 = a real position; None: all are.
         """
         start = self.config.fusion_start
         states = self(input_ids, attention_mask) if start else self.embeddings(input_ids)
         cross_mask = None if context_mask is None else _attention_mask(context_mask)
-        for layer in cast("list[Layer]", self.layers)[start:]:
-            states = layer(states, _attention_mask(attention_mask), layer.read(context), cross_mask)
+        in_turn = self.config.pair is not None and not self.config.pair.twins
+        for number, layer in enumerate(cast("list[Layer]", self.layers)[start:]):
+            seen = context[number % 2] if in_turn else context
+            states = layer(states, _attention_mask(attention_mask), layer.read(seen), cross_mask)
         return states
 
 
@@ -261,6 +300,16 @@ class LanguageHead(nn.Module):
         """States (B, L, width) and word embeddings (vocabulary, width) -> logits (B, L, vocabulary)."""
         weight = words if self.weight is None else self.weight
         return F.linear(self.norm(F.gelu(self.dense(states))), weight, self.bias)
+
+
+def _build_cross(config: TextConfig, layer: int, context_width: int | None) -> Attention | TwinAttention | None:
+    """The cross-attention of a layer, counted from 0; None if it has none."""
+    if context_width is None or layer < config.fusion_start:
+        return None
+    sizes = config.width, config.num_heads, context_width, config.layer_norm_eps
+    if config.pair is not None and config.pair.twins:
+        return TwinAttention(*sizes, merges=layer >= config.pair.merge_from)
+    return Attention(*sizes)
 
 
 def _attention_mask(mask: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Heads that combine a picture with a text: matching, captioning, question answering.
+"""Heads that combine a picture with a text: matching, captioning, question answering, reasoning, entailment.
 
 Each head is a module of its own that loads strictly by itself and shares tensors with a tower in memory.
 """
@@ -51,8 +51,56 @@ class AnswerHead(nn.Module):
         self.decoder = build_decoder(config, config.text.width)
 
 
-HEADS: dict[str, type[nn.Module]] = {"match": MatchHead, "caption": CaptionHead, "answer": AnswerHead}
+class ReasonHead(nn.Module):
+    """NLVR2: whether a statement about two pictures is true.
+
+    Official `models/blip_nlvr.py`, ALBEF's `models/model_nlvr.py`.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.text = TextStack(config.text, config.vision.width)
+        self.cls_head = build_classifier(config.text.width, 2)
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, left: torch.Tensor, right: torch.Tensor
+    ) -> torch.Tensor:
+        """Texts (R, L), R / B per pair, and pictures (B, K, width) each -> logits (R, 2); class 1 = true."""
+        return self.cls_head(self.text.fuse(input_ids, attention_mask, (left, right))[:, 0])
+
+
+# The outputs of an `EntailHead`, in order (ALBEF's `dataset/ve_dataset.py` and LAVIS agree).
+ENTAILMENT_CLASSES = ("contradiction", "neutral", "entailment")
+
+
+class EntailHead(nn.Module):
+    """SNLI-VE: whether a picture entails a text, contradicts it, or neither (official `models/model_ve.py` of ALBEF)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.text = TextStack(config.text, config.vision.width)
+        self.cls_head = build_classifier(config.text.width, len(ENTAILMENT_CLASSES))
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, image_states: torch.Tensor
+    ) -> torch.Tensor:
+        """Texts (R, L), R / B per picture, and pictures (B, K, width) -> logits (R, 3) of ENTAILMENT_CLASSES."""
+        return self.cls_head(self.text.fuse(input_ids, attention_mask, image_states)[:, 0])
+
+
+HEADS: dict[str, type[nn.Module]] = {
+    "match": MatchHead,
+    "caption": CaptionHead,
+    "answer": AnswerHead,
+    "reason": ReasonHead,
+    "entail": EntailHead,
+}
 MAX_LOGITS = 2**26  # per chunk of answers in ranking: a quarter of a gigabyte
+
+
+def build_classifier(width: int, classes: int) -> nn.Sequential:
+    """The official `cls_head`: the first token's state -> logits."""
+    return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, classes))
 
 
 def build_decoder(config: ModelConfig, context_width: int) -> Decoder:

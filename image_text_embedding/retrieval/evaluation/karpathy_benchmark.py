@@ -20,6 +20,7 @@ from image_text_embedding.inference.tasks.image_text_batches import text_encoder
 from image_text_embedding.inference.tasks.reranking import Reranker
 from image_text_embedding.inference.tasks.task_settings import MatchSettings
 from image_text_embedding.inputs.item_lists import batches, progress_bar
+from image_text_embedding.retrieval.evaluation.annotation_files import find_picture
 from image_text_embedding.retrieval.evaluation.metrics import Recall, recall, reranked, shortlist
 
 # Some pictures of COCO have six or seven captions; the standard evaluation uses the first five.
@@ -87,13 +88,8 @@ def read_karpathy(path: str | os.PathLike[str], images: str | os.PathLike[str], 
 
 
 def _picture(entry: Mapping[str, Any], folder: Path) -> Path:
-    candidates = [folder / str(entry.get("filepath", "")) / str(entry["filename"]), folder / str(entry["filename"])]
-    for candidate in candidates:
-        if not Path(os.path.normpath(candidate)).is_relative_to(os.path.normpath(folder)):
-            raise InputError(f"expected a picture within {folder}, got {candidate}")
-        if candidate.is_file():
-            return candidate
-    raise InputError(f"expected a picture at {candidates[0]}, found none: is this the folder with the pictures?")
+    name = str(entry["filename"])
+    return find_picture(folder, [(str(entry.get("filepath", "")), name), name])
 
 
 def _captions(entry: Mapping[str, Any]) -> list[str]:

@@ -36,3 +36,29 @@ def test_match_caption_ask(run: Run, tmp_path: Path) -> None:
     assert err.startswith("left out: item 1: ") and err.count("\n") == 1
     code, _, err = run("caption", PATHS[0], "--model", "albef_4m")
     assert (code == 1 and "cannot caption" in err) or "no network" in err
+
+
+def test_reason(run: Run, small_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("image_text_embedding.models.config_files.config_dir", lambda: small_models)
+    expected = ite.load("blip_nlvr").reason(PATHS[:2], "both show a bear")
+    code, out, err = run("reason", "both show a bear", *PATHS[:2])
+    assert code == 0 and out == f"{expected:.3f}\n", err
+    code, out, _ = run("reason", "both show a bear", *PATHS[:2], "--model", "albef_nlvr", "--json")
+    assert code == 0 and json.loads(out)["left"] == PATHS[0] and 0 < json.loads(out)["probability"] < 1
+    code, _, err = run("reason", "both show a bear", PATHS[0], "missing.png")
+    assert code == 1 and err == "image-text-embedding: the right picture: no such file: 'missing.png'\n"
+    assert run("reason", "both show a bear", *PATHS[:3])[0] == 2
+    code, _, err = run("reason", "both show a bear", *PATHS[:2], "--model", "blip_base")
+    assert code == 1 and "blip_base cannot reason" in err
+
+
+def test_entail(run: Run, small_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("image_text_embedding.models.config_files.config_dir", lambda: small_models)
+    expected = ite.load("albef_ve").entail(PATHS[0], "a bear")
+    code, out, err = run("entail", "a bear", PATHS[0])
+    assert code == 0 and out == ", ".join(f"{name} {p:.3f}" for name, p in expected.items()) + "\n", err
+    assert re.fullmatch(r"entailment 0\.\d{3}, neutral 0\.\d{3}, contradiction 0\.\d{3}\n", out)
+    code, out, err = run("entail", "a bear", PATHS[0], "missing.png", "--json")
+    good, bad = json.loads(out)
+    assert code == 1 and good["probabilities"] == pytest.approx(expected) and bad["probabilities"] is None
+    assert err.startswith("left out: item 1: no such file")

@@ -36,6 +36,12 @@ FOLDERS = [
     "visual-question-answering/blip/versions/main",
     "visual-question-answering/albef/main",
     "visual-question-answering/albef/versions/main",
+    "visual-reasoning/blip/main",
+    "visual-reasoning/blip/versions/main",
+    "visual-reasoning/albef/main",
+    "visual-reasoning/albef/versions/main",
+    "visual-entailment/albef/main",
+    "visual-entailment/albef/versions/main",
 ]
 
 

@@ -18,9 +18,14 @@ def test_files_of_one_head_are_recognised() -> None:
         (("text_decoder.cls.predictions.bias", "text_encoder.embeddings.word_embeddings.weight"), "blip_vqa_base"),
         (("text_decoder.cls.predictions.bias", "text_encoder.embeddings.token_type_embeddings.weight"), "albef_vqa"),
         (("itm_head.bias", "text_encoder.embeddings.word_embeddings.weight"), "blip_itm_base_coco"),
+        (("cls_head.2.bias", "text_encoder.embeddings.word_embeddings.weight"), "blip_nlvr"),
+        (("cls_head.2.bias", "text_encoder.embeddings.token_type_embeddings.weight"), "albef_nlvr"),
+        (("cls_head.2.bias", "text_encoder.embeddings.token_type_embeddings.weight"), "albef_ve"),
     ):
-        tensors = {key: torch.zeros(1) for key in keys} | {"visual_encoder.pos_embed": position}
+        classes = 3 if name == "albef_ve" else 2
+        tensors = {key: torch.zeros(classes) for key in keys} | {"visual_encoder.pos_embed": position}
         config = recognise_checkpoint(Checkpoint(Path("mine.pth"), tensors, {}))
         expected = model_config(name)
         assert (config.family, config.tasks, config.decoder) == (expected.family, expected.tasks, expected.decoder)
+        assert config.text == expected.text
         assert config.vision.image_size == 384

@@ -13,8 +13,10 @@ from support.models import (
     PAD,
     RETRIEVAL,
     SEP,
+    VE,
     VQA,
     fill,
+    fill_with_report,
     generated_tokens,
     golden_checkpoint,
     make_texts_end,
@@ -69,6 +71,14 @@ class TestTheOriginalCodesNumbers:
         answers = {"context_mask": numbers["question_mask"], "attention_mask": numbers["answer_mask"]}
         logits = head.decoder.logits(numbers["answer_ids"], head.decoder.read(states), **answers)
         assert max_difference(logits, numbers["logits"]) < 1e-4
+
+    def test_entailment(self, golden: Callable) -> None:
+        numbers, checkpoint = golden("albef_ve"), golden_checkpoint("albef_ve")
+        (image, _), (head, report) = (fill_with_report(part, VE, checkpoint) for part in ("image", "entail"))
+        logits = head(numbers["input_ids"], numbers["attention_mask"], image.states(numbers["pixel_values"]))
+        assert max_difference(logits, numbers["logits"]) < 1e-4
+        assert report.loaded + sum(report.ignored.values()) == len(checkpoint.tensors)
+        assert set(report.ignored) == {"momentum copies", "image tower", "position ids"}
 
 
 class TestABatchEqualsItsItems:

@@ -1,0 +1,24 @@
+"""What `evaluate` computes and prints for benchmarks other than retrieval: NLVR2."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+
+def print_nlvr2(model: str, file: Path, images: Path, batch_size: int, device: str | None, as_json: bool) -> None:
+    """Print a model's accuracy on NLVR2."""
+    from image_text_embedding.inference.loading import load
+    from image_text_embedding.retrieval.evaluation.nlvr2_benchmark import evaluate_nlvr2, read_nlvr2
+
+    encoder = load(model, device=device)
+    encoder.runtime.require("reason")
+    statements = read_nlvr2(file, images)
+    found = evaluate_nlvr2(encoder, statements, batch_size)
+    figures = {"given": found.given, "swapped": found.swapped, "mean": found.mean}
+    if as_json:
+        print(json.dumps({"model": model, "statements": len(statements), "accuracy": figures}, indent=2))
+        return
+    print(f"{model}: accuracy on {len(statements)} statements")
+    for order, accuracy in figures.items():
+        print(f"{order:8} {100 * accuracy:.2f}")
