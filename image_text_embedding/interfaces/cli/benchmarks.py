@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from image_text_embedding.interfaces.cli.output import print_json, print_result
 
 
 def print_nlvr2(model: str, file: Path, images: Path, batch_size: int, device: str | None, as_json: bool) -> None:
@@ -17,8 +18,8 @@ def print_nlvr2(model: str, file: Path, images: Path, batch_size: int, device: s
     found = evaluate_nlvr2(encoder, statements, batch_size)
     figures = {"given": found.given, "swapped": found.swapped, "mean": found.mean}
     if as_json:
-        print(json.dumps({"model": model, "statements": len(statements), "accuracy": figures}, indent=2))
+        print_json({"model": model, "statements": len(statements), "accuracy": figures})
         return
-    print(f"{model}: accuracy on {len(statements)} statements")
+    print_result(f"{model}: accuracy on {len(statements)} statements")
     for order, accuracy in figures.items():
-        print(f"{order:8} {100 * accuracy:.2f}")
+        print_result(f"{order:8} {100 * accuracy:.2f}")

@@ -82,7 +82,10 @@ def reason(
 
     probability = load(model, device=device).reason((left, right), statement)
     row = {"left": left, "right": right, "statement": statement, "probability": probability}
-    print(json.dumps(row, indent=2) if as_json else f"{probability:.3f}")
+    if as_json:
+        print_json(row)
+    else:
+        print_result(f"{probability:.3f}")
 
 
 def entail(
