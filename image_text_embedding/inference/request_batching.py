@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -25,6 +26,7 @@ class BatchingEncoder:
     def __init__(
         self, encode_image: Callable[..., Any], encode_text: Callable[..., Any], max_batch: int, max_wait: float
     ) -> None:
+        self._arguments = (encode_image, encode_text, max_batch, max_wait)
         max_batch = require_integer("max_batch", max_batch)
         if not is_number(max_wait) or not 0 <= max_wait <= MAX_WAIT_SECONDS:
             raise InputError(f"max_wait: expected seconds from 0 to {MAX_WAIT_SECONDS:.0f}, got {max_wait!r}")
@@ -37,6 +39,10 @@ class BatchingEncoder:
 
         self._images, self._texts = batching(encode_image), batching(encode_text)
         self._encode_image, self._encode_text = encode_image, encode_text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle or copy is made as this one was: with an equal encoder, and no calls."""
+        return BatchingEncoder, self._arguments
 
     def encode_image(self, images: Any, *, show_progress_bar: bool | None = None) -> Any:
         """Vectors (D,) or (N, D), as `Encoder.encode_image`; a call with many pictures is a batch already."""
@@ -58,12 +64,18 @@ class _CallBatcher:
         self, compute: Callable[[list[Any]], tuple[Any, list[tuple[int, EmbeddingError]]]], size: int, wait: float
     ) -> None:
         self._compute, self._size, self._wait = compute, size, wait
+        self._start()
+
+    def _start(self) -> None:
+        self._process = os.getpid()
         self._changed = threading.Condition()
         self._computing = threading.Lock()
         # The calls that are being collected; the first one computes.
         self._open: list[tuple[Any, Future[np.ndarray]]] | None = None
 
     def __call__(self, item: Any) -> np.ndarray:
+        if self._process != os.getpid():
+            self._start()  # a forked process lacks the threads that may have held the locks, and would have answered
         mine: Future[np.ndarray] = Future()
         with self._changed:
             leads = self._open is None

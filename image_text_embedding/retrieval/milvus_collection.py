@@ -23,7 +23,7 @@ import numpy as np
 
 from image_text_embedding.bulk.vector_manifest import FORMAT, check_comparable
 from image_text_embedding.foundation.errors import InputError, StoreError
-from image_text_embedding.foundation.optional_imports import missing_package
+from image_text_embedding.foundation.optional_imports import import_package, missing_package
 from image_text_embedding.inputs.url_fetch import display_url
 
 # The property of a Milvus collection that stores the manifest.
@@ -72,7 +72,7 @@ class MilvusCollection:
         self.manifest: dict[str, Any] | None = None
         self._client: Any = None
         self._finalizer: Any = None
-        self._closed = False
+        self._closed, self._process = False, os.getpid()
         self._writing = threading.Lock()
         _check_location(self)
         if self.is_server or os.path.exists(self.uri):
@@ -105,14 +105,13 @@ class MilvusCollection:
         self._closed = True
 
     def _create(self, manifest: Mapping[str, Any]) -> None:
-        from pymilvus import DataType
-
+        kinds = import_package("pymilvus").DataType
         schema = self._milvus.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field("id", DataType.VARCHAR, max_length=80, is_primary=True)
-        schema.add_field("kind", DataType.VARCHAR, max_length=8)
-        schema.add_field("path", DataType.VARCHAR, max_length=PATH_BYTES)
-        schema.add_field("text", DataType.VARCHAR, max_length=TEXT_BYTES)
-        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=manifest["dim"])
+        schema.add_field("id", kinds.VARCHAR, max_length=80, is_primary=True)
+        schema.add_field("kind", kinds.VARCHAR, max_length=8)
+        schema.add_field("path", kinds.VARCHAR, max_length=PATH_BYTES)
+        schema.add_field("text", kinds.VARCHAR, max_length=TEXT_BYTES)
+        schema.add_field("vector", kinds.FLOAT_VECTOR, dim=manifest["dim"])
         index = self._milvus.prepare_index_params()
         # A file is searched exhaustively: at the sizes that files are meant for, that takes milliseconds.
         index.add_index("vector", index_type="AUTOINDEX" if self.is_server else "FLAT", metric_type="COSINE")
@@ -144,17 +143,32 @@ class MilvusCollection:
         self._milvus.load_collection(self.name, timeout=self._timeout)
 
     @property
-    def _milvus(self) -> Any:
-        if self._client is None:
+    def settings(self) -> dict[str, Any]:
+        """What `Gallery.open` needs, besides the uri, to open it again.
+
+        Raises:
+            StoreError: it was closed.
+        """
+        self._require_open()
+        return {"collection": self.name, "token": self._token, "timeout": self._timeout}
+
+    def _require_open(self) -> None:
+        if self._closed:
             raise StoreError(f"{self.location} was closed: open it again")
+        if self._process != os.getpid():
+            raise StoreError(f"{self.location} was opened before this process was forked: open it after the fork")
+
+    @property
+    def _milvus(self) -> Any:
+        self._require_open()
         return self._client
 
     def _connect(self) -> None:
-        if self._closed:
-            raise StoreError(f"{self.location} was closed: open it again")
+        self._require_open()
         with self._milvus_errors("open it"):
             self._client = _connect_client(self)
-            self._finalizer = weakref.finalize(self, _release, self._client, None if self.is_server else self.uri)
+            file = None if self.is_server else self.uri
+            self._finalizer = weakref.finalize(self, _release, self._client, file, self._process)
             try:
                 self._read_manifest()
             except BaseException:
@@ -246,10 +260,8 @@ class MilvusCollection:
         try:
             yield
         except Exception as error:
-            import grpc
-            from pymilvus.exceptions import MilvusException
-
-            if not isinstance(error, (MilvusException, grpc.RpcError, OSError)):
+            milvus_error = import_package("pymilvus.exceptions").MilvusException
+            if not isinstance(error, (milvus_error, import_package("grpc").RpcError, OSError)):
                 raise
             raise StoreError(f"{self.location}: cannot {doing}: {self._reason(error)}") from error
 
@@ -319,15 +331,15 @@ def _check_location(store: MilvusCollection) -> None:
 
 
 def _connect_client(store: MilvusCollection) -> Any:
-    # Before the settings below, as importing pymilvus configures logging.
-    from pymilvus import MilvusClient
-
+    client_class = import_package("pymilvus").MilvusClient
+    if not store.is_server:
+        import_package("milvus_lite.server_manager")  # or the client would import it
     # Both log the errors that they raise, with tracebacks; our error reports them once.
     for name in ("pymilvus.decorators", "milvus_lite.adapter"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("grpc._server").addFilter(_is_relevant)
     if store.is_server:
-        return MilvusClient(store.uri, token=store._token or "", timeout=store._timeout)
+        return client_class(store.uri, token=store._token or "", timeout=store._timeout)
     opening_errors = _OpeningErrors()
     log = logging.getLogger("milvus_lite.server_manager")
     log.addFilter(opening_errors)
@@ -336,7 +348,7 @@ def _connect_client(store: MilvusCollection) -> Any:
             # Count before opening, so that a concurrent release does not stop the server of this file.
             _open_files[store.uri] += 1
             try:
-                return MilvusClient(store.uri, timeout=store._timeout)
+                return client_class(store.uri, timeout=store._timeout)
             except BaseException:
                 _open_files[store.uri] -= 1
                 raise
@@ -368,15 +380,19 @@ class _OpeningErrors(logging.Filter):
         return self.error is None
 
 
-def _release(client: Any, file: str | None) -> None:
-    """Close a client; with the last one of a file, also stop Milvus Lite's server, which releases the file."""
+def _release(client: Any, file: str | None, process: int) -> None:
+    """Close a client; with the last one of a file, also stop Milvus Lite's server, which releases the file.
+
+    A forked process (not `process`) has neither.
+    """
+    if os.getpid() != process:
+        return
     client.close()
     if file is None:
         return
-    from milvus_lite.server_manager import server_manager_instance
-
+    servers = import_package("milvus_lite.server_manager").server_manager_instance
     with _open_files_lock:
         _open_files[file] -= 1
         if not _open_files[file]:
             del _open_files[file]
-            server_manager_instance.release_server(file)
+            servers.release_server(file)
