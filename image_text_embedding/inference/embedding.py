@@ -7,7 +7,7 @@ computed.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sized
 from contextlib import closing
 from pathlib import PurePath
 from typing import Any
@@ -20,6 +20,7 @@ from image_text_embedding.foundation.argument_checks import require_integer
 from image_text_embedding.foundation.errors import ComputeError, EmbeddingError, InputError, at_index
 from image_text_embedding.foundation.messages import did_you_mean
 from image_text_embedding.inference.model_runtime import ModelRuntime
+from image_text_embedding.inference.vector_stream import VectorStream
 from image_text_embedding.inputs.item_lists import (
     ItemErrors,
     is_single_picture,
@@ -102,14 +103,14 @@ def stream_pictures(
     failures = ItemErrors(on_error, one=False)
     tower = _Tower(runtime, runtime.vectors, "image", unit_length, failures)
 
-    def run() -> Iterator[Any]:
+    def run() -> Generator[Any, None, None]:
         reading = prefetch_items(enumerate(items), read, prefetch_depth(size), is_stable_sequence(items))
         with closing(reading) as futures:
             batches = usable_groups(futures, size, failures, lambda future: future.result())
             for asked, indices, vectors in tower.run(batches):
                 yield from _in_order(asked, dict(zip(indices, vectors.cpu().numpy())), failures)
 
-    return run()
+    return VectorStream(run())
 
 
 def stream_texts(runtime: ModelRuntime, texts: Any, batch_size: int, unit_length: bool, on_error: str) -> Iterator[Any]:
@@ -122,7 +123,7 @@ def stream_texts(runtime: ModelRuntime, texts: Any, batch_size: int, unit_length
     failures = ItemErrors(on_error, one=False)
     tower = _Tower(runtime, runtime.text_vectors, "text", unit_length, failures)
 
-    def run() -> Iterator[Any]:
+    def run() -> Generator[Any, None, None]:
         reader = TextEncoder(runtime.tokenizer, runtime.config.captions, runtime.config.name)
         for asked, good in usable_groups(enumerate(items), WINDOW * batch_size, failures, reader):
             repetitions: list[tuple[int, int]] = []
@@ -134,7 +135,7 @@ def stream_texts(runtime: ModelRuntime, texts: Any, batch_size: int, unit_length
             yield from _in_order(asked, found, failures)
         reader.warn(1)
 
-    return run()
+    return VectorStream(run())
 
 
 class _WithoutRepetitions:

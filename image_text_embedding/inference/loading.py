@@ -15,6 +15,7 @@ from image_text_embedding.foundation.messages import did_you_mean
 from image_text_embedding.inference.backends.backend import choose_backend
 from image_text_embedding.inference.backends.compiled_tower import RemoteTower
 from image_text_embedding.inference.encoder import Encoder
+from image_text_embedding.inference.load_settings import LoadSettings, repeatable_arguments
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.models.config import ModelConfig
 from image_text_embedding.models.devices import DTYPES, default_device, require_device
@@ -65,6 +66,7 @@ def load(
         ImageError, TextError: a calibration item cannot be used; `.index` is its index.
         SetupError: the installation is broken, or lacks the backend; the message says what to install.
     """
+    arguments = dict(locals())
     if modality is not None and modality not in MODALITIES:
         raise InputError(
             f"unknown modality {modality!r}{did_you_mean(str(modality), MODALITIES)} "
@@ -72,7 +74,9 @@ def load(
         )
     target = default_device(backend) if device is None else require_device(device)
     chosen = choose_backend(backend, resolve_precision(precision, dtype), target, calibration)
-    return Encoder(resolve_model(model, checkpoint), tokenizer, target, chosen, modality, limits or Limits())
+    resolved = resolve_model(model, checkpoint)
+    settings = LoadSettings(load, repeatable_arguments(arguments, resolved), resolved.sha256)
+    return Encoder(resolved, tokenizer, target, chosen, modality, limits or Limits(), settings)
 
 
 def load_served(config: ModelConfig, tower: Callable[..., torch.Tensor], modality: str, folder: Path | None) -> Encoder:
@@ -83,7 +87,7 @@ def load_served(config: ModelConfig, tower: Callable[..., torch.Tensor], modalit
         folder: a folder with the vocabulary; None = the model's own.
     """
     resolved = ResolvedModel(config, Path(), sha256="", revision=None, folder=folder)
-    return Encoder(resolved, None, torch.device("cpu"), RemoteTower(tower), modality, Limits())
+    return Encoder(resolved, None, torch.device("cpu"), RemoteTower(tower), modality, Limits(), None)
 
 
 def resolve_precision(precision: str | None, dtype: str | torch.dtype | None) -> str:

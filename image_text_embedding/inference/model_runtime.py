@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from image_text_embedding.foundation.argument_checks import MODALITIES
 from image_text_embedding.foundation.errors import InputError
+from image_text_embedding.inference.forked_process import note_loaded_model, require_computing
 from image_text_embedding.inputs.image_loading import decoded_picture
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.inputs.pixels import normalize_pixels, resize_pixels, to_pixels
@@ -63,6 +64,10 @@ class ModelRuntime:
         self._tokenizer = tokenizer
         self._copying: torch.cuda.Stream | None = None
         self._guard = threading.Lock()
+        self._loaded_in = note_loaded_model()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise InputError("a ModelRuntime cannot be pickled or copied: pickle or copy its Encoder")
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -75,7 +80,9 @@ class ModelRuntime:
 
         Raises:
             InputError: it cannot; the message names the models that can.
+            ComputeError: this process was forked after the model was loaded, and cannot compute.
         """
+        require_computing(self.device, self._loaded_in)
         if task not in self.config.tasks:
             able = [name for name in list_models() if task in model_config(name).tasks]
             raise InputError(
@@ -90,7 +97,12 @@ class ModelRuntime:
             )
 
     def part(self, name: str, read: Callable[[Path], Checkpoint] = read_checkpoint) -> Any:
-        """One of the model's parts, loaded if it is not in memory."""
+        """One of the model's parts, loaded if it is not in memory.
+
+        Raises:
+            ComputeError: this process was forked after the model was loaded, and cannot compute.
+        """
+        require_computing(self.device, self._loaded_in)
         if name not in self.parts:
             self.parts[name] = load_part(name, self.resolved, self.device, self.dtype, read)
         return self.parts[name]
@@ -144,12 +156,14 @@ class ModelRuntime:
 
     def vectors(self, pixels: list[np.ndarray]) -> torch.Tensor:
         """uint8 (S, S, 3), or of any size, each -> (B, D), not of unit length, by the backend that computes pictures."""
+        require_computing(self.device, self._loaded_in)
         if "image" in self.compiled:
             return self.compiled["image"](self._square(pixels, torch.device("cpu"))).to(self.device)
         return self.part("image")(self.values(pixels))
 
     def text_vectors(self, rows: list[list[int]]) -> torch.Tensor:
         """Token ids of each text -> (B, D), not of unit length, by the backend that computes texts."""
+        require_computing(self.device, self._loaded_in)
         tower = self.compiled.get("text") or self.part("text")
         return tower(*self.padded(rows)).to(self.device)
 

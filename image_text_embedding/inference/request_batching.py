@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -41,6 +42,7 @@ class BatchingEncoder:
     """
 
     def __init__(self, encoder: VectorModel, max_batch: int, max_wait: float) -> None:
+        self._arguments = (encoder, max_batch, max_wait)
         self._encoder, self._runtime = encoder, encoder.runtime
         self._images: RequestBatcher[np.ndarray, np.ndarray] = RequestBatcher(
             lambda pixels: embed_prepared(self._runtime, "image", pixels, max_batch), max_batch, max_wait
@@ -48,6 +50,10 @@ class BatchingEncoder:
         self._texts: RequestBatcher[list[int], np.ndarray] = RequestBatcher(
             lambda rows: embed_prepared(self._runtime, "text", rows, max_batch), max_batch, max_wait
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle or copy is made as this one was: with an equal encoder, and no calls."""
+        return BatchingEncoder, self._arguments
 
     def encode_image(self, images: Any, *, show_progress_bar: bool | None = None) -> Any:
         """Vectors (D,) or (N, D), as `Encoder.encode_image`; a call with many pictures is a batch already."""
@@ -92,6 +98,10 @@ class RequestBatcher(Generic[Prepared, Result]):
         self._compute, self._size, self._wait = compute, require_integer("max_batch", max_batch), max_wait
         if not is_number(max_wait) or not 0 <= max_wait <= MAX_WAIT_SECONDS:
             raise InputError(f"max_wait: expected seconds from 0 to {MAX_WAIT_SECONDS:.0f}, got {max_wait!r}")
+        self._start()
+
+    def _start(self) -> None:
+        self._process = os.getpid()
         self._changed = threading.Condition()
         self._computing = threading.Lock()
         # The calls that are being collected; the first one computes.
@@ -104,6 +114,8 @@ class RequestBatcher(Generic[Prepared, Result]):
             ComputeError: it cannot be computed, or the thread that computed for this call was interrupted.
             And what `compute` returns for the item.
         """
+        if self._process != os.getpid():
+            self._start()  # a forked process lacks the threads that may have held the locks, and would have answered
         mine: Future[Result] = Future()
         with self._changed:
             leads = self._open is None

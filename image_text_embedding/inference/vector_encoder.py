@@ -17,6 +17,7 @@ from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.inference.backends.backend import Backend, check_makes_vectors
 from image_text_embedding.inference.backends.compiled_tower import RemoteTower
 from image_text_embedding.inference.embedding import encode_pictures, encode_texts, stream_pictures, stream_texts
+from image_text_embedding.inference.load_settings import LoadSettings, load_again
 from image_text_embedding.inference.model_runtime import ModelRuntime
 from image_text_embedding.inference.request_batching import BatchingEncoder
 from image_text_embedding.inputs.limits import Limits
@@ -40,7 +41,11 @@ class VectorEncoder:
       the method returns a pair: the results, and a list of (index, error).
 
     Errors of items: ImageError and TextError say what is wrong with an item (`.index` is its index in the list);
-    ComputeError says that the model produced NaN or infinity (damaged weights, or half precision).
+    ComputeError says that the model produced NaN or infinity (damaged weights, or half precision), or that this process was
+    forked after a model had been loaded and torch would hang.
+
+    A pickle or a copy consists of the arguments of `load`: it is small, and loads the model where it is read. In the same
+    process the copy shares the weights.
 
     Attributes:
         config: the model's configuration.
@@ -57,7 +62,9 @@ class VectorEncoder:
         backend: Backend | RemoteTower,
         modality: str | None,
         limits: Limits,
+        load_settings: LoadSettings | None,
     ) -> None:
+        self._load_settings = load_settings
         self.config = resolved.config
         self.dim = resolved.config.embed_dim
         self.device = device
@@ -85,6 +92,17 @@ class VectorEncoder:
         backend = "" if self.backend == "torch" else f" by {self.backend} in {self.precision}"
         parts = dict.fromkeys((*self.runtime.compiled, *self.runtime.parts))
         return f"<{self.config.name}: {' and '.join(parts)} {vector}on {self.device}{backend}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle or a copy consists of the arguments of `load`, and loads the model again.
+
+        Raises:
+            InputError: the model was not loaded from a file alone; on reading also as `load_again`.
+        """
+        if self._load_settings is None:
+            raise InputError(f"{self!r} cannot be pickled or copied: a server computes its vectors")
+        self._load_settings.require_repeatable()
+        return load_again, (self._load_settings,)
 
     @property
     def info(self) -> dict[str, Any]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+# Only this many characters of a text are read: 30 words have a few hundred, and an untrusted text may have gigabytes.
+MAX_CHARACTERS = 2**16
+
 
 @dataclass(frozen=True)
 class TextRules:
@@ -22,24 +25,35 @@ class TextRules:
         """Rules that clean nothing, for prompts and answers (official `models/blip.py`, `train_vqa.py`, ALBEF's `VQA.py`)."""
         return cls(max_words=2**31, max_tokens=max_tokens, sep=sep)
 
+    def words(self, text: str) -> list[str]:
+        """The words of a sentence after cleaning, not truncated.
 
-# Only this many characters of a text are read: 30 words have a few hundred, and an untrusted text may have gigabytes.
-MAX_CHARACTERS = 2**16
+        Follows `pre_caption` of BLIP's `data/utils.py` and ALBEF's `dataset/utils.py`. Its quirks are reproduced: a single
+        tab or newline within the text stays and does not end a word; a tab at either end stays too.
+        """
+        return re.sub(r"\s{2,}", " ", self._replaced(text)).rstrip("\n").strip(" ").split(" ")
+
+    def _replaced(self, text: str) -> str:
+        table = {ord(char): " " for char in self.to_space} | {ord(char): None for char in self.remove}
+        text = text.lower().translate(table)
+        for old, new in self.replace:
+            text = text.replace(old, new)[:MAX_CHARACTERS]  # rules may come from a stranger, and multiply the text
+        return text
+
+
+@dataclass(frozen=True)
+class QuestionRules(TextRules):
+    """The rules of questions, whose spaces the official code treats differently."""
+
+    def words(self, text: str) -> list[str]:
+        """As `TextRules.words`, but follows `pre_question` of the same files.
+
+        Runs of spaces stay, with their quirk: between two spaces, and before one at the start, is an empty word that counts
+        among `max_words`.
+        """
+        return self._replaced(text).rstrip(" ").split(" ")
 
 
 def clean_text(text: str, rules: TextRules) -> str:
-    """A sentence as the official code passes it to the tokenizer, truncated to `rules.max_words`.
-
-    Follows `pre_caption` of BLIP's `data/utils.py` and ALBEF's `dataset/utils.py`. Its quirks are reproduced: a single
-    tab or newline within the text stays and does not end a word; a tab at either end stays too.
-    """
-    return " ".join(split_words(text, rules)[: rules.max_words])
-
-
-def split_words(text: str, rules: TextRules) -> list[str]:
-    """The words of a cleaned sentence, not truncated."""
-    table = {ord(char): " " for char in rules.to_space} | {ord(char): None for char in rules.remove}
-    text = text.lower().translate(table)
-    for old, new in rules.replace:
-        text = text.replace(old, new)[:MAX_CHARACTERS]  # rules may come from a stranger, and multiply the text
-    return re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ").split(" ")
+    """A sentence as the official code passes it to the tokenizer, truncated to `rules.max_words`."""
+    return " ".join(rules.words(text)[: rules.max_words])

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tokenizers import Encoding, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as WordPieceTokenizer
 
 from image_text_embedding.foundation.errors import ConfigError, TextError
-from image_text_embedding.foundation.small_files import parse_json_object, read_small_text
-from image_text_embedding.inputs.text_rules import MAX_CHARACTERS, TextRules, split_words
+from image_text_embedding.foundation.text_files import parse_json_object, read_small_text
+from image_text_embedding.inputs.text_rules import MAX_CHARACTERS, TextRules
 
 # Replacements of `decode`, which drop the space before punctuation.
 _PUNCTUATION = [(f" {mark}", mark) for mark in ".?!,"] + [(" ' ", "'")]
@@ -131,7 +132,7 @@ class Tokenizer:
             start.encode("utf-8")
         except UnicodeEncodeError as error:
             raise TextError(f"expected Unicode text, got half a surrogate pair at character {error.start}") from error
-        words = split_words(start, rules)
+        words = rules.words(start)
         sentence = " ".join(words[: rules.max_words])
         pieces = self._word_piece.encode(sentence)
         if not pieces.ids:
@@ -148,7 +149,16 @@ class Tokenizer:
         text = self._word_piece.decode([i for i in ids if i not in self._special and i < self.vocab_size])
         for spaced, joined in _PUNCTUATION:
             text = text.replace(spaced, joined)
-        return text
+        return text.removeprefix("##")  # of a first piece that continues a word
+
+    def decode_continuation(self, start: Sequence[int], ids: Sequence[int]) -> str:
+        """The text that `ids` add to the text of `start`. A space comes first if they begin a new word of it.
+
+        The first piece may continue the last word, or be a punctuation mark that is attached to it.
+        """
+        before, both = self.decode(start), self.decode([*start, *ids])
+        shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(before, both)))
+        return both[shared:]
 
     def words(self) -> dict[str, int]:
         """The vocabulary: word -> id."""

@@ -16,8 +16,8 @@ from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.foundation.messages import did_you_mean
 from image_text_embedding.inference.encoder import Encoder
 from image_text_embedding.inference.loading import load
-from image_text_embedding.inference.tasks.captioning import prompt_length
-from image_text_embedding.inference.tasks.task_settings import check_setting_names, setting_names
+from image_text_embedding.inference.tasks.captioning import caption, prompt_length
+from image_text_embedding.inference.tasks.task_settings import build_settings, check_setting_names, setting_names
 from image_text_embedding.inputs.item_lists import (
     is_single_picture,
     is_single_text,
@@ -125,11 +125,13 @@ class ImageToText:
                 self.model.runtime, prompt
             )
             settings.setdefault("min_length", 0)
-        found = self.model.caption(pictures, prompt, batch_size=batch_size, **settings)
+        show = settings.pop("show_progress_bar", None)
+        chosen = build_settings("caption", settings)
+        found = caption(self.model.runtime, pictures, prompt, chosen, batch_size, show, "raise", spaced=True)
         one = is_single_picture(pictures)
-        start = "" if prompt is None else f"{prompt.strip()} "
+        start, end = ("", "") if prompt is None else (prompt.strip(), " ")  # version 0.1.0 always wrote the space
         results = [
-            [{"generated_text": start + text} for text in ([item] if isinstance(item, str) else item)]
+            [{"generated_text": start + (text or end)} for text in ([item] if isinstance(item, str) else item)]
             for item in ([found] if one else found)
         ]
         return results[0] if one else results

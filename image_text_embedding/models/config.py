@@ -13,7 +13,7 @@ from typing import Any
 
 from image_text_embedding.foundation.errors import ConfigError
 from image_text_embedding.foundation.strict_dataclasses import MAY_BE_0, build_dataclass
-from image_text_embedding.inputs.text_rules import TextRules
+from image_text_embedding.inputs.text_rules import QuestionRules, TextRules
 
 # Limits of depths and of all other sizes. A model beyond them would take hours to build.
 MAX_LAYERS, MAX_SIZE = 200, 2**20
@@ -133,8 +133,12 @@ class ModelConfig:
     embed_dim: int | None = None  # length of a vector; None: no projections, so no vectors
     rerank_adds_cosine: bool = False  # BLIP ranks by match logit + cosine, ALBEF by the match logit
     decoder: DecoderConfig | None = None  # for the tasks 'caption' and 'answer'
-    questions: TextRules | None = None
+    questions: QuestionRules | None = None
     explain: ExplainConfig = ExplainConfig()
+
+    def __post_init__(self) -> None:
+        if type(self.questions) is TextRules:  # version 0.1.0 had one class for both
+            object.__setattr__(self, "questions", QuestionRules(**vars(self.questions)))
 
 
 def config_from_mapping(raw: Mapping[str, Any], where: str) -> ModelConfig:

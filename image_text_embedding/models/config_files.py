@@ -11,7 +11,7 @@ import yaml
 
 from image_text_embedding.foundation.errors import ConfigError, UnknownModelError
 from image_text_embedding.foundation.messages import did_you_mean
-from image_text_embedding.foundation.small_files import read_small_text
+from image_text_embedding.foundation.text_files import read_small_text
 from image_text_embedding.models.config import ModelConfig, config_from_mapping
 
 MAX_MERGED_KEYS = 1000

@@ -7,6 +7,7 @@ gallery.search("a teddy bear on a skateboard", k=10, rerank=64)
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import warnings
@@ -104,6 +105,11 @@ class Gallery:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle or a copy opens the index again. It contains a server's token; a file is open in one process at a time."""
+        settings = {**self._store.settings, **self._options}
+        return functools.partial(Gallery.open, **settings), (self._store.uri, self._model and self.model)
 
     def __repr__(self) -> str:
         return f"<Gallery {self._store.location}: {(self.manifest or {}).get('model', 'empty')}>"

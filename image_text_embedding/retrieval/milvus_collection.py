@@ -8,12 +8,10 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import logging
 import os
 import re
 import threading
 import weakref
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,9 +22,10 @@ import numpy as np
 
 from image_text_embedding.bulk.vector_manifest import FORMAT, check_comparable
 from image_text_embedding.foundation.errors import InputError, StoreError
-from image_text_embedding.foundation.optional_imports import missing_package
+from image_text_embedding.foundation.optional_imports import import_package, missing_package
 from image_text_embedding.inputs.url_fetch import display_url
 from image_text_embedding.retrieval.lite_files import LiteFiles, check_location
+from image_text_embedding.retrieval.milvus_client import connect_client, release_client
 from image_text_embedding.retrieval.milvus_errors import is_milvus_error, known_reason, one_line
 
 # The property of a Milvus collection that stores the manifest.
@@ -37,12 +36,6 @@ MAX_RESULTS = 16_384  # the limit of Milvus for one search
 PATH_BYTES, TEXT_BYTES = 8_192, 65_535  # the longest VARCHAR in Milvus is 65,535 bytes
 
 ROW_FIELDS = ["path", "text"]
-
-# How many collections of this process are open in each file: Milvus Lite serves them all with one server.
-_open_files: Counter[str] = Counter()
-
-# Re-entrant, as a discarded collection may be finalised anywhere in this thread.
-_open_files_lock = threading.RLock()
 
 
 class MilvusCollection:
@@ -75,7 +68,7 @@ class MilvusCollection:
         self.manifest: dict[str, Any] | None = None
         self._client: Any = None
         self._finalizer: Any = None
-        self._closed = False
+        self._closed, self._process = False, os.getpid()
         self._files = None if self.is_server else LiteFiles(Path(self.uri), name)
         self._writing = threading.RLock() if self._files is None else self._files.writing
         _check_location(self)
@@ -109,14 +102,13 @@ class MilvusCollection:
         self._closed = True
 
     def _create(self, manifest: Mapping[str, Any]) -> None:
-        from pymilvus import DataType
-
+        kinds = import_package("pymilvus").DataType
         schema = self._milvus.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field("id", DataType.VARCHAR, max_length=80, is_primary=True)
-        schema.add_field("kind", DataType.VARCHAR, max_length=8)
-        schema.add_field("path", DataType.VARCHAR, max_length=PATH_BYTES)
-        schema.add_field("text", DataType.VARCHAR, max_length=TEXT_BYTES)
-        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=manifest["dim"])
+        schema.add_field("id", kinds.VARCHAR, max_length=80, is_primary=True)
+        schema.add_field("kind", kinds.VARCHAR, max_length=8)
+        schema.add_field("path", kinds.VARCHAR, max_length=PATH_BYTES)
+        schema.add_field("text", kinds.VARCHAR, max_length=TEXT_BYTES)
+        schema.add_field("vector", kinds.FLOAT_VECTOR, dim=manifest["dim"])
         index = self._milvus.prepare_index_params()
         # A file is searched exhaustively: at the sizes that files are meant for, that takes milliseconds.
         index.add_index("vector", index_type="AUTOINDEX" if self.is_server else "FLAT", metric_type="COSINE")
@@ -148,19 +140,34 @@ class MilvusCollection:
         self._milvus.load_collection(self.name, timeout=self._timeout)
 
     @property
-    def _milvus(self) -> Any:
-        if self._client is None:
+    def settings(self) -> dict[str, Any]:
+        """What `Gallery.open` needs, besides the uri, to open it again.
+
+        Raises:
+            StoreError: it was closed.
+        """
+        self._require_open()
+        return {"collection": self.name, "token": self._token, "timeout": self._timeout}
+
+    def _require_open(self) -> None:
+        if self._closed:
             raise StoreError(f"{self.location} was closed: open it again")
+        if self._process != os.getpid():
+            raise StoreError(f"{self.location} was opened before this process was forked: open it after the fork")
+
+    @property
+    def _milvus(self) -> Any:
+        self._require_open()
         return self._client
 
     def _connect(self) -> None:
-        if self._closed:
-            raise StoreError(f"{self.location} was closed: open it again")
+        self._require_open()
         with self._milvus_errors("open it"):
             if self._files is not None and (missing := self._files.find_missing()):
                 raise StoreError(f"{self.location}: cannot open it: {self._damaged(missing)}")
-            self._client = _connect_client(self)
-            self._finalizer = weakref.finalize(self, _release, self._client, None if self.is_server else self.uri)
+            self._client = connect_client(self.uri, self.location, self.is_server, self._token, self._timeout)
+            file = None if self.is_server else self.uri
+            self._finalizer = weakref.finalize(self, release_client, self._client, file, self._process)
             try:
                 self._read_manifest()
                 if self._files is not None:
@@ -327,67 +334,3 @@ def _check_location(store: MilvusCollection) -> None:
             raise InputError(f"uri: expected a server's address such as http://host:19530, got {store.location}")
         return
     check_location(Path(store.uri), store.location)
-
-
-def _connect_client(store: MilvusCollection) -> Any:
-    # Before the settings below, as importing pymilvus configures logging.
-    from pymilvus import MilvusClient
-
-    # Both log the errors that they raise, with tracebacks; our error reports them once.
-    for name in ("pymilvus.decorators", "milvus_lite.adapter"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    logging.getLogger("grpc._server").addFilter(_is_relevant)
-    if store.is_server:
-        return MilvusClient(store.uri, token=store._token or "", timeout=store._timeout)
-    opening_errors = _OpeningErrors()
-    log = logging.getLogger("milvus_lite.server_manager")
-    log.addFilter(opening_errors)
-    try:
-        with _open_files_lock:
-            # Count before opening, so that a concurrent release does not stop the server of this file.
-            _open_files[store.uri] += 1
-            try:
-                return MilvusClient(store.uri, timeout=store._timeout)
-            except BaseException:
-                _open_files[store.uri] -= 1
-                raise
-    except Exception as error:
-        if opening_errors.error is None:
-            raise
-        if "LockedError" in type(opening_errors.error).__name__:
-            raise StoreError(
-                f"{store.location} is in use by another process: Milvus Lite serves one process at a time. "
-                "Wait for it, or run a Milvus server"
-            ) from error
-        raise OSError(str(opening_errors.error)) from error
-    finally:
-        log.removeFilter(opening_errors)
-
-
-def _is_relevant(record: logging.LogRecord) -> bool:
-    """False for grpc's tracebacks of calls that Milvus Lite does not implement and pymilvus does not need."""
-    return not (record.exc_info and isinstance(record.exc_info[1], NotImplementedError))
-
-
-class _OpeningErrors(logging.Filter):
-    """Catches the log record with the reason why Milvus Lite cannot open a file, as its exception has none."""
-
-    error: BaseException | None = None
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        self.error = record.exc_info[1] if record.exc_info else None
-        return self.error is None
-
-
-def _release(client: Any, file: str | None) -> None:
-    """Close a client; with the last one of a file, also stop Milvus Lite's server, which releases the file."""
-    client.close()
-    if file is None:
-        return
-    from milvus_lite.server_manager import server_manager_instance
-
-    with _open_files_lock:
-        _open_files[file] -= 1
-        if not _open_files[file]:
-            del _open_files[file]
-            server_manager_instance.release_server(file)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from image_text_embedding.foundation.optional_imports import import_package
+
 
 def is_milvus_error(error: BaseException) -> bool:
     """Whether it is an error of Milvus, of its connection, or of its files."""
-    import grpc
-    from pymilvus.exceptions import MilvusException
-
-    return isinstance(error, (MilvusException, grpc.RpcError, OSError))
+    milvus, grpc = import_package("pymilvus.exceptions"), import_package("grpc")
+    return isinstance(error, (milvus.MilvusException, grpc.RpcError, OSError))
 
 
 def known_reason(error: Exception, timeout: float) -> str | None:

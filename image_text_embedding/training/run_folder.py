@@ -28,8 +28,7 @@ from image_text_embedding.foundation.atomic_files import atomic_replace, remove_
 from image_text_embedding.foundation.errors import CheckpointError, ConfigError
 from image_text_embedding.foundation.exclusive_lock import LockHeldError, acquire_lock
 from image_text_embedding.foundation.optional_imports import import_optional
-from image_text_embedding.foundation.small_files import read_small_json
-from image_text_embedding.foundation.text_files import read_text
+from image_text_embedding.foundation.text_files import read_small_json, read_text
 from image_text_embedding.inputs.tokenizer import Tokenizer
 from image_text_embedding.models.checkpoints.checkpoint_files import load_pickle, save_weights
 from image_text_embedding.training.data.pair_dataset import SkippedPair

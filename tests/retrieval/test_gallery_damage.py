@@ -16,7 +16,7 @@ from support.environment import VOCABULARY
 from support.models import small
 from support.packaged_pictures import CAPTIONS, PATHS, QUERY, Gallery
 
-from image_text_embedding.retrieval import milvus_collection
+from image_text_embedding.retrieval import milvus_client
 
 pytest.importorskip("milvus_lite")
 import image_text_embedding as ite
@@ -112,7 +112,7 @@ def test_an_unreferenced_gallery_releases_its_file(tmp_path: Path, model: Any) -
     found.add(PATHS[0])
     del found
     gc.collect()
-    assert str(tmp_path / "g.db") not in milvus_collection._open_files
+    assert str(tmp_path / "g.db") not in milvus_client.open_files
 
 
 @pytest.mark.parametrize("damage", ["schema.json", "manifest.json*", "partitions/**/*.parquet"])

@@ -7,8 +7,10 @@ a folder with a `teddy.jpg`, this file runs the operator pages and prints their 
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.metadata
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -94,6 +96,7 @@ def run() -> dict[str, Any]:
     answer["lists"] = [[vector.tolist() for vector in vectors] for vectors in chain.to_list()]
     answer["expected"]["lists"] = ite.load("blip_base").encode_text(texts).tolist()
     answer["builds"] = concurrent_builds()
+    answer["copied"] = copies()
     answer["decoded"] = [ops.image_decode.cv2()("teddy.jpg") for ops in (towhee.ops, towhee.dc2.ops)]
 
     chain = towhee.dc([""]).image_text_embedding
@@ -144,6 +147,20 @@ def concurrent_builds() -> int:
     finally:
         Blip.__init__, Blip.__call__ = init, call
     return len(built)
+
+
+def copies() -> list[bool]:
+    """Whether a pickle and a copy of an operator of either registry are of its class, and give its vector."""
+    from towhee.engine.operator_registry import OperatorRegistry as Legacy
+    from towhee.runtime.operator_manager import OperatorRegistry
+
+    found = []
+    for registry in (Legacy, OperatorRegistry):
+        operator = registry.resolve("image-text-embedding/blip")("blip_base", "text")
+        vector = operator("a dog")
+        for again in (pickle.loads(pickle.dumps(operator)), copy.deepcopy(operator)):
+            found.append(type(again) is type(operator) and bool((again("a dog") == vector).all()))
+    return found
 
 
 if __name__ == "__main__":

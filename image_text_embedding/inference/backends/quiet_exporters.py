@@ -6,14 +6,17 @@ import contextlib
 import logging
 import sys
 import threading
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
+from image_text_embedding.foundation.host_program import host_unchanged
 from image_text_embedding.foundation.optional_imports import import_optional
 
 # The functions below change the state of the entire process, and torch's exporter supports only one thread at a time.
 _REDIRECTION_LOCK = threading.RLock()
+
+# Loggers of the exporters that have handlers of their own.
+_LOGGERS = ("nncf", "torch", "onnxscript", "onnx_ir")
 
 
 def import_backend(module: str, extra: str) -> Any:
@@ -43,15 +46,32 @@ def no_telemetry() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Hide the exporters' deprecation warnings, notes and progress; their errors still reach the user."""
-    loggers = [logging.getLogger(name) for name in ("nncf", "torch", "onnxscript", "onnx_ir", "")]
-    with _REDIRECTION_LOCK, warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
-        levels = [logger.level for logger in loggers]
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(max(logger.level, logging.ERROR))
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels):
-                logger.setLevel(level)
+    """Hide the exporters' deprecation warnings, notes and progress; their errors still reach the user.
+
+    Other threads log as always, and the host program's logging stays as it is (ONNX Runtime and torch would change it).
+    """
+    with _REDIRECTION_LOCK, _errors_only(), host_unchanged(), contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+@contextlib.contextmanager
+def _errors_only() -> Iterator[None]:
+    """Hide what this thread logs below an error."""
+    thread = threading.get_ident()
+
+    def is_relevant(record: logging.LogRecord) -> bool:
+        return record.thread != thread or record.levelno >= logging.ERROR
+
+    # Not getLogger(), as a package that is not yet imported may create its logger with a class of its own.
+    known = logging.Logger.manager.loggerDict
+    own = [logger for name in _LOGGERS if isinstance(logger := known.get(name), logging.Logger)]
+    shown_by = [handler for logger in (logging.root, *own) for handler in logger.handlers]
+    if logging.lastResort is not None:
+        shown_by.append(logging.lastResort)
+    for handler in shown_by:
+        handler.addFilter(is_relevant)
+    try:
+        yield
+    finally:
+        for handler in shown_by:
+            handler.removeFilter(is_relevant)

@@ -113,11 +113,10 @@ def write_onnx_int8(
     Raises:
         SetupError: a package that this needs is not installed.
     """
-    import_backend("onnxruntime", "onnx")
-    from onnxruntime import quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
+    quantization = import_backend("onnxruntime.quantization", "onnx")
+    quant_pre_process = import_backend("onnxruntime.quantization.shape_inference", "onnx").quant_pre_process
 
-    class SampleReader(quantization.CalibrationDataReader):
+    class SampleReader(quantization.CalibrationDataReader):  # type: ignore[name-defined]
         def __init__(self) -> None:
             self.remaining = iter(samples)
 

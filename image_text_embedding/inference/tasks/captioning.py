@@ -22,8 +22,12 @@ from image_text_embedding.inputs.text_rules import TextRules
 SAMPLING_PENALTY = 1.1  # the official repetition penalty in nucleus sampling; in search it is 1.0
 
 
-def make_captioner(runtime: ModelRuntime, settings: CaptionSettings) -> Compute:
-    """A function that writes captions. Rows are prompts; each result is a caption, or a list of num_return_sequences."""
+def make_captioner(runtime: ModelRuntime, settings: CaptionSettings, spaced: bool = False) -> Compute:
+    """A function that writes captions. Rows are prompts; each result is a caption, or a list of num_return_sequences.
+
+    Args:
+        spaced: a caption begins with a space if it begins with a new word after the prompt.
+    """
     runtime.require("caption")
     penalty = settings.repetition_penalty
     if penalty is None:
@@ -39,6 +43,7 @@ def make_captioner(runtime: ModelRuntime, settings: CaptionSettings) -> Compute:
         # One seed gives every picture the same draws, so that its caption does not depend on the batch.
         seeds = [item_seed(settings.seed, j) for _ in rows for j in range(count)] if settings.sample else None
         texts = write_texts(runtime, runtime.part("caption").decoder, rows, states, None, generation, seeds)
+        texts = texts if spaced else [text.lstrip(" ") for text in texts]
         return texts if count == 1 else [texts[i : i + count] for i in range(0, len(texts), count)]
 
     return compute
@@ -52,9 +57,10 @@ def caption(
     batch_size: int,
     show: bool | None,
     on_error: str,
+    spaced: bool = False,
 ) -> Any:
-    """See `Encoder.caption`."""
-    compute = make_captioner(runtime, settings)
+    """See `Encoder.caption`, and for `spaced` `make_captioner`."""
+    compute = make_captioner(runtime, settings, spaced)
     pairs = PictureTextBatches(runtime, images, on_error, prompts=prompt)
     found = pairs.run(encode_prompts(pairs, prompt, settings.max_length), compute, None, batch_size, show)
     return pairs.failures.result(found)

@@ -45,7 +45,10 @@ def write_texts(
     settings: GenerationSettings,
     seeds: list[int] | None,
 ) -> list[str]:
-    """What the decoder writes after each prompt. Prompts of equal length are batched, so that none is padded."""
+    """What the decoder writes after each prompt, beginning with a space unless it continues the prompt's last word.
+
+    Prompts of equal length are batched, so that none is padded.
+    """
     tokenizer, count = runtime.tokenizer, settings.num_return_sequences
     states = states.expand(len(prompts), -1, -1) if len(states) != len(prompts) else states
     texts = [""] * (len(prompts) * count)
@@ -65,7 +68,8 @@ def write_texts(
             None if seeds is None else [seeds[i] for i in outputs],
         )
         for output, row in zip(outputs, rows[:, length:].tolist()):
-            texts[output] = tokenizer.decode(row[: row.index(tokenizer.sep_id)] if tokenizer.sep_id in row else row)
+            written = row[: row.index(tokenizer.sep_id)] if tokenizer.sep_id in row else row
+            texts[output] = tokenizer.decode_continuation(prompts[output // count], written)
     return texts
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from image_text_embedding.foundation.argument_checks import MODALITIES
 from image_text_embedding.foundation.errors import InputError, UnknownModelError
 from image_text_embedding.foundation.messages import did_you_mean
+from image_text_embedding.foundation.optional_imports import import_package
 from image_text_embedding.inference.tasks.task_settings import check_setting_names, setting_names
 from image_text_embedding.inputs.item_lists import is_single_picture
 from image_text_embedding.interfaces.towhee_operators.towhee_api import Image, LegacyRegistry, NNOperator, SharedType
@@ -159,12 +160,11 @@ class EmbeddingOperator(ModelOperator):
     def _load(self, **options: Any) -> Any:
         # 0.9.0 has no Triton, and get_accelerator fails there outside of a pipe.
         if LegacyRegistry is None:
-            from towhee.runtime.runtime_conf import accelerate, get_accelerator
-
-            if get_accelerator() is not None:
+            towhee_runtime = import_package("towhee.runtime.runtime_conf")
+            if towhee_runtime.get_accelerator() is not None:
                 from image_text_embedding.inference.loading import load_served
 
-                tower = accelerate(super()._load)()  # loads nothing: this is the server's client
+                tower = towhee_runtime.accelerate(super()._load)()  # loads nothing: this is the server's client
                 checkpoint = options["checkpoint"]
                 folder = Path(checkpoint) if checkpoint is not None and Path(checkpoint).is_dir() else None
                 return load_served(model_config(self.model_name), tower, str(self.modality), folder)

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from image_text_embedding.foundation.host_program import host_unchanged
+from image_text_embedding.foundation.optional_imports import import_package
 from image_text_embedding.interfaces.towhee_operators.image_decoding import ImageDecode, ImageDecodeRGB
 from image_text_embedding.interfaces.towhee_operators.operator_folders import operator_folder
 from image_text_embedding.interfaces.towhee_operators.operators import ModelOperator
@@ -55,27 +57,35 @@ def registered_operator(name: str) -> type[ModelOperator]:
 def _register(registry: Any, name: str, operator: type, output: str) -> None:
     if registry is LegacyRegistry:
         # The legacy registry replaces the class's __call__, so it gets a subclass of its own.
-        own = type(operator.__name__, (operator,), {"__doc__": operator.__doc__, "__module__": operator.__module__})
-        registry.register(name=name, output_schema=[output])(own)
+        contents = {"__doc__": operator.__doc__, "__module__": operator.__module__}
+        # Pickle looks up a class by its name, and would find the one that it is derived from.
+        reduce = {"__reduce__": lambda self: (new_legacy_operator, (name,), vars(self))}
+        registry.register(name=name, output_schema=[output])(type(operator.__name__, (operator,), contents | reduce))
     else:
         registry.register(name=name)(operator)
+
+
+def new_legacy_operator(name: str) -> Any:
+    """An operator of the legacy registry without its contents, to be filled from a pickle."""
+    operator = LegacyRegistry.resolve(name)
+    return operator.__new__(operator)
 
 
 def _is_in_local_cache(name: str) -> bool:
     name = name if "/" in name else f"towhee/{name}"
     if LegacyRegistry is not None:
         return any(operator_folder(Path(home), name, legacy=True).is_dir() for home in FileManagerConfig().cache_paths)
-    from towhee.hub.cache_manager import get_local_dir
-
-    return operator_folder(Path(get_local_dir()), name, legacy=False).is_dir()
+    local_dir = import_package("towhee.hub.cache_manager").get_local_dir()
+    return operator_folder(Path(local_dir), name, legacy=False).is_dir()
 
 
 def _complete_fixed_names() -> None:
     """Add our names to the head's `ops.image_text_embedding` and `ops.image_decode`, whose names are class attributes."""
     try:
-        from towhee.runtime.factory import HubOp
-        from towhee.runtime.hub_ops.image_decode import ImageDecode as FixedDecode
-        from towhee.runtime.hub_ops.image_text_embedding import ImageTextEmbedding as FixedEmbedding
+        with host_unchanged():
+            from towhee.runtime.factory import HubOp
+            from towhee.runtime.hub_ops.image_decode import ImageDecode as FixedDecode
+            from towhee.runtime.hub_ops.image_text_embedding import ImageTextEmbedding as FixedEmbedding
     except ImportError:
         return  # a released Towhee, where every name resolves
     names = {

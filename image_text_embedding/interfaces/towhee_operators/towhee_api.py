@@ -7,19 +7,16 @@ Raises:
 
 from __future__ import annotations
 
-import warnings
-
 from image_text_embedding.foundation.errors import SetupError
+from image_text_embedding.foundation.host_program import host_unchanged
 
 try:
-    # Towhee imports pkg_resources; our users cannot do anything about that.
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "pkg_resources is deprecated")
+    with host_unchanged():
         from towhee.operator import NNOperator as NNOperator
         from towhee.operator import PyOperator as PyOperator
         from towhee.operator import SharedType as SharedType
-    from towhee.runtime.operator_manager import OperatorRegistry as OperatorRegistry
-    from towhee.types import Image as Image
+        from towhee.runtime.operator_manager import OperatorRegistry as OperatorRegistry
+        from towhee.types import Image as Image
 except Exception as error:  # setuptools 82 has no pkg_resources, which Towhee imports; 1.1.0 fails with pydantic 2
     raise SetupError(
         f"Towhee cannot be imported ({error}). The Towhee operators need it: pip install towhee 'setuptools<81'. "
@@ -27,7 +24,8 @@ except Exception as error:  # setuptools 82 has no pkg_resources, which Towhee i
     ) from error
 
 try:  # only 0.9.0 has these: `dc`, `glob` and `towhee.ops` use this registry, dc2 uses the one above
-    from towhee.engine.operator_registry import OperatorRegistry as LegacyRegistry
-    from towhee.hub.file_manager import FileManagerConfig
+    with host_unchanged():
+        from towhee.engine.operator_registry import OperatorRegistry as LegacyRegistry
+        from towhee.hub.file_manager import FileManagerConfig
 except ModuleNotFoundError:
     LegacyRegistry = FileManagerConfig = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from image_text_embedding.foundation.errors import CheckpointError
-from image_text_embedding.foundation.small_files import parse_json_object
+from image_text_embedding.foundation.text_files import parse_json_object
 from image_text_embedding.models.checkpoints.checkpoint_files import METADATA_KEY, Checkpoint
 from image_text_embedding.models.checkpoints.parameter_names import PARAMETER_NAMES, rename_parameters
 from image_text_embedding.models.checkpoints.weight_files import is_shard

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from image_text_embedding.foundation.errors import ConfigError
-from image_text_embedding.foundation.small_files import read_small_json
+from image_text_embedding.foundation.text_files import read_small_json
 from image_text_embedding.inputs.text_rules import TextRules
 from image_text_embedding.models.config import ModelConfig, config_from_mapping
 from image_text_embedding.models.config_files import model_config

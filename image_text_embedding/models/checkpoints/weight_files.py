@@ -13,7 +13,7 @@ from pathlib import Path
 from image_text_embedding.foundation.errors import CheckpointError
 from image_text_embedding.foundation.file_digests import file_sha256
 from image_text_embedding.foundation.messages import abbreviate, abbreviated_names
-from image_text_embedding.foundation.small_files import read_small_json
+from image_text_embedding.foundation.text_files import read_small_json
 
 VARIANTS = ("fp16", "bf16")
 

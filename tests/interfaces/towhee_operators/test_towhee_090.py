@@ -67,6 +67,10 @@ def test_090_shares_one_operator_between_calls_at_once(legacy: dict[str, Any]) -
     assert legacy["builds"] == 1
 
 
+def test_operators_of_090_can_be_pickled_and_copied(legacy: dict[str, Any]) -> None:
+    assert legacy["copied"] == [True] * 4
+
+
 def test_090_uses_a_local_decoder_of_somebody_else(legacy: dict[str, Any]) -> None:
     assert legacy["decoded"] == ["theirs", "theirs"]  # from the registry of the chains and from that of dc2
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from image_text_embedding.foundation.small_files import read_small_json, read_small_text
+from image_text_embedding.foundation.text_files import read_small_json, read_small_text
 
 
 def test_text(tmp_path: Path) -> None:
