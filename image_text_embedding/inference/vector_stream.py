@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from typing import Any
 
 from image_text_embedding.foundation.errors import InputError
 
 
-class VectorStream(Iterator[Any]):
-    """Vectors (D,) float32, or pairs of a vector and an error. Closing or dropping it ends the decoding threads."""
+class VectorStream(Generator[Any, None, None]):
+    """A generator of vectors (D,) float32, or of pairs of a vector and an error, that says why it has no pickle."""
 
     def __init__(self, vectors: Generator[Any, None, None]) -> None:
         self._vectors = vectors
 
-    def __next__(self) -> Any:
-        return next(self._vectors)
+    def send(self, value: None) -> Any:
+        """The next vector."""
+        return self._vectors.send(value)
 
-    def close(self) -> None:
-        """End the stream. A second call does nothing."""
-        self._vectors.close()
+    def throw(self, *error: Any) -> Any:
+        """Raise an error where the stream waits, which ends it."""
+        return self._vectors.throw(*error)
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise InputError(
