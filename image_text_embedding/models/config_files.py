@@ -72,9 +72,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: it cannot be read.
     """
     try:
-        raw = yaml.load(read_small_text(path), Loader=_BoundedLoader)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: also impossible dates
+        text = read_small_text(path)
+    except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
+    try:
+        raw = yaml.load(text, Loader=_BoundedLoader)
+    # YAML's errors quote the file, which may be another one than the user meant. ValueError: also impossible dates.
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}" if mark is not None else type(error).__name__
+        raise ConfigError(f"cannot read {path}: expected YAML in UTF-8, got something else ({where})") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected a mapping of keys to values, got {type(raw).__name__}")
     return raw

@@ -122,6 +122,22 @@ def test_a_broken_file_is_named(tmp_path) -> None:
             config_files.read_config(path)
 
 
+def test_a_broken_file_is_not_quoted(tmp_path) -> None:
+    """YAML's errors show the line: the file may be another one than the user meant."""
+    path = tmp_path / "mine.yaml"
+    for content, where in (
+        ("a: 1\nhunter2: [x\n", "line 3"),
+        ("a: *hunter2", "line 1"),
+        ("hunter2: 2020-13-45", "ValueError"),
+    ):
+        path.write_text(content)
+        with pytest.raises(
+            ConfigError, match=rf"mine\.yaml: expected YAML in UTF-8, got something else \({where}\)"
+        ) as caught:
+            config_files.read_yaml(path)
+        assert "hunter2" not in str(caught.value)
+
+
 def test_a_few_lines_that_stand_for_more_than_fits_into_memory(tmp_path) -> None:
     doubled = "\n".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]" for a, b in zip("abcdefghij", "bcdefghijk"))
     (tmp_path / "mine.yaml").write_text(f"a: &a [x]\n{doubled}\nfamily: *k\n")

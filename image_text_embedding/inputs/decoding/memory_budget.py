@@ -58,7 +58,7 @@ class MemoryBudget:
         self._reserved = 0
         self._waiting: list[float] = []
         self._of_thread = threading.local()
-        self.large_decodes = ThreadPoolExecutor(LARGE_AT_ONCE, thread_name_prefix="image-text-embedding-decoding")
+        self.large_decodes = ThreadPoolExecutor(LARGE_AT_ONCE, thread_name_prefix="decode-large-picture")
 
     @property
     def reserved(self) -> int:
