@@ -92,8 +92,9 @@ class _DelimitedFile:
         """The fields, unless there are more than columns. (Empty ones at the end lose nothing.)"""
         columns = len(self.header) or len(fields)
         if any(field.strip() for field in fields[columns:]):
-            kind = "tab" if self._tabs else "comma"
-            return f"{where}: expected {columns} fields, got {len(fields)}: put a text that contains a {kind} in quotes"
+            expected = f"{columns} field{'s' * (columns != 1)}"
+            hint = f"put a text that contains a {'tab' if self._tabs else 'comma'} in quotes"
+            return f"{where}: expected {expected}, got {len(fields)}: {hint}"
         return fields[:columns]
 
     # --- CSV ---

@@ -58,7 +58,7 @@ class FolderLinks:
         if any(contains_path(root, target) for root in self.roots):
             return False
         if any(contains_path(target, root) for root in self.roots):
-            self.passed_over.add_kind("links to a folder above")
+            self.passed_over.add_kind("leading to a folder above")
             return False
         return self.is_new(path)
 

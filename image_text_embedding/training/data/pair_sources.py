@@ -218,11 +218,12 @@ def _captioned_pictures(source: Path) -> list[dict[str, Any]]:
         if item.problem is not None:
             raise InputError(f"{item.path}: {item.problem}")
         if item.caption is None:
-            items.passed_over.add_kind("pictures without a caption")
+            items.passed_over.add_kind("without a caption")
         else:
             rows.append({"image": picture_input(item), "caption": read_captions(item.caption)})
     if items.passed_over.counts:
-        warnings.warn(f"{source}: {items.passed_over}", stacklevel=3)
+        # It is the source that the warning is about, not a line of a program.
+        warnings.warn_explicit(f"{source}: {items.passed_over}", UserWarning, str(source), 1)
     return rows
 
 

@@ -69,7 +69,7 @@ def test_tsv(tmp_path: Path, lines: list[str], expected: list[str]) -> None:
 
 def test_texts_without_pictures(tmp_path: Path) -> None:
     found = rows(tmp_path / "t.csv", 'caption\n"19 inch\na cat\n24" dog\na cat, black\n')
-    assert found == [f"line 2: {OPEN}", "t.csv#2: a cat", 't.csv#3: 24" dog', "line 5: expected 1 fields"]
+    assert found == [f"line 2: {OPEN}", "t.csv#2: a cat", 't.csv#3: 24" dog', "line 5: expected 1 field"]
     assert rows(tmp_path / "t.tsv", 'text\tid\n"19 inch\t1\na cat\t2\n') == ['t.tsv#1: "19 inch', "t.tsv#2: a cat"]
 
 

@@ -115,7 +115,7 @@ def test_links_to_folders_are_followed_once(linked: Path) -> None:
     )
     assert names(f"{linked}/*", linked) == expected
     items = Collection(linked)
-    assert items.count() and items.passed_over.counts == {"links to a folder above": 1, "without a suffix": 2}
+    assert items.count() and items.passed_over.counts == {"leading to a folder above": 1, "without a suffix": 2}
     link = linked.parent / "link"
     link.symlink_to(linked)
     assert names(link, link) == expected
