@@ -40,8 +40,9 @@ class FolderEntry:
 class FolderLinks:
     """Decides which links to folders are followed: each folder is read once, under its own path if it has one.
 
-    A link into the source is not followed, as its target is read anyway. Of several links to one folder outside, the first
-    is. A link to a folder that contains the source is not followed: it leads back, and to much else.
+    A link into the source is not followed, as its target is read anyway, unless that is hidden. Of several links to one
+    folder outside, the first is followed. A link to a folder that contains the source is not: it leads back, and to much
+    else.
 
     Attributes:
         roots: the folders of the source, without links.
@@ -50,12 +51,12 @@ class FolderLinks:
 
     roots: list[str]
     passed_over: PassedOver = field(default_factory=PassedOver)
-    read: set[tuple[int, int]] = field(default_factory=set)  # device and inode of the folders outside
+    read: set[tuple[int, int]] = field(default_factory=set)  # device and inode of folders to which links led
 
     def follows(self, path: str) -> bool:
         """Whether this link is followed."""
         target = os.path.realpath(path)
-        if any(contains_path(root, target) for root in self.roots):
+        if any(contains_path(root, target) and not _is_hidden_in(root, target) for root in self.roots):
             return False
         if any(contains_path(target, root) for root in self.roots):
             self.passed_over.add_kind("leading to a folder above")
@@ -63,7 +64,7 @@ class FolderLinks:
         return self.is_new(path)
 
     def is_new(self, path: str) -> bool:
-        """Whether this folder outside the source has not been read. It counts as read from now on."""
+        """Whether no link has led to this folder yet. It counts as read from now on."""
         try:
             stat = os.stat(path)
         except OSError:
@@ -116,6 +117,10 @@ def _folder_and_link(entry: os.DirEntry[str]) -> tuple[bool, bool]:
     except OSError:  # a link to itself, or to where we may not look
         is_link_to_folder = False
     return is_link_to_folder, is_link_to_folder
+
+
+def _is_hidden_in(folder: str, path: str) -> bool:
+    return any(map(is_hidden, path[len(folder) :].split(os.sep)))
 
 
 def contains_path(folder: str, path: str) -> bool:
