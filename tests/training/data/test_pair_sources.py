@@ -26,12 +26,14 @@ def endless():
     while True:
         yield None
 def returns_a_function(): return fails
+def returns_a_class(): return list
 """
 
 NO_PAIRS = """
 os:system os:getpid os:environ os:sep os:path os:getcwd sys:exit itertools:count
 builtins:print builtins:dict builtins:object builtins:bytes builtins:input
-failing:fails failing:breaks failing:nothing failing:endless failing:returns_a_function unimportable:pairs
+failing:fails failing:breaks failing:nothing failing:endless failing:returns_a_function failing:returns_a_class
+unimportable:pairs
 """
 
 
