@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -139,16 +140,16 @@ def folder_items(folder: str, links: FolderLinks, passed_over: PassedOver) -> It
             yield picture_file_item(entry.path, lambda caption, names=entry.names: os.path.basename(caption) in names)
         elif suffix_of(entry.path) == ".tar":
             yield from tar_items(entry.path, passed_over)
-        elif not _is_caption(entry):
-            passed_over.add(entry.path)
+        else:
+            stem, suffix = os.path.splitext(os.path.basename(entry.path))
+            if suffix not in CAPTION_SUFFIXES or stem not in _picture_stems(entry.names):
+                passed_over.add(entry.path)
 
 
-def _is_caption(entry: FolderEntry) -> bool:
-    stem, suffix = os.path.splitext(os.path.basename(entry.path))
-    # Few pictures are called .JPG and the like; those of which only some letters are capitals are not looked for.
-    return suffix in CAPTION_SUFFIXES and any(
-        f"{stem}{picture}" in entry.names or f"{stem}{picture.upper()}" in entry.names for picture in PICTURE_SUFFIXES
-    )
+@functools.lru_cache(maxsize=16)
+def _picture_stems(names: frozenset[str]) -> frozenset[str]:
+    """The names of the pictures among all names of a folder, without their suffixes."""
+    return frozenset(os.path.splitext(name)[0] for name in names if suffix_of(name) in PICTURE_SUFFIXES)
 
 
 def picture_file_item(path: str, exists: Any) -> CollectionItem:
