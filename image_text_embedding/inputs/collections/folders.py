@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -131,6 +130,7 @@ def contains_path(folder: str, path: str) -> bool:
 
 def folder_items(folder: str, links: FolderLinks, passed_over: PassedOver) -> Iterator[CollectionItem]:
     """The items of a folder, in the order of names. A folder that cannot be read becomes an item with a problem."""
+    picture_stems = _PictureStems()
     for entry in walk_folder(folder, links):
         if entry.problem is not None:
             yield CollectionItem(as_utf8(entry.path), problem=entry.problem)
@@ -142,14 +142,23 @@ def folder_items(folder: str, links: FolderLinks, passed_over: PassedOver) -> It
             yield from tar_items(entry.path, passed_over)
         else:
             stem, suffix = os.path.splitext(os.path.basename(entry.path))
-            if suffix not in CAPTION_SUFFIXES or stem not in _picture_stems(entry.names):
+            if suffix not in CAPTION_SUFFIXES or stem not in picture_stems(entry.names):
                 passed_over.add(entry.path)
 
 
-@functools.lru_cache(maxsize=16)
-def _picture_stems(names: frozenset[str]) -> frozenset[str]:
-    """The names of the pictures among all names of a folder, without their suffixes."""
-    return frozenset(os.path.splitext(name)[0] for name in names if suffix_of(name) in PICTURE_SUFFIXES)
+class _PictureStems:
+    """The names of the pictures in a folder without their suffixes, computed once for each list of names."""
+
+    def __init__(self) -> None:
+        self._by_names: dict[int, tuple[frozenset[str], frozenset[str]]] = {}
+
+    def __call__(self, names: frozenset[str]) -> frozenset[str]:
+        if id(names) not in self._by_names:
+            if len(self._by_names) >= 16:
+                self._by_names.clear()
+            stems = (os.path.splitext(name)[0] for name in names if suffix_of(name) in PICTURE_SUFFIXES)
+            self._by_names[id(names)] = names, frozenset(stems)
+        return self._by_names[id(names)][1]
 
 
 def picture_file_item(path: str, exists: Any) -> CollectionItem:
