@@ -77,6 +77,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read {path}: {error}") from error
     try:
         raw = yaml.load(text, Loader=_BoundedLoader)
+    except _TooManyKeysError as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
     # YAML's errors quote the file, which may be another one than the user meant. ValueError: also impossible dates.
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         mark = getattr(error, "problem_mark", None)
@@ -87,10 +89,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
+class _TooManyKeysError(yaml.YAMLError):
+    """A mapping has more keys than any configuration."""
+
+
 class _BoundedLoader(yaml.SafeLoader):
     """SafeLoader with a limit on merged mappings (`<<: [*a, *a]`): before PyYAML 6.0.4 each line multiplied their size."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         super().flatten_mapping(node)
         if len(node.value) > MAX_MERGED_KEYS:
-            raise yaml.YAMLError(f"expected at most {MAX_MERGED_KEYS} keys in a mapping, got {len(node.value)}")
+            raise _TooManyKeysError(f"expected at most {MAX_MERGED_KEYS} keys in a mapping, got {len(node.value)}")

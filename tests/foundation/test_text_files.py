@@ -1,44 +1,54 @@
-"""Small text files: limits, byte order marks, line ends, and what is no file."""
+"""Byte-order marks, line ends and encodings of text files; and that every file of the user's may have a mark."""
 
 from __future__ import annotations
 
+import codecs
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from image_text_embedding.foundation.text_files import read_small_json, read_small_text
+from image_text_embedding.foundation.errors import InputError
+from image_text_embedding.foundation.text_files import decode_text, read_text, text_lines
 
 
-def test_text(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree\n")
-    assert read_small_text(tmp_path / "a.txt") == "one\ntwo\nthree\n"
-    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
-    assert read_small_json(tmp_path / "a.json") == {"a": 1}
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_text_in_every_accepted_encoding(tmp_path: Path, encoding: str) -> None:
+    text = "a café\r\n\u4e24\u53ea\u732b\n"
+    mark = codecs.BOM_UTF16_BE if encoding == "utf-16-be" else b""
+    (tmp_path / "t.txt").write_bytes(mark + text.encode(encoding))
+    assert decode_text(mark + text.encode(encoding)) == text
+    assert read_text(tmp_path / "t.txt") == text.replace("\r\n", "\n")
+    assert list(text_lines(tmp_path / "t.txt")) == ["a café\n", "\u4e24\u53ea\u732b\n"]
+    assert list(text_lines(tmp_path / "t.txt", newline="")) == ["a café\r\n", "\u4e24\u53ea\u732b\n"]
 
 
-def test_a_large_file_is_not_read(tmp_path: Path) -> None:
-    with (tmp_path / "a.txt").open("wb") as file:
-        file.truncate(2**36)
-    with pytest.raises(ValueError, match=r"at most 1,048,576 bytes, got a file too large"):
-        read_small_text(tmp_path / "a.txt")
-    (tmp_path / "b.txt").write_bytes(b"abc")
-    assert read_small_text(tmp_path / "b.txt", 3) == "abc"
-    with pytest.raises(ValueError, match="at most 2 bytes"):
-        read_small_text(tmp_path / "b.txt", 2)
+def test_marks_where_files_were_joined(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_bytes(b"\xef\xbb\xbfa\n" * 2)
+    assert list(text_lines(tmp_path / "t.txt")) == ["a\n", "a\n"]
 
 
-def test_devices_pipes_and_folders(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path / "pipe", tmp_path, "/dev/zero"):
-        with pytest.raises(OSError, match="a folder, a device or a pipe"):
-            read_small_text(path)
-    with pytest.raises(FileNotFoundError):
-        read_small_text(tmp_path / "none")
+@pytest.mark.parametrize("content", [b"caf\xe9", b"\xff\xfea", b"\xfe\xff\xd8"])
+def test_other_encodings_are_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "t.txt").write_bytes(content)
+    with pytest.raises(InputError, match=r"t\.txt: expected UTF-8, got"):
+        list(text_lines(tmp_path / "t.txt"))
+    with pytest.raises(UnicodeDecodeError):
+        read_text(tmp_path / "t.txt")
 
 
-@pytest.mark.parametrize("content", [b"[" * 200_000, b'{"a":' * 100_000, b"[]", b"3", b"", b"\xff", b"9" * 5000])
-def test_what_is_no_object(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(ValueError):
-        read_small_json(tmp_path / "a.json")
+def test_empty_and_missing_files(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").touch()
+    assert list(text_lines(tmp_path / "t.txt")) == []
+    with pytest.raises(InputError, match="cannot read"):
+        list(text_lines(tmp_path / "gone.txt"))
+
+
+def test_a_pipe_is_read_once(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(b"\xef\xbb\xbfone\ntwo\n",))
+    writer.start()
+    assert list(text_lines(pipe)) == ["one\n", "two\n"]
+    writer.join()

@@ -172,6 +172,13 @@ def test_a_vocabulary_in_all_file_formats(vocabulary: Path, tokenizer: Tokenizer
         assert [other(text, BLIP) for text in CAPTIONS] == [tokenizer(text, BLIP) for text in CAPTIONS]
 
 
+@pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.json"])
+def test_a_vocabulary_with_a_byte_order_mark(vocabulary: Path, tokenizer: Tokenizer, tmp_path: Path, name: str) -> None:
+    content = vocabulary.read_text(encoding="utf-8") if name == "vocab.txt" else as_json(tokenizer.words())
+    (tmp_path / name).write_text(content, encoding="utf-8-sig")
+    assert Tokenizer.from_vocabulary(tmp_path / name).words() == tokenizer.words()
+
+
 def test_a_tokenizer_that_transformers_saved(vocabulary: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
     from transformers import BertTokenizerFast
 

@@ -163,6 +163,15 @@ def test_a_folder_of_transformers_with_other_settings(change: dict, tmp_path) ->
         transformers_config.config_from_transformers(tmp_path)
 
 
+def test_files_may_start_with_a_byte_order_mark(tmp_path) -> None:
+    for encoding in ("utf-8-sig", "utf-16"):
+        (tmp_path / "x.yaml").write_text("steps: 3\nname: café\n", encoding=encoding)
+        assert config_files.read_yaml(tmp_path / "x.yaml") == {"steps": 3, "name": "café"}
+        (tmp_path / "config.json").write_text('{"model_type": "blip"}', encoding=encoding)
+        (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5]}', encoding=encoding)
+        assert transformers_config.config_from_transformers(tmp_path).vision.mean == (0.5, 0.5, 0.5)
+
+
 def test_decoder_configurations() -> None:
     """The numbers of the official code: `models/blip_vqa.py`, `models/model_vqa.py`, `data/utils.py`, `VQA.py`."""
     assert ite.model_config("blip_vqa_capfilt").decoder == DecoderConfig(12, 30522, label_smoothing=0.1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,43 @@ def test_a_file_of_texts(tmp_path: Path, model: Any) -> None:
     with ite.Gallery.open(tmp_path / "g.db", model) as gallery:
         assert (index_collection(gallery, texts).new, len(gallery)) == (2, 2)
         assert [each.text for each in gallery.search(Path(PATHS[0]), 2, find="text")] == [QUERY, "two dogs"]
+
+
+def test_tables_lists_and_tars(tmp_path: Path, model: Any) -> None:
+    names = [Path(path).name for path in PATHS[:3]]
+    for path in PATHS[:3]:
+        shutil.copy(path, tmp_path)
+    contents = [Path(path).read_bytes() for path in PATHS[:3]]
+    (tmp_path / "t.csv").write_text(f'\ufeffimage, caption\n{names[0]},"a quote\n{names[1]},x\n')
+    pq.write_table(pa.table({"images": [[{"bytes": one, "path": None} for one in contents]]}), tmp_path / "t.parquet")
+    (tmp_path / "t.jsonl").write_text(json.dumps({"text": QUERY}) + "\n[1]\n")
+    (tmp_path / "list.txt").write_text(f"{names[0]}\n{names[2]}\n")
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        tar.add(tmp_path / names[0], f"._{names[0]}")
+        tar.add(tmp_path / names[0], names[0])
+        tar.add(tmp_path / "list.txt", "readme.md")
+    for source, options, total, new, errors in (
+        ("t.csv", {}, 2, 1, ["t.csv#1"]),
+        ("t.parquet", {}, 3, 3, []),
+        ("t.jsonl", {}, 2, 1, ["t.jsonl#2"]),
+        ("s.tar", {}, 1, 1, []),
+        ("list.txt", {"modality": "image"}, 2, 2, []),
+        ("list.txt", {}, 2, 2, []),
+        ("t.csv", {"column": "caption", "modality": "text"}, 2, 1, ["t.csv#1"]),
+    ):
+        with ite.Gallery.open(tmp_path / f"{source}{options}.db", model) as gallery:
+            done = index_collection(gallery, tmp_path / source, **options)
+            assert (done.total, done.new, [Path(path).name for path, _ in done.errors]) == (total, new, errors)
+            assert all(name in str(error) for name, (_, error) in zip(errors, done.errors))
+            assert done.passed_over == ({".md": 1} if source == "s.tar" else {})
+            if source == "s.tar":
+                assert gallery.search(QUERY, 1)[0].path == str(tmp_path / "s.tar" / names[0])
+    with (
+        ite.Gallery.open(tmp_path / "g.db", model) as gallery,
+        pytest.raises(InputError, match="line 2: expected 1 field"),
+    ):
+        (tmp_path / "t.csv").write_text("caption\na cat, black\n")
+        index_collection(gallery, tmp_path / "t.csv")
 
 
 def test_what_embed_wrote_needs_no_model(tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

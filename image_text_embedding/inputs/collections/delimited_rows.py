@@ -17,9 +17,10 @@ from collections.abc import Iterator
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.foundation.text_files import MAX_LINE_CHARACTERS, text_lines
 from image_text_embedding.inputs.collections.collection_items import IMAGE_COLUMNS, PICTURE_SUFFIXES, suffix_of
-from image_text_embedding.inputs.url_fetch import is_url
 
 MAX_LINES_OF_FIELD = 1000  # in quotes, in TSV
+
+_LINE_END = re.compile(r"\r\n|\r|\n")
 
 _ENCLOSED = re.compile(r'"((?:[^"]|"")*)"', re.DOTALL)
 
@@ -58,8 +59,7 @@ class _DelimitedFile:
         if isinstance(header, str):
             raise InputError(f"{os.fspath(path)}, {header}")
         self.header = [name.strip() for name in header]
-        every = range(len(self.header))
-        self._picture_columns = [i for i in every if self.header[i].lower() in IMAGE_COLUMNS] or [*every]
+        self._picture_columns = [i for i, name in enumerate(self.header) if name.lower() in IMAGE_COLUMNS]
 
     def rows(self) -> Iterator[dict[str, str] | str]:
         for record in self._records():
@@ -92,8 +92,9 @@ class _DelimitedFile:
         """The fields, unless there are more than columns. (Empty ones at the end lose nothing.)"""
         columns = len(self.header) or len(fields)
         if any(field.strip() for field in fields[columns:]):
-            kind = "tab" if self._tabs else "comma"
-            return f"{where}: expected {columns} fields, got {len(fields)}: put a text that contains a {kind} in quotes"
+            expected = f"{columns} field{'s' * (columns != 1)}"
+            hint = f"put a text that contains a {'tab' if self._tabs else 'comma'} in quotes"
+            return f"{where}: expected {expected}, got {len(fields)}: {hint}"
         return fields[:columns]
 
     # --- CSV ---
@@ -107,7 +108,7 @@ class _DelimitedFile:
         except (csv.Error, StopIteration) as error:
             self._return_lines(taken)
             return self._with_stray_quote(line, error)
-        if len(taken) > 1 and any(map(self._is_row, taken[1:])):
+        if len(taken) > 1 and self._has_row_in_quotes(fields):
             self._return_lines(taken)
             return _unclosed(first)
         return self._checked(fields, f"line {first}")
@@ -124,19 +125,30 @@ class _DelimitedFile:
             return f'line {self._line_number}: expected a quote inside quotes to be written as "", got {error}'
         return fields
 
-    def _is_row(self, line: str) -> bool:
-        """Whether a line inside a quoted field looks like a row of this table: it has all columns, and names a picture."""
-        fields = line.rstrip("\r\n").split(",")
-        return len(fields) >= len(self.header) and any(_names_picture(fields[i]) for i in self._picture_columns)
+    def _has_row_in_quotes(self, fields: list[str]) -> bool:
+        """Whether a line of a quoted field looks like a row of this table: it has all columns, and names a picture in quotes.
+
+        Then the quotes are stray ones of two rows, and what is between them are rows as well.
+        """
+        for position, value in enumerate(fields):
+            lines = [line.split(",") for line in _LINE_END.split(value)]
+            for number, inside in enumerate(lines if len(lines) > 1 else []):
+                before = fields[:position] if number == 0 else []
+                after = fields[position + 1 :] if number == len(lines) - 1 else []
+                columns = [i - len(before) for i in self._picture_columns]
+                names = any(0 <= i < len(inside) and _names_picture(inside[i]) for i in columns)
+                if names and len(before) + len(inside) + len(after) >= len(self.header):
+                    return True
+        return False
 
     # --- TSV ---
 
     def _tsv_record(self, line: str) -> list[str] | str:
         first, columns = self._line_number, len(self.header)
         fields = _split_tabs(line)
-        if columns and len(fields) > columns:
-            fields = _quoted_tabs([line], columns) or fields
-        elif len(fields) <= columns and fields[-1].startswith('"') and not _ENCLOSED.fullmatch(fields[-1]):
+        if columns and len(fields) > columns and (found := _quoted_tabs([line], columns)):
+            return found
+        if len(fields) <= columns and fields[-1].startswith('"') and not _ENCLOSED.fullmatch(fields[-1]):
             taken = [line]
             for following in itertools.islice(self._following_lines(taken), 1, MAX_LINES_OF_FIELD):
                 if len(_split_tabs(following)) >= columns:
@@ -166,8 +178,7 @@ def _ends_in_quotes(line: str) -> bool:
 
 
 def _names_picture(field: str) -> bool:
-    field = field.strip().strip('"')
-    return is_url(field) or suffix_of(field) in PICTURE_SUFFIXES
+    return suffix_of(field.strip().strip('"').partition("?")[0]) in PICTURE_SUFFIXES
 
 
 def _split_tabs(line: str) -> list[str]:

@@ -40,8 +40,9 @@ class FolderEntry:
 class FolderLinks:
     """Decides which links to folders are followed: each folder is read once, under its own path if it has one.
 
-    A link into the source is not followed, as its target is read anyway. Of several links to one folder outside, the first
-    is. A link to a folder that contains the source is not followed: it leads back, and to much else.
+    A link into the source is not followed, as its target is read anyway, unless that is hidden. Of several links to one
+    folder outside, the first is followed. A link to a folder that contains the source is not: it leads back, and to much
+    else.
 
     Attributes:
         roots: the folders of the source, without links.
@@ -50,20 +51,20 @@ class FolderLinks:
 
     roots: list[str]
     passed_over: PassedOver = field(default_factory=PassedOver)
-    read: set[tuple[int, int]] = field(default_factory=set)  # device and inode of the folders outside
+    read: set[tuple[int, int]] = field(default_factory=set)  # device and inode of folders to which links led
 
     def follows(self, path: str) -> bool:
         """Whether this link is followed."""
         target = os.path.realpath(path)
-        if any(contains_path(root, target) for root in self.roots):
+        if any(contains_path(root, target) and not _is_hidden_in(root, target) for root in self.roots):
             return False
         if any(contains_path(target, root) for root in self.roots):
-            self.passed_over.add_kind("links to a folder above")
+            self.passed_over.add_kind("leading to a folder above")
             return False
         return self.is_new(path)
 
     def is_new(self, path: str) -> bool:
-        """Whether this folder outside the source has not been read. It counts as read from now on."""
+        """Whether no link has led to this folder yet. It counts as read from now on."""
         try:
             stat = os.stat(path)
         except OSError:
@@ -118,6 +119,10 @@ def _folder_and_link(entry: os.DirEntry[str]) -> tuple[bool, bool]:
     return is_link_to_folder, is_link_to_folder
 
 
+def _is_hidden_in(folder: str, path: str) -> bool:
+    return any(map(is_hidden, path[len(folder) :].split(os.sep)))
+
+
 def contains_path(folder: str, path: str) -> bool:
     """Whether the path is the folder, or in it. Both are without links."""
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
@@ -125,6 +130,7 @@ def contains_path(folder: str, path: str) -> bool:
 
 def folder_items(folder: str, links: FolderLinks, passed_over: PassedOver) -> Iterator[CollectionItem]:
     """The items of a folder, in the order of names. A folder that cannot be read becomes an item with a problem."""
+    picture_stems = _PictureStems()
     for entry in walk_folder(folder, links):
         if entry.problem is not None:
             yield CollectionItem(as_utf8(entry.path), problem=entry.problem)
@@ -134,16 +140,25 @@ def folder_items(folder: str, links: FolderLinks, passed_over: PassedOver) -> It
             yield picture_file_item(entry.path, lambda caption, names=entry.names: os.path.basename(caption) in names)
         elif suffix_of(entry.path) == ".tar":
             yield from tar_items(entry.path, passed_over)
-        elif not _is_caption(entry):
-            passed_over.add(entry.path)
+        else:
+            stem, suffix = os.path.splitext(os.path.basename(entry.path))
+            if suffix not in CAPTION_SUFFIXES or stem not in picture_stems(entry.names):
+                passed_over.add(entry.path)
 
 
-def _is_caption(entry: FolderEntry) -> bool:
-    stem, suffix = os.path.splitext(os.path.basename(entry.path))
-    # Few pictures are called .JPG and the like; those of which only some letters are capitals are not looked for.
-    return suffix in CAPTION_SUFFIXES and any(
-        f"{stem}{picture}" in entry.names or f"{stem}{picture.upper()}" in entry.names for picture in PICTURE_SUFFIXES
-    )
+class _PictureStems:
+    """The names of the pictures in a folder without their suffixes, computed once for each list of names."""
+
+    def __init__(self) -> None:
+        self._by_names: dict[int, tuple[frozenset[str], frozenset[str]]] = {}
+
+    def __call__(self, names: frozenset[str]) -> frozenset[str]:
+        if id(names) not in self._by_names:
+            if len(self._by_names) >= 16:
+                self._by_names.clear()
+            stems = (os.path.splitext(name)[0] for name in names if suffix_of(name) in PICTURE_SUFFIXES)
+            self._by_names[id(names)] = names, frozenset(stems)
+        return self._by_names[id(names)][1]
 
 
 def picture_file_item(path: str, exists: Any) -> CollectionItem:

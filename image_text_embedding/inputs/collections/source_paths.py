@@ -32,12 +32,12 @@ def expand_paths(given: list[str]) -> tuple[list[str], list[str]]:
                 raise InputError(_expectation(path))
             paths.append(path)
         elif glob.has_magic(path):
-            matches = sorted(_matches(path))
-            found = [p for p in matches if suffix_of(p) in KNOWN_SUFFIXES or os.path.isdir(p)]
+            found: list[str] = []
+            for match in sorted(_matches(path)):
+                (found if suffix_of(match) in KNOWN_SUFFIXES or os.path.isdir(match) else unknown).append(match)
             if not found:
                 raise InputError(f"{_expectation(path)}: nothing of a known kind matches")
             paths += _without_repeated_links(found)
-            unknown += [p for p in matches if p not in set(found)] if len(found) < len(matches) else []
         else:
             raise InputError(f"{_expectation(path)}, which does not exist")
     if any(suffix_of(path) in PICTURE_SUFFIXES for path in paths):

@@ -75,9 +75,9 @@ def similarity(
 
     Pictures that cannot be read are named on stderr and left out; the exit code is then 1.
     """
+    from image_text_embedding.foundation.text_files import text_lines
     from image_text_embedding.inference.loading import load
     from image_text_embedding.inference.visualization.heat_maps import MAX_COLUMN_WIDTH, MAX_ITEMS, heat_map
-    from image_text_embedding.inputs.collections.tables import text_lines
 
     lines: Iterable[str] = (line.strip() for line in text_lines(str(texts))) if texts else ()
     columns = [*(text or []), *itertools.islice(filter(None, lines), MAX_ITEMS + 1)]

@@ -84,14 +84,20 @@ def as_pair_source(source: Any, length: int) -> PairSource:
     """
     if isinstance(source, (str, os.PathLike)):
         return read_pairs(source)
-    if isinstance(source, Mapping) or hasattr(source, "iloc"):
+    if (isinstance(source, Mapping) and 0 not in list(source)) or hasattr(source, "iloc"):
         hint = ": pass df.to_dict('records')" if hasattr(source, "iloc") else ""
         raise InputError(f"expected a list of pairs of pictures and captions, got one {type(source).__name__}{hint}")
     if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
         if callable(source) and length:
             return _DrawnPairs(source, length)
         source = _listed(source)
-    if not len(source):
+    try:
+        length = len(source)
+    except Exception as error:
+        raise InputError(
+            f"expected pairs of pictures and captions, got {type(source).__name__} without a length: {error}"
+        ) from error
+    if not length:
         raise InputError("expected pairs of pictures and captions, got none")
     return source
 
@@ -218,11 +224,12 @@ def _captioned_pictures(source: Path) -> list[dict[str, Any]]:
         if item.problem is not None:
             raise InputError(f"{item.path}: {item.problem}")
         if item.caption is None:
-            items.passed_over.add_kind("pictures without a caption")
+            items.passed_over.add_kind("without a caption")
         else:
             rows.append({"image": picture_input(item), "caption": read_captions(item.caption)})
     if items.passed_over.counts:
-        warnings.warn(f"{source}: {items.passed_over}", stacklevel=3)
+        # It is the source that the warning is about, not a line of a program.
+        warnings.warn_explicit(f"{source}: {items.passed_over}", UserWarning, str(source), 1)
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -67,9 +68,38 @@ def test_tsv(tmp_path: Path, lines: list[str], expected: list[str]) -> None:
     assert rows(tmp_path / "t.tsv", "\n".join(["image\t caption", *lines])) == expected
 
 
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (['"one', 'two, three",a.jpg', "cat,b.jpg"], ["a.jpg: one\ntwo, three", "b.jpg: cat"]),
+        (['"19 inch,a.jpg', "cat,b.jpg", '24",c.jpg'], [f"line 2: {OPEN}", "b.jpg: cat", 'c.jpg: 24"']),
+        (['"19 inch,a.jpg', '24",c.jpg'], [f"line 2: {OPEN}", 'c.jpg: 24"']),
+    ],
+)
+def test_a_caption_before_the_picture(tmp_path: Path, lines: list[str], expected: list[str]) -> None:
+    assert rows(tmp_path / "t.csv", "\n".join(["caption,image", *lines])) == expected
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_what_programs_write_is_read(tmp_path: Path, separator: str, reverse: bool) -> None:
+    """Tables by Python's csv module, which quotes what has to be quoted."""
+    random = np.random.default_rng(0)
+    pieces = ['"', "cat", ",", "é", "a ", *(["\n", "\r\n"] if separator == "," else ["\t"])]
+    for _ in range(100):
+        table = [[f"{i}.jpg", "".join(random.choice(pieces, random.integers(6)))] for i in range(5)]
+        with (tmp_path / "t").with_suffix(".csv" if separator == "," else ".tsv").open("w", newline="") as file:
+            writer = csv.writer(file, delimiter=separator)
+            writer.writerows([row[::-1] if reverse else row for row in [["image", "caption"], *table]])
+        items = list(Collection(file.name))
+        assert [(Path(item.path).name, item.caption) for item in items] == [
+            (name, text or None) for name, text in table
+        ]
+
+
 def test_texts_without_pictures(tmp_path: Path) -> None:
     found = rows(tmp_path / "t.csv", 'caption\n"19 inch\na cat\n24" dog\na cat, black\n')
-    assert found == [f"line 2: {OPEN}", "t.csv#2: a cat", 't.csv#3: 24" dog', "line 5: expected 1 fields"]
+    assert found == [f"line 2: {OPEN}", "t.csv#2: a cat", 't.csv#3: 24" dog', "line 5: expected 1 field"]
     assert rows(tmp_path / "t.tsv", 'text\tid\n"19 inch\t1\na cat\t2\n') == ['t.tsv#1: "19 inch', "t.tsv#2: a cat"]
 
 

@@ -115,10 +115,30 @@ def test_links_to_folders_are_followed_once(linked: Path) -> None:
     )
     assert names(f"{linked}/*", linked) == expected
     items = Collection(linked)
-    assert items.count() and items.passed_over.counts == {"links to a folder above": 1, "without a suffix": 2}
+    assert items.count() and items.passed_over.counts == {"leading to a folder above": 1, "without a suffix": 2}
     link = linked.parent / "link"
     link.symlink_to(linked)
     assert names(link, link) == expected
+
+
+def test_links_into_hidden_folders(tmp_path: Path) -> None:
+    """As of tools that store files by their content."""
+    picture(tmp_path, ".store/1a/0.png", 0)
+    (tmp_path / "album").symlink_to(".store/1a")
+    (tmp_path / "again").symlink_to(".store")
+    assert names(tmp_path, tmp_path) == ["again/1a/0.png"]
+    (tmp_path / "again").unlink()
+    assert names(tmp_path, tmp_path) == ["album/0.png"]
+
+
+def test_sources_beside_one_another(tmp_path: Path) -> None:
+    picture(tmp_path, "a/0.png", 0)
+    picture(tmp_path, "b/1.png", 0)
+    picture(tmp_path, "outside/2.png", 0)
+    for name, target in (("a/b", "../b"), ("b/out", "../outside"), ("a/out", "../outside")):
+        (tmp_path / name).symlink_to(target)
+    found = [item.path for item in Collection([tmp_path / "a", tmp_path / "b"])]
+    assert found == [str(tmp_path / name) for name in ("a/0.png", "a/out/2.png", "b/1.png")]
 
 
 def test_many_links_in_circles(tmp_path: Path) -> None:

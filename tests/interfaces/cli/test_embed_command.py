@@ -33,6 +33,11 @@ def test_embed_with_the_packaged_model(run: Run, tmp_path: Path) -> None:
     rows = table(out)
     expected = ite.load("blip_demo", modality="image").encode_image([row["path"] for row in rows])
     np.testing.assert_allclose(np.array([row["vector"] for row in rows]), expected, atol=1e-5)
+    (tmp_path / "photos" / "drawing.psd").write_bytes(b"no picture, and not called one")
+    code, said, err = run("embed", tmp_path / "photos", "--model", "blip_demo", "--out", out, "--json")
+    assert code == 0 and err.strip().endswith("passed over 1 file: 1 .psd")
+    assert json.loads(said)["passed_over"] == {".psd": 1} and json.loads(said)["already"] == 3
+    (tmp_path / "photos" / "drawing.psd").unlink()
     (tmp_path / "photos" / "broken.jpg").write_bytes(b"no picture")
     code, said, err = run("embed", tmp_path / "photos", "--model", "blip_demo", "--out", out, "--max-errors", "0.5")
     assert code == 1 and said.startswith("0 new, 3 already there, 1 failed") and "errors.parquet" in err
@@ -55,10 +60,11 @@ def test_what_the_command_hands_on(
 
     monkeypatch.setattr(embed_collection, "embed", embed)
     command = ["embed", *extra, "a.jpg", "b.jpg", "--model", "m", "--out", str(tmp_path / "o")]
-    code, _, err = run(*command, "--precision", "int8", "--batch-size", "7")
+    code, _, err = run(*command, "--precision", "int8", "--batch-size", "7", "--checksum")
     assert code == 130 and "stopped" in err
     assert given["arguments"] == (["a.jpg", "b.jpg"], "m", tmp_path / "o") and given["ray"] == ray
     assert (given["precision"], given["batch_size"], "backend" in given) == ("int8", 7, False)
+    assert given["checksum"] is True
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,9 @@ def test_a_split_is_read_as_the_standard_evaluation_does(split_json: Path) -> No
     assert "the sixth, which is not used" not in split.captions
     assert [tuple(pair) for pair in split.pairs[:6]] == [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4), (1, 5)]
     assert len(read_karpathy(split_json, FOLDER, "val").pictures) == 2
+    marked = split_json.with_name("marked.json")
+    marked.write_text(split_json.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert read_karpathy(marked, FOLDER).captions == split.captions
 
 
 @pytest.mark.parametrize("k", [0, 3])

@@ -14,7 +14,8 @@ from support.training_runs import (
 
 from image_text_embedding.inputs.tokenizer import Tokenizer
 from image_text_embedding.training import TrainConfig
-from image_text_embedding.training.data.pair_dataset import PairDataset, random_crop_box
+from image_text_embedding.training.data.pair_dataset import PairDataset, PairSample, random_crop_box
+from image_text_embedding.training.data.pair_sources import as_pair_source
 
 
 class TestPairDataset:
@@ -38,6 +39,19 @@ class TestPairDataset:
         assert mirrored("a wall", flip=False) == 0
         assert mirrored("a wall, Left of it") == mirrored("the rightmost wall") == 0
         assert mirrored("a bright wall") > 0
+
+    def test_a_source_that_fails_at_one_item(self, words: Path) -> None:
+        """The pair is skipped and reported, as one with a broken picture."""
+
+        def draw(index: int) -> Any:
+            return {"image": Walls()[index]["image"], "caption": ("a red wall", None)[1 // index]}
+
+        source = as_pair_source(draw, 8)
+        tokenizer = Tokenizer.from_vocabulary(words)
+        sample = PairDataset(source, tiny("blip"), ("itc",), tokenizer, TrainConfig())[0, 0]
+        assert isinstance(sample, PairSample)
+        first, second = sample.skipped
+        assert first.index == 0 and "reading pair 0 failed: ZeroDivisionError" in first.error and second.index == 1
 
     def test_crops_keep_a_share_of_the_area(self, words: Path) -> None:
         draw, shares = np.random.default_rng(0), []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,27 @@ from support.training_runs import (
 
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.training.data.pair_sources import as_pair_source, read_pairs
+
+# Functions that fail or give no pairs.
+FAILING = """
+def fails(): raise KeyError("x")
+def breaks():
+    yield "a.png", "a"
+    raise RuntimeError("broken")
+def nothing(): return []
+def endless():
+    while True:
+        yield None
+def returns_a_function(): return fails
+def returns_a_class(): return list
+"""
+
+NO_PAIRS = """
+os:system os:getpid os:environ os:sep os:path os:getcwd sys:exit itertools:count
+builtins:print builtins:dict builtins:object builtins:bytes builtins:input
+failing:fails failing:breaks failing:nothing failing:endless failing:returns_a_function failing:returns_a_class
+unimportable:pairs
+"""
 
 
 class TestPairSources:
@@ -52,6 +75,72 @@ class TestPairSources:
         ]
         (tmp_path / "metadata.jsonl").write_text('{"file_name": "b.jpg", "text": "b"}')
         assert read_pairs(tmp_path)[0]["caption"] == "b"
+
+    def test_tables_with_byte_order_marks(self, tmp_path: Path) -> None:
+        picture(tmp_path / "a.png")
+        for name, content in (
+            ("pairs.csv", '\ufeffImage, Caption, question, answer\r\na.png, "a red, wall", what?, red\r\n'),
+            ("pairs.tsv", '\ufeffimage\tcaption\tquestion\tanswer\na.png\t"a red, wall"\twhat?\tred\n'),
+            ("pairs.jsonl", '\ufeff{"url": "a.png", "text": "a red, wall", "question": "what?", "answer": "red"}'),
+        ):
+            (tmp_path / name).write_text(content, encoding="utf-8")
+            (pair,) = iter(read_pairs(tmp_path / name))
+            assert pair["image"] == str(tmp_path / "a.png") and pair["caption"] == "a red, wall"
+            assert (pair["question"], pair["answer"]) == ("what?", "red")
+
+    def test_a_row_that_cannot_be_used_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "pairs.csv").write_text('image,caption\na.png,x\nb.png,"19 inch\nc.png,x\n')
+        with pytest.raises(InputError, match=r"pairs\.csv, line 3: expected the quote"):
+            read_pairs(tmp_path / "pairs.csv")
+        (tmp_path / "pairs.tsv").write_text('image\tcaption\nb.png\t"19 inch\nc.png\tx\n')
+        assert [pair["caption"] for pair in iter(read_pairs(tmp_path / "pairs.tsv"))] == ['"19 inch', "x"]
+
+    def test_folders_and_tars_are_read_as_by_embed(self, tmp_path: Path) -> None:
+        (tmp_path / "p" / "below").mkdir(parents=True)
+        content = picture(tmp_path / "a.png").read_bytes()
+        for name in ("a.jfif", "below/b.png", "._a.jfif", ".c.png", "__MACOSX/d.png", "lonely.png", "e.psd"):
+            (tmp_path / "p" / name).parent.mkdir(exist_ok=True)
+            (tmp_path / "p" / name).write_bytes(content)
+        (tmp_path / "p" / "a.txt").write_text("\ufeffa red wall\r\n\r\na wall\r\n", encoding="utf-8")
+        (tmp_path / "p" / "below" / "b.json").write_text('\ufeff{"caption": ["one", "two"]}', encoding="utf-8")
+        for name in ("._a", ".c", "__MACOSX/d"):
+            (tmp_path / "p" / f"{name}.txt").write_text("hidden")
+        (tmp_path / "p" / "below" / "up").symlink_to("..")
+        with pytest.warns(UserWarning, match="passed over 2 files: 1 .psd, 1 without a caption"):
+            source = read_pairs(tmp_path / "p")
+        expected = [("a.jfif", ["a red wall", "a wall"]), ("below/b.png", ["one", "two"])]
+        assert [(pair["image"], pair["caption"]) for pair in iter(source)] == [
+            (str(tmp_path / "p" / name), captions) for name, captions in expected
+        ]
+        with tarfile.open(tmp_path / "s.tar", "w") as tar:
+            for name in ("a.txt", "._a.jfif", "a.jfif", "below/b.json", "below/b.png"):
+                tar.add(tmp_path / "p" / name, name)
+        source = read_pairs(tmp_path / "s.tar")
+        assert [(pair["image"], pair["caption"]) for pair in iter(source)] == [(content, each) for _, each in expected]
+
+    def test_imagefolders_with_other_tables(self, tmp_path: Path) -> None:
+        picture(tmp_path / "a.png")
+        (tmp_path / "metadata.csv").write_text("\ufefffile_name,text\na.png,b\n", encoding="utf-8")
+        assert read_pairs(tmp_path)[0] == {
+            "file_name": "a.png",
+            "text": "b",
+            "image": str(tmp_path / "a.png"),
+            "caption": "b",
+        }
+
+    @pytest.mark.parametrize("name", NO_PAIRS.split())
+    def test_what_gives_no_pairs(self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "failing.py").write_text(FAILING)
+        (tmp_path / "unimportable.py").write_text("1 / 0")
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "failing", raising=False)
+        with pytest.raises(InputError, match=r"^pairs: "):
+            read_pairs(name)
+
+    def test_tables_are_no_lists_of_pairs(self) -> None:
+        pandas = pytest.importorskip("pandas")
+        with pytest.raises(InputError, match="to_dict"):
+            as_pair_source(pandas.DataFrame({"image": ["a.png"], "caption": ["a"]}), 1)
 
     def test_python(self) -> None:
         source = read_pairs("support.training_runs:Walls")
