@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from fuzzing import bombs, execution, pictures, strings, tables
+from fuzzing import bombs, checkpoints, execution, pictures, strings, tables
 from fuzzing.cases import Kind
 
 KINDS = [
@@ -22,6 +22,12 @@ KINDS = [
     Kind("configurations", strings.config, max_seconds=30.0),
     Kind("metadata", strings.metadata, max_seconds=30.0),
     Kind("texts", strings.text, max_seconds=60.0),
+    Kind("safetensors", checkpoints.safetensors),
+    Kind("pickles", checkpoints.pickles),
+    Kind("config.json", checkpoints.huggingface_config),
+    Kind("recipes", checkpoints.recipes),
+    Kind("vocabularies", checkpoints.vocabularies),
+    Kind("shards", checkpoints.shards),
 ]
 
 
@@ -32,7 +38,7 @@ def main(arguments: Sequence[str] | None = None, kinds: Sequence[Kind] = KINDS, 
         script: the file that calls this function with these kinds; it is run again for each kind.
     """
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=40.0, help="for each kind")
+    parser.add_argument("--seconds", type=float, default=25.0, help="for each kind")
     parser.add_argument("--cases", type=int, help="stop a kind after so many cases")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=[kind.name for kind in kinds], metavar="KIND")

@@ -1,11 +1,18 @@
-"""What a kind of hostile input is: numbered cases, each a function to call; and damaged copies of bytes."""
+"""What a kind of hostile input is: numbered cases, each a function to call; and damaged copies of bytes and JSON."""
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+HOSTILE: tuple[Any, ...] = (
+    *(0, -1, -0.0, 1, 2, 2**31, 2**63, 10**30, 1e20, float("nan"), float("inf"), True, False, None),
+    *("", "\0", "\x1b[31m", "x" * 100_000, "../../../../etc/passwd", "/etc/passwd", "F4", "F8_E4M3"),
+    *([], {}, [[[[]]]], [0] * 5000, {"a": {"b": []}}),
+)
 
 Case = tuple[str, Callable[[], Any]]  # what it is, in a few words, and the call
 
@@ -57,3 +64,24 @@ def mutated(content: bytes, other: bytes, random: random.Random) -> tuple[str, b
         elif way == "splice":
             data[at:] = other[random.randrange(len(other) + 1) :]
     return "+".join(done), bytes(data[: 8 * 2**20])
+
+
+def changed_json(value: Any, random: random.Random) -> Any:
+    """A copy of a JSON value in which some values are hostile, and some keys are missing or new."""
+    value = copy.deepcopy(value)
+    for _ in range(random.choice((1, 1, 1, 2, 5))):
+        parent = value
+        while isinstance(parent, (dict, list)) and parent:
+            key = random.choice(list(parent) if isinstance(parent, dict) else range(len(parent)))
+            if isinstance(parent[key], (dict, list)) and parent[key] and random.random() < 0.85:
+                parent = parent[key]
+                continue
+            action = random.randrange(8)
+            if action == 0:
+                del parent[key]
+            elif action == 1 and isinstance(parent, dict):
+                parent[random.choice(("x", "", "__class__", "model.x", "a" * 1000))] = parent[key]
+            else:
+                parent[key] = copy.deepcopy(random.choice(HOSTILE))
+            break
+    return value
