@@ -37,6 +37,7 @@ class TrainConfig:
         warmup: share of the steps in which the rate rises from 0; None = none.
         weight_decay: of matrices; biases and LayerNorms have none.
         clip: maximum norm of the gradient; None = no limit.
+        negatives: number of an item's own `negatives` that ITM draws for its picture, if the item has some; None = none.
         texts: number of captions (for LM) and questions per picture, drawn from those that it has. The picture, which costs
             most, is encoded once for all of them.
         prompt: start of every caption for LM, which is not learnt (official `models/blip.py`); None = no prompt.
@@ -73,6 +74,7 @@ class TrainConfig:
     weight_decay: float | None = field(default=0.05, metadata=MAY_BE_0)
     clip: float | None = 1.0
     texts: int = 1
+    negatives: int | None = 1
     prompt: str | None = "a picture of "
     label_smoothing: float | None = field(default=None, metadata=MAY_BE_0)
     mlm_probability: float = field(default=0.15, metadata=MAY_BE_0)

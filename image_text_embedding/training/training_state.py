@@ -76,13 +76,14 @@ class TrainingState:
             yield
 
     def state_dict(self) -> dict[str, Any]:
-        """The content of a checkpoint. Version 0.1.0 wrote the same keys."""
+        """The content of a checkpoint. Version 0.1.0 wrote the same keys, except for `queued_labels`."""
         student = self.student
         return {
             "step": self.step,
             "shared": student.can_share_layers() and student.decoder.embeddings is student.text.embeddings,
             "student": student.state_dict(),
             "teacher": None if self.teacher is None else self.teacher.state_dict(),
+            "queued_labels": [] if self.teacher is None else self.teacher.queued_labels,
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -97,6 +98,7 @@ class TrainingState:
         self.student.load_state_dict(checkpoint["student"])
         if self.teacher is not None:
             self.teacher.load_state_dict(checkpoint["teacher"])
+            self.teacher.queued_labels = checkpoint.get("queued_labels", self.teacher.queued_labels)  # not in 0.1.0
         self.optimiser.load_state_dict(checkpoint["optimiser"])
         self.schedule.load_state_dict(checkpoint["schedule"])
         self.scaler.load_state_dict(checkpoint["scaler"])

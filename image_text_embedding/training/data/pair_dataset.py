@@ -20,7 +20,7 @@ from image_text_embedding.inputs.pixels import to_pixels
 from image_text_embedding.inputs.text_rules import TextRules
 from image_text_embedding.inputs.tokenizer import Tokenizer
 from image_text_embedding.models.config import ModelConfig
-from image_text_embedding.training.data.batches import TokenRows, TrainingBatch
+from image_text_embedding.training.data.batches import MatchLabels, TokenRows, TrainingBatch
 from image_text_embedding.training.data.pair_sources import PairSource
 from image_text_embedding.training.settings import TrainConfig
 
@@ -44,9 +44,11 @@ class PairSample:
 
     Attributes:
         pixels: uint8 (S, S, 3), RGB.
-        image_key: equal for equal pictures.
+        image_key: equal for equal pictures, and for the pictures of a group.
         caption, prompted, questions: token ids, as in `TrainingBatch`.
         answers: for each question its answers (token ids) and their shares.
+        negatives: token ids of texts that do not fit the picture.
+        claims, facts: of the caption and of the picture, for a predicate.
         skipped: the pairs before this one that cannot be used.
     """
 
@@ -56,6 +58,9 @@ class PairSample:
     prompted: list[list[int]]
     questions: list[list[int]]
     answers: list[dict[tuple[int, ...], float]]
+    negatives: list[list[int]] = field(default_factory=list)
+    claims: Any = None
+    facts: Any = None
     skipped: list[SkippedPair] = field(default_factory=list)
 
 
@@ -70,16 +75,18 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
         tokenizer: Tokenizer,
         settings: TrainConfig,
         augment: bool = True,
+        labelled: bool = False,
     ) -> None:
         """
         Args:
             augment: crop and mirror the pictures.
+            labelled: add the `MatchLabels` to the batches.
 
         Raises:
             ConfigError: the prompt is too long.
         """
         self.source, self.config, self.tasks, self.tokenizer = source, config, tasks, tokenizer
-        self.settings, self.augment = settings, augment
+        self.settings, self.augment, self.labelled = settings, augment, labelled
         self.prompt = (
             []
             if settings.prompt is None
@@ -123,7 +130,7 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
 
     def _sample(self, item: Mapping[str, Any], index: int, rng: np.random.Generator) -> PairSample:
         question, caption, answer = item.get("question"), item.get("caption"), item.get("answer")
-        captions = self._choose_texts(caption if isinstance(caption, (list, tuple)) and caption else [caption], rng)
+        captions, claims = zip(*self._choose_texts(_captions_with_claims(caption, item.get("claims")), rng))
         caption_ids: list[int] = []
         prompted: list[list[int]] = []
         questions: list[list[int]] = []
@@ -140,12 +147,22 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
             for text, answer_texts in self._choose_texts(_pair_questions(question, answer), rng):
                 questions.append(self.tokenizer(text, self.config.questions))
                 answers.append(self._answer_shares(answer_texts))
+        wrong = item.get("negatives")
+        negatives = self._negatives(wrong, rng) if wrong is not None and "itm" in self.tasks else []
         picture = load_picture(item.get("image"))
-        texts = f"{captions} {question} {answer}"
+        texts = f"{captions} {question} {answer} {wrong} {item.get('facts')}"
         pixels = to_pixels(self._augment(picture, texts, rng), self.config.vision.image_size)
-        image = item.get("image")
-        key = _hash_key(os.fspath(image) if isinstance(image, (str, os.PathLike)) else index)
-        return PairSample(pixels, key, caption_ids, prompted, questions, answers)
+        key = _image_key(item, index)
+        return PairSample(
+            pixels, key, caption_ids, prompted, questions, answers, negatives, claims[0], item.get("facts")
+        )
+
+    def _negatives(self, texts: Any, rng: np.random.Generator) -> list[list[int]]:
+        """Draw up to `settings.negatives` of an item's wrong texts, as token ids."""
+        if not isinstance(texts, (list, tuple)):
+            raise TextError(f"negatives: expected a list of texts, got {type(texts).__name__}")
+        order = rng.permutation(len(texts))[: self.settings.negatives or 0]
+        return [self.tokenizer(texts[int(i)], self.config.captions) for i in order]
 
     def _choose_texts(self, texts: Sequence[Any], rng: np.random.Generator) -> list[Any]:
         """Draw `settings.texts` of the texts without repetition; if there are fewer, each about equally often."""
@@ -199,11 +216,21 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
         prompted = [row for sample in samples for row in sample.prompted]
         questions = [row for sample in samples for row in sample.questions]
         captions = [sample.caption for sample in samples if sample.caption]
+        negatives = [row for sample in samples for row in sample.negatives]
+        # Of one length, because ITM reads both in one batch.
+        rows = padded_rows([*captions, *negatives], pad) if captions else None
         batch = TrainingBatch(
             pixels=torch.from_numpy(np.stack([sample.pixels for sample in samples])),
             image_keys=torch.tensor([sample.image_key for sample in samples]),
             caption_keys=torch.tensor([_hash_key(sample.caption) for sample in samples]),
-            captions=padded_rows(captions, pad) if captions else None,
+            labels=MatchLabels([each.claims for each in samples], [each.facts for each in samples])
+            if self.labelled
+            else None,
+            captions=rows and rows.part(0, len(captions)),
+            negatives=rows.part(len(captions), None) if rows and negatives else None,
+            negative_of=torch.tensor([i for i, sample in enumerate(samples) for _ in sample.negatives])
+            if negatives
+            else None,
             prompted=padded_rows(prompted, pad) if prompted else None,
             prompt_length=1 + len(self.prompt),
             questions=padded_rows(questions, pad) if questions else None,
@@ -212,6 +239,28 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
             answer_weights=torch.tensor([weight for _, weight, _ in answers]) if answers else None,
         )
         return batch, skipped
+
+
+def _captions_with_claims(caption: Any, claims: Any) -> list[tuple[Any, Any]]:
+    """The captions of an item, each with its claims, which are the caption itself if the item has none."""
+    if not isinstance(caption, (list, tuple)) or not caption:
+        return [(caption, caption if claims is None else claims)]
+    if claims is None:
+        claims = caption
+    if not isinstance(claims, (list, tuple)) or len(claims) != len(caption):
+        got = len(claims) if isinstance(claims, (list, tuple)) else type(claims).__name__
+        raise TextError(f"expected claims for each of {len(caption)} captions, got {got}")
+    return list(zip(caption, claims))
+
+
+def _image_key(item: Mapping[str, Any], index: int) -> int:
+    """Equal for the items of a group, else for the items of one path."""
+    group, image = item.get("group"), item.get("image")
+    if group is not None:
+        if not isinstance(group, (str, int)):
+            raise InputError(f"group: expected a string or an integer, got {type(group).__name__}")
+        return _hash_key(f"group {group!r}")
+    return _hash_key(os.fspath(image) if isinstance(image, (str, os.PathLike)) else index)
 
 
 def _pair_questions(question: Any, answer: Any) -> list[tuple[Any, Any]]:

@@ -27,8 +27,9 @@ from image_text_embedding.models.networks.bert import LanguageHead, Layer, TextS
 from image_text_embedding.models.networks.heads import build_decoder
 from image_text_embedding.models.networks.towers import ImageTower
 from image_text_embedding.models.part_cache import ignored_parameters
-from image_text_embedding.training.data.batches import ContrastiveKeys, TrainingBatch
+from image_text_embedding.training.data.batches import ContrastiveKeys, TokenRows, TrainingBatch
 from image_text_embedding.training.objectives import losses
+from image_text_embedding.training.objectives.matches import Fits, matching_pairs
 from image_text_embedding.training.settings import TrainConfig
 
 INITIAL_TEMPERATURE = 0.07
@@ -185,6 +186,7 @@ class Student(ImageTower):
         teacher: Teacher | None = None,
         alpha: float = 0.0,
         left_out: frozenset[str] = frozenset(),
+        fits: Fits | None = None,
     ) -> dict[str, torch.Tensor]:
         """The loss of each objective. As in the papers, their sum is minimised, without weights.
 
@@ -192,6 +194,7 @@ class Student(ImageTower):
             teacher: the momentum model, already updated for this step; the batch is added to its queue.
             alpha: weight of the teacher's predictions in the targets of ITC and MLM.
             left_out: objectives that start in a later step.
+            fits: the predicate that reads the labels of the batch; None = only equal keys match.
 
         Returns:
             a scalar for each remaining objective, in the order itc, itm, lm, vqa, mlm
@@ -206,7 +209,9 @@ class Student(ImageTower):
             image, text = unit_vectors(self.vision_proj, states), unit_vectors(self.text_proj, text_states)
             new_keys = None if teacher is None or teacher_states is None else teacher.keys(teacher_states, batch)
             with torch.autocast(states.device.type, enabled=False):
-                found["itc"], i2t, t2i, same = self._contrastive_loss(image, text, batch, teacher, new_keys, alpha)
+                found["itc"], i2t, t2i, same = self._contrastive_loss(
+                    image, text, batch, teacher, new_keys, alpha, fits
+                )
             if "itm" in tasks:
                 found["itm"] = self._matching_loss(states, text_states, batch, i2t, t2i, same)
         smoothing = settings.label_smoothing
@@ -234,6 +239,7 @@ class Student(ImageTower):
         teacher: Teacher | None,
         new_keys: ContrastiveKeys | None,
         alpha: float,
+        fits: Fits | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """The loss of ITC.
 
@@ -242,10 +248,10 @@ class Student(ImageTower):
             new_keys: the teacher's unit vectors of the batch.
 
         Returns:
-            the loss; image-to-text logits, text-to-image logits and matches within the batch, (N, N) each
+            the loss; within the batch image-to-text logits, text-to-image logits, matches (pictures by texts): (N, N) each
         """
         n = len(image)
-        keys = ContrastiveKeys(image, text, batch.image_keys, batch.caption_keys)
+        keys = ContrastiveKeys(image, text, batch.image_keys, batch.caption_keys, batch.labels)
         soft_logits: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
         if teacher is not None and new_keys is not None:
             keys = teacher.with_queue(new_keys)
@@ -254,12 +260,11 @@ class Student(ImageTower):
                     new_keys.image, new_keys.text, keys.image, keys.text, self.temp.detach()
                 )
             teacher.enqueue(new_keys)
-        same = batch.image_keys[:, None] == keys.image_keys
-        same = same | (batch.caption_keys[:, None] == keys.caption_keys)
+        same = matching_pairs(batch, keys, fits)
         i2t, t2i = losses.itc_logits(image, text, keys.image, keys.text, self.temp)
-        targets = (losses.itc_targets(same, logits, alpha) for logits in soft_logits)
+        targets = (losses.itc_targets(each, logits, alpha) for each, logits in zip(same, soft_logits))
         loss = losses.itc(i2t, t2i, *targets)
-        return loss, i2t[:, :n].detach(), t2i[:, :n].detach(), same[:, :n]
+        return loss, i2t[:, :n].detach(), t2i[:, :n].detach(), same[0][:, :n]
 
     def _matching_loss(
         self,
@@ -270,7 +275,7 @@ class Student(ImageTower):
         t2i: torch.Tensor,
         same: torch.Tensor,
     ) -> torch.Tensor:
-        """The loss of ITM over 3N pairs.
+        """The loss of ITM over 3N pairs, and over the batch's own negatives.
 
         The part of the text encoder below the fusion layers (BLIP: the embeddings alone) runs once per text, and the keys
         and values of the cross-attention are computed once per picture.
@@ -282,11 +287,17 @@ class Student(ImageTower):
         """
         assert batch.captions is not None
         pictures, texts, labels = losses.itm_pairs(i2t, t2i, same)
-        if self.config.text.fusion_start:
-            unfused = text_states
-        else:
-            unfused = self.text.embeddings(self._with_enc_token(batch.captions.ids))
-        x, mask = unfused[texts], batch.captions.mask[texts][:, None, None].bool()
+        rows = batch.captions
+        if batch.negatives is not None and batch.negative_of is not None:
+            texts = torch.cat([texts, len(rows.ids) + torch.arange(len(batch.negative_of), device=texts.device)])
+            pictures = torch.cat([pictures, batch.negative_of])
+            labels = torch.cat([labels, torch.zeros_like(batch.negative_of)])
+            if self.config.text.fusion_start:
+                text_states = torch.cat([text_states, self.text(batch.negatives.ids, batch.negatives.mask)])
+            rows = TokenRows(torch.cat([rows.ids, batch.negatives.ids]), torch.cat([rows.mask, batch.negatives.mask]))
+        # ALBEF's fusion continues from the states of the text alone.
+        unfused = text_states if self.config.text.fusion_start else self.text.embeddings(self._with_enc_token(rows.ids))
+        x, mask = unfused[texts], rows.mask[texts][:, None, None].bool()
         for layer in cast("list[Layer]", self.text.layers)[self.config.text.fusion_start :]:
             keys, values = layer.read(states)
             x = layer(x, mask, (keys[pictures], values[pictures]))
