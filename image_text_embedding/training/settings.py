@@ -40,6 +40,7 @@ class TrainConfig:
         negatives: number of an item's own `negatives` that ITM draws for its picture, if the item has some; None = none.
         texts: number of captions (for LM) and questions per picture, drawn from those that it has. The picture, which costs
             most, is encoded once for all of them.
+        captions: number of captions per picture for ITC, ITM and MLM, drawn likewise.
         prompt: start of every caption for LM, which is not learnt (official `models/blip.py`); None = no prompt.
         label_smoothing: of LM and of answers; None = the family's: BLIP 0.1, ALBEF none.
         mlm_probability: share of the words that MLM predicts.
@@ -74,6 +75,7 @@ class TrainConfig:
     weight_decay: float | None = field(default=0.05, metadata=MAY_BE_0)
     clip: float | None = 1.0
     texts: int = 1
+    captions: int = 1
     negatives: int | None = 1
     prompt: str | None = "a picture of "
     label_smoothing: float | None = field(default=None, metadata=MAY_BE_0)

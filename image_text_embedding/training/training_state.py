@@ -14,13 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from image_text_embedding.foundation.errors import ConfigError
 from image_text_embedding.training.objectives.momentum_teacher import MomentumTeacher
-from image_text_embedding.training.objectives.student import (
-    Student,
-    VocabularyIds,
-    new_student,
-    parameter_groups,
-    pretrained_student,
-)
+from image_text_embedding.training.objectives.student import Student, VocabularyIds
+from image_text_embedding.training.objectives.student_weights import new_student, parameter_groups, pretrained_student
 from image_text_embedding.training.run_plan import RunPlan
 from image_text_embedding.training.schedules import learning_rate_factor
 

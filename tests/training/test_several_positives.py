@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -173,6 +174,56 @@ class TestPredicate:
             rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
             (found[fits is None],) = [row["validation"]["i2t_r1"] for row in rows if "validation" in row]
         assert found[False] == 1 > found[True]
+
+
+class TestSeveralCaptions:
+    @pytest.mark.parametrize(("family", "tasks"), [("blip", ("itc", "itm")), ("albef", ("itc", "itm", "mlm"))])
+    def test_captions_of_a_picture_are_as_many_pairs_of_it(
+        self, family: str, tasks: tuple[str, ...], words: Path
+    ) -> None:
+        """Losses and their gradients equal those of a batch that repeats the picture for every caption."""
+        model = student(family, tasks, words)
+        items = [
+            {**PartlyNamed()[i], "caption": ["a wall", f"a {NAMES[i]} wall"], "claims": [["wall"], ["wall", NAMES[i]]]}
+            for i in range(4)
+        ]
+        together = batch_of(items, words, family, 4, captions=2)
+        assert together.captions_per_picture == 2 and together.labels is not None and together.captions is not None
+        apart = dataclasses.replace(together, pixels=together.pixels.repeat_interleave(2, 0))
+        assert apart.negative_of is not None and apart.captions_per_picture == 1
+        apart.negative_of = 2 * apart.negative_of
+        found = []
+        for batch in (together, apart):
+            torch.manual_seed(1)
+            computed = model.losses(batch, TrainConfig(), fits=says_so)
+            gradient = torch.autograd.grad(sum(computed.values()), model.vision.patch_embed.proj.weight)[0]
+            found.append((torch.stack(list(computed.values())).detach(), gradient))
+        torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)
+        image, text = model.embed(together)
+        assert image.shape == text.shape and torch.equal(image[0], image[1]) and not torch.equal(text[0], text[1])
+
+    def test_a_description_is_what_is_written(self, words: Path) -> None:
+        item = {**Walls()[0], "caption": ["a wall", "a red wall"], "description": "a picture of a red wall"}
+        pairs = PairDataset(
+            [item],
+            tiny("blip"),
+            ("itc", "lm"),
+            Tokenizer.from_vocabulary(words),
+            TrainConfig(prompt=None, texts=2, captions=2),
+        )
+        sample = pairs[0, 0]
+        tokenizer = Tokenizer.from_vocabulary(words)
+        assert {tokenizer.decode(row) for row in sample.captions} == {"a wall", "a red wall"}
+        assert [tokenizer.decode(row) for row in sample.prompted] == ["a picture of a red wall"] * 2
+
+    def test_several_captions_train_and_validate(self, train_tiny: Callable) -> None:
+        """With a queue, a momentum model, a predicate and reading processes, and again after a stop."""
+        settings = {"captions": 2, "queue_size": 20, "alpha": 0.4, "flip": False, "steps": 4}
+        straight = train_tiny("albef", Judged(), out="straight", validation=Judged(8), **settings)
+        with pytest.raises(KeyboardInterrupt):
+            train_tiny("albef", JudgedAndStopped(8 * 2 + 3), validation=Judged(8), **settings)
+        run = train_tiny("albef", Judged(), validation=Judged(8), resume=True, **settings)
+        assert losses_of(run) == losses_of(straight)
 
 
 class TestGroups:

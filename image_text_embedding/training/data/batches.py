@@ -35,9 +35,9 @@ class TrainingBatch:
 
     Attributes:
         pixels: uint8 (N, S, S, 3), RGB.
-        image_keys, caption_keys: int64 (N,); equal keys mean the same picture (or group), or the same caption.
-        labels: for a predicate that says which captions fit which pictures.
-        captions: N rows that start with [CLS]; for ITC, ITM and MLM.
+        image_keys, caption_keys: int64 (C,), of each caption; equal keys mean the same picture (or group), or caption.
+        labels: C claims and facts, for a predicate that says which captions fit which pictures.
+        captions: C = n * N rows that start with [CLS], the n captions of a picture side by side; for ITC, ITM and MLM.
         negatives: M rows, as long as `captions`: wrong texts for ITM.
         negative_of: (M,), the picture of each that it does not fit.
         prompted: n * N rows for LM, the n texts of a picture side by side: [DEC], the prompt, a caption, [SEP].
@@ -61,6 +61,10 @@ class TrainingBatch:
     labels: MatchLabels | None = None
     negatives: TokenRows | None = None
     negative_of: torch.Tensor | None = None
+
+    @property
+    def captions_per_picture(self) -> int:
+        return 1 if self.captions is None else len(self.captions.ids) // len(self.pixels)
 
     def to(self, device: torch.device) -> TrainingBatch:
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))

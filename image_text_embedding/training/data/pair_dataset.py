@@ -45,21 +45,21 @@ class PairSample:
     Attributes:
         pixels: uint8 (S, S, 3), RGB.
         image_key: equal for equal pictures, and for the pictures of a group.
-        caption, prompted, questions: token ids, as in `TrainingBatch`.
+        captions, prompted, questions: token ids, as in `TrainingBatch`.
         answers: for each question its answers (token ids) and their shares.
         negatives: token ids of texts that do not fit the picture.
-        claims, facts: of the caption and of the picture, for a predicate.
+        claims, facts: of each caption and of the picture, for a predicate.
         skipped: the pairs before this one that cannot be used.
     """
 
     pixels: np.ndarray
     image_key: int
-    caption: list[int]
+    captions: list[list[int]]
     prompted: list[list[int]]
     questions: list[list[int]]
     answers: list[dict[tuple[int, ...], float]]
     negatives: list[list[int]] = field(default_factory=list)
-    claims: Any = None
+    claims: list[Any] = field(default_factory=list)
     facts: Any = None
     skipped: list[SkippedPair] = field(default_factory=list)
 
@@ -130,31 +130,45 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
 
     def _sample(self, item: Mapping[str, Any], index: int, rng: np.random.Generator) -> PairSample:
         question, caption, answer = item.get("question"), item.get("caption"), item.get("answer")
-        captions, claims = zip(*self._choose_texts(_captions_with_claims(caption, item.get("claims")), rng))
-        caption_ids: list[int] = []
+        described = item.get("description")
+        count = self.settings.captions if described is not None else max(self.settings.texts, self.settings.captions)
+        chosen = _choose_texts(_captions_with_claims(caption, item.get("claims")), count, rng)
+        texts = [text for text, _ in chosen]
+        chosen = chosen[: self.settings.captions]
+        captions: list[list[int]] = []
         prompted: list[list[int]] = []
         questions: list[list[int]] = []
         answers: list[dict[tuple[int, ...], float]] = []
         if set(self.tasks) != {"vqa"}:
-            caption_ids = self.tokenizer(captions[0], self.config.captions)
+            captions = [self.tokenizer(text, self.config.captions) for text, _ in chosen]
         if "lm" in self.tasks:
+            if described is not None:
+                texts = _choose_texts(_as_list(described), self.settings.texts, rng)
             prompted = [
                 [self._first_decoder_id(), *self.prompt, *self.tokenizer(text, self.generation_rules)[1:]]
-                for text in captions
+                for text in texts[: self.settings.texts]
             ]
         if "vqa" in self.tasks:
             assert self.config.questions is not None
-            for text, answer_texts in self._choose_texts(_pair_questions(question, answer), rng):
+            for text, answer_texts in _choose_texts(_pair_questions(question, answer), self.settings.texts, rng):
                 questions.append(self.tokenizer(text, self.config.questions))
                 answers.append(self._answer_shares(answer_texts))
         wrong = item.get("negatives")
         negatives = self._negatives(wrong, rng) if wrong is not None and "itm" in self.tasks else []
         picture = load_picture(item.get("image"))
-        texts = f"{captions} {question} {answer} {wrong} {item.get('facts')}"
-        pixels = to_pixels(self._augment(picture, texts, rng), self.config.vision.image_size)
+        said = f"{texts} {chosen} {question} {answer} {wrong} {item.get('facts')}"
+        pixels = to_pixels(self._augment(picture, said, rng), self.config.vision.image_size)
         key = _image_key(item, index)
         return PairSample(
-            pixels, key, caption_ids, prompted, questions, answers, negatives, claims[0], item.get("facts")
+            pixels,
+            key,
+            captions,
+            prompted,
+            questions,
+            answers,
+            negatives,
+            [each for _, each in chosen],
+            item.get("facts"),
         )
 
     def _negatives(self, texts: Any, rng: np.random.Generator) -> list[list[int]]:
@@ -163,16 +177,6 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
             raise TextError(f"negatives: expected a list of texts, got {type(texts).__name__}")
         order = rng.permutation(len(texts))[: self.settings.negatives or 0]
         return [self.tokenizer(texts[int(i)], self.config.captions) for i in order]
-
-    def _choose_texts(self, texts: Sequence[Any], rng: np.random.Generator) -> list[Any]:
-        """Draw `settings.texts` of the texts without repetition; if there are fewer, each about equally often."""
-        count = self.settings.texts
-        chosen: list[Any] = []
-        while len(chosen) < count:
-            # A single text draws nothing from the generator.
-            order = rng.permutation(len(texts)) if len(texts) > 1 else [0]
-            chosen += [texts[int(i)] for i in order[: count - len(chosen)]]
-        return chosen
 
     def _answer_shares(self, texts: Any) -> dict[tuple[int, ...], float]:
         """The distinct answers to a question as token ids, with the share of annotators who gave each."""
@@ -215,15 +219,18 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
         answers = [(row, weight, i) for i, shares in enumerate(answers_by_question) for row, weight in shares.items()]
         prompted = [row for sample in samples for row in sample.prompted]
         questions = [row for sample in samples for row in sample.questions]
-        captions = [sample.caption for sample in samples if sample.caption]
+        captions = [row for sample in samples for row in sample.captions]
+        of_caption = [sample for sample in samples for _ in sample.claims]
         negatives = [row for sample in samples for row in sample.negatives]
         # Of one length, because ITM reads both in one batch.
         rows = padded_rows([*captions, *negatives], pad) if captions else None
         batch = TrainingBatch(
             pixels=torch.from_numpy(np.stack([sample.pixels for sample in samples])),
-            image_keys=torch.tensor([sample.image_key for sample in samples]),
-            caption_keys=torch.tensor([_hash_key(sample.caption) for sample in samples]),
-            labels=MatchLabels([each.claims for each in samples], [each.facts for each in samples])
+            image_keys=torch.tensor([sample.image_key for sample in of_caption]),
+            caption_keys=torch.tensor([_hash_key(row) for row in captions or [[]] * len(of_caption)]),
+            labels=MatchLabels(
+                [claims for sample in samples for claims in sample.claims], [sample.facts for sample in of_caption]
+            )
             if self.labelled
             else None,
             captions=rows and rows.part(0, len(captions)),
@@ -239,6 +246,20 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
             answer_weights=torch.tensor([weight for _, weight, _ in answers]) if answers else None,
         )
         return batch, skipped
+
+
+def _choose_texts(texts: Sequence[Any], count: int, rng: np.random.Generator) -> list[Any]:
+    """Draw `count` of the texts without repetition; if there are fewer, each about equally often."""
+    chosen: list[Any] = []
+    while len(chosen) < count:
+        # A single text draws nothing from the generator.
+        order = rng.permutation(len(texts)) if len(texts) > 1 else [0]
+        chosen += [texts[int(i)] for i in order[: count - len(chosen)]]
+    return chosen
+
+
+def _as_list(texts: Any) -> Sequence[Any]:
+    return texts if isinstance(texts, (list, tuple)) and texts else [texts]
 
 
 def _captions_with_claims(caption: Any, claims: Any) -> list[tuple[Any, Any]]:

@@ -19,7 +19,7 @@ from image_text_embedding.inputs.url_fetch import is_url
 
 _COLUMNS = {"image": ("image", "file_name", "image_path"), "caption": ("caption", "text")}  # ours, then Hugging Face's
 
-_MORE_COLUMNS = {"question", "answer", "group", "facts", "claims", "negatives"}
+_MORE_COLUMNS = {"question", "answer", "group", "facts", "claims", "description", "negatives"}
 
 
 class PairSource(Protocol):
@@ -37,6 +37,7 @@ class PairSource(Protocol):
       of the source): whether a caption fits a picture. `facts` belong to the picture, `claims` to the caption: one value,
       or with a list of captions a list of as many. Without `claims`, the predicate reads the caption itself. With a queue,
       both must be JSON values, because a checkpoint contains those of the queue.
+    - `description`: what LM learns to write, a string or several, if that differs from `caption`.
     - `negatives`: texts that do not fit the picture, such as the caption with "left" and "right" swapped, for ITM.
 
     All captions that fit a picture, and all pictures that a caption fits, share its target in ITC, and are never its

@@ -78,6 +78,7 @@ class MomentumTeacher(nn.Module):
         """
         assert batch.captions is not None
         image = unit_vectors(cast(nn.Module, self.vision_proj), states)
+        image = image.repeat_interleave(batch.captions_per_picture, 0)
         text_states = cast(nn.Module, self.text)(batch.captions.ids, batch.captions.mask)
         text = unit_vectors(cast(nn.Module, self.text_proj), text_states)
         return ContrastiveKeys(image, text, batch.image_keys, batch.caption_keys, batch.labels)
