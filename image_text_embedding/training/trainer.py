@@ -26,6 +26,7 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from image_text_embedding.foundation.errors import ComputeError, InputError
+from image_text_embedding.models.checkpoints.seen_pieces import SEEN_PIECES, pack_seen_pieces
 from image_text_embedding.models.config import ModelConfig
 from image_text_embedding.models.devices import default_device, require_device
 from image_text_embedding.training.data.batch_loading import BatchOrder, batch_loader, require_batch
@@ -157,6 +158,7 @@ class TrainingRun:
             state.teacher.update(student)
         for _ in range(settings.accumulate):
             batch = next(batches)
+            state.note_pieces(batch)
             with state.autocast():
                 losses = student.losses(batch, settings, state.teacher, alpha, left_out, self.plan.fits)
             stacked = torch.stack(list(losses.values()))
@@ -285,7 +287,10 @@ class TrainingRun:
         # Weights are passed on to others: no more of a local path than its name.
         origin = {"source": os.path.basename(source) if os.path.isabs(source) else source, "step": self.state.step}
         origin["version"] = metadata.version("image-text-embedding")
-        return tensors, {"config": dataclasses.asdict(self.plan.config), "origin": origin}
+        about: dict[str, Any] = {"config": dataclasses.asdict(self.plan.config), "origin": origin}
+        if self.state.seen is not None:
+            about[SEEN_PIECES] = pack_seen_pieces(self.state.seen.cpu().numpy())
+        return tensors, about
 
 
 class _DeferredInterrupt:

@@ -73,6 +73,20 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     return Checkpoint(path, _state_dict(loaded, path), {})
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The text metadata of a safetensors file; {} for other formats, which have none, and for a folder.
+
+    Raises:
+        CheckpointError: a truncated safetensors file.
+    """
+    if not path.is_file():
+        return {}
+    with path.open("rb") as file:
+        if file.read(9)[8:9] != b"{":
+            return {}
+    return dict(_read_safetensors(path).metadata)
+
+
 def save_weights(
     path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]
 ) -> Path:
