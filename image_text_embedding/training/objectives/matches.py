@@ -25,8 +25,9 @@ def matching_pairs(batch: TrainingBatch, keys: ContrastiveKeys, fits: Fits | Non
     if fits is None:
         return same, same
     assert batch.labels is not None and keys.labels is not None
-    image_to_text = [[bool(fits(claims, facts)) for claims in keys.labels.claims] for facts in batch.labels.facts]
-    text_to_image = [[bool(fits(claims, facts)) for facts in keys.labels.facts] for claims in batch.labels.claims]
-    return same | torch.tensor(image_to_text, device=same.device), same | torch.tensor(
-        text_to_image, device=same.device
-    )
+    image_to_text = torch.tensor([[bool(fits(c, f)) for c in keys.labels.claims] for f in batch.labels.facts])
+    if keys.labels is batch.labels:  # no queue: both ways ask the same
+        text_to_image = image_to_text.T
+    else:
+        text_to_image = torch.tensor([[bool(fits(c, f)) for f in keys.labels.facts] for c in batch.labels.claims])
+    return same | image_to_text.to(same.device), same | text_to_image.to(same.device)
