@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from image_text_embedding.inference.visualization.contact_sheet import contact_sheet
     from image_text_embedding.inference.visualization.heat_maps import heat_map
     from image_text_embedding.inputs.image_loading import load_picture
-    from image_text_embedding.inputs.text_encoder import TruncatedTextWarning
+    from image_text_embedding.inputs.text_encoder import TruncatedTextWarning, UnknownWordsWarning
     from image_text_embedding.interfaces.transformers_pipelines import pipeline
     from image_text_embedding.retrieval.gallery import Gallery
 
@@ -63,6 +63,7 @@ __all__ = [
     "TextError",
     "TruncatedTextWarning",
     "UnknownModelError",
+    "UnknownWordsWarning",
     "WeightsError",
     "contact_sheet",
     "heat_map",
@@ -79,6 +80,7 @@ _LAZY = {
     "Encoder": "inference.encoder",
     "Gallery": "retrieval.gallery",
     "TruncatedTextWarning": "inputs.text_encoder",
+    "UnknownWordsWarning": "inputs.text_encoder",
     "contact_sheet": "inference.visualization.contact_sheet",
     "heat_map": "inference.visualization.heat_maps",
     "load": "inference.loading",

@@ -12,3 +12,4 @@ from image_text_embedding.demo.scene_pairs import HELD_OUT as HELD_OUT
 from image_text_embedding.demo.scene_pairs import TRAIN as TRAIN
 from image_text_embedding.demo.scene_pairs import TRAIN_LARGE as TRAIN_LARGE
 from image_text_embedding.demo.scene_pairs import TRAIN_MORE as TRAIN_MORE
+from image_text_embedding.demo.scene_pairs import TRAIN_TEXTS as TRAIN_TEXTS

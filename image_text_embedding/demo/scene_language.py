@@ -5,6 +5,7 @@ Captions and answers follow from the positions of the things by `scene_layout.re
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Iterator, Mapping
@@ -135,6 +136,7 @@ def _generator(scene: Scene, purpose: int, draw: int = 0) -> np.random.Generator
     return np.random.default_rng((scene.seed, SPLITS.index(scene.split), purpose, *([draw] if draw else [])))
 
 
+@functools.lru_cache(maxsize=8)
 def _sentences(scene: Scene) -> tuple[str, ...]:
     groups = scene.groups
     if len(groups) == 1:
@@ -147,7 +149,7 @@ def _sentences(scene: Scene) -> tuple[str, ...]:
 
 
 def _of_two(a: Group, b: Group) -> Iterator[str]:
-    for stated in _true_relations(a.box, b.box):
+    for stated in true_relations(a.box, b.box):
         words, side = WORDINGS[stated]
         for word in words:
             yield RELATED.format(a=a.phrase, relation=word, b=b.phrase)
@@ -166,7 +168,7 @@ def _of_three(a: Group, b: Group, c: Group) -> Iterator[str]:
     # "a to its left and c to its left" leaves open which of them is nearer.
     if a_to_b == c_to_b:
         return
-    for stated, stated2 in itertools.product(_true_relations(a.box, b.box), _true_relations(c.box, b.box)):
+    for stated, stated2 in itertools.product(true_relations(a.box, b.box), true_relations(c.box, b.box)):
         (words, side), (words2, side2) = WORDINGS[stated], WORDINGS[stated2]
         for word, word2 in zip(words, words2):
             yield TWO_RELATED.format(a=a.phrase, relation=word, b=b.phrase, c=c.phrase, relation2=word2, b_word=b.word)
@@ -175,7 +177,7 @@ def _of_three(a: Group, b: Group, c: Group) -> Iterator[str]:
         )
 
 
-def _true_relations(a: Box, b: Box) -> tuple[str, ...]:
+def true_relations(a: Box, b: Box) -> tuple[str, ...]:
     """The keys of WORDINGS that hold for a and b."""
     found = relation(a, b)
     if found is None:
@@ -200,6 +202,7 @@ def _background_phrases(scene: Scene) -> list[str]:
 # Questions
 
 
+@functools.lru_cache(maxsize=8)  # several are drawn of each scene, as of its sentences
 def questions(scene: Scene) -> tuple[Question, ...]:
     """All questions about a scene. As many have the answer "yes" as "no"."""
     found = [*_questions_about_things(scene), *_questions_about_background(scene)]
@@ -257,7 +260,7 @@ def _questions_about_relations(scene: Scene, a: Group, b: Group) -> Iterator[Que
     if found is None:
         return
     others = [other for other in scene.groups if other not in (a, b)]
-    if not any(_might_hold(found, other.box, b.box) for other in others):
+    if not any(might_hold(found, other.box, b.box) for other in others):
         for word in WORDINGS[found][0]:
             yield Question(WHAT_IS.format(relation=word, thing=b.word), a.word, "place")
     if found == "on":
@@ -280,7 +283,7 @@ def _training_questions(scene: Scene) -> Iterator[Question]:
             yield Question(HOW_IS_IT.format(thing=a.word, other=b.word), found, "relation")
 
 
-def _might_hold(stated: str, a: Box, b: Box) -> bool:
+def might_hold(stated: str, a: Box, b: Box) -> bool:
     """Whether people might agree with the relation, even if `relation` does not: the centre of a is on that side of b."""
     x, y = a.centre
     beyond = {"left of": x < b.left, "right of": x > b.right, "above": y < b.top, "below": y > b.bottom}

@@ -7,6 +7,7 @@ version of the font.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -84,7 +85,7 @@ class Group:
     def count(self) -> int:
         return len(self.boxes)
 
-    @property
+    @functools.cached_property
     def box(self) -> Box:
         return around(self.boxes)
 
@@ -126,6 +127,7 @@ class Scene:
     background: Background
 
 
+@functools.lru_cache(maxsize=1024)  # the texts of a scene ask for the same relations again and again
 def relation(a: Box, b: Box) -> Relation | None:
     """How a stands to b, if one relation clearly holds; else None.
 
@@ -152,6 +154,7 @@ def beside(a: Box, b: Box) -> bool:
     return relation(a, b) in ("left of", "right of") and max(a.left - b.right, b.left - a.right) <= NEAR
 
 
+@functools.lru_cache(maxsize=8)
 def random_scene(seed: int, split: Split = "train") -> Scene:
     """The scene of a seed. Every scene of the split "held_out" has a pair of things that never occurs in "train".
 

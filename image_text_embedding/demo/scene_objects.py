@@ -91,7 +91,8 @@ def with_article(words: str) -> str:
     return f"{'an' if vowel else 'a'} {words}"
 
 
-def _plural(name: str) -> str:
+def plural_of(name: str) -> str:
+    """The regular plural of a name."""
     if name.endswith(("s", "x", "ch", "sh")):
         return name + "es"
     if name.endswith("y") and name[-2] not in "aeiou":
@@ -102,7 +103,7 @@ def _plural(name: str) -> str:
 def _things() -> tuple[Thing, ...]:
     entries = (entry.strip().split(" ", 1) for entry in TABLE.replace("\n", " ").split(","))
     split = ((emoji, *name.partition("/")) for emoji, name in entries)
-    return tuple(Thing(emoji, name, plural or _plural(name)) for emoji, name, _, plural in split)
+    return tuple(Thing(emoji, name, plural or plural_of(name)) for emoji, name, _, plural in split)
 
 
 THINGS = _things()

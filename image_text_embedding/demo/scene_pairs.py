@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from image_text_embedding.demo.scene_drawing import draw_scene
 from image_text_embedding.demo.scene_language import SHARES, SHARES_OF_PLACES, caption, question
 from image_text_embedding.demo.scene_layout import random_scene
 from image_text_embedding.demo.scene_objects import Split
+from image_text_embedding.demo.scene_statements import facts, false_variants, fits, statement
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,36 @@ class Scenes:
         return {"image": draw_scene(scene, self.size), **(first if self.texts == 1 else texts)}
 
 
+@dataclass(frozen=True)
+class SceneTexts(Scenes):
+    """Scenes with texts as people write them, most about a part of the picture, and with wrong texts.
+
+    The captions that name every thing are the items' `description`, for LM.
+    """
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """As `Scenes`, with `texts` statements as `caption`, and `claims`, `facts`, `negatives` and `description`."""
+        item = super().__getitem__(index)
+        scene = random_scene(index, self.split)
+        said = [statement(scene, draw) for draw in range(self.texts)]
+        true = facts(scene)
+        wrong = [each.text for draw, one in enumerate(said) for each in false_variants(one, scene, true, draw)]
+        captions, claims = [each.text for each in said], [each.claims for each in said]
+        several = self.texts > 1
+        return {
+            **item,
+            "description": item["caption"],
+            "caption": captions if several else captions[0],
+            "claims": claims if several else claims[0],
+            "facts": true,
+            "negatives": wrong,
+        }
+
+    def fits(self, claims: Iterable[str], scene_facts: Mapping[str, int]) -> bool:
+        """Whether a caption with these claims is true of a scene with these facts."""
+        return fits(claims, scene_facts)
+
+
 TRAIN = Scenes("train", 1_000_000)
 
 TRAIN_MORE = Scenes("train", 1_000_000, texts=4)
@@ -56,3 +88,5 @@ TRAIN_MORE = Scenes("train", 1_000_000, texts=4)
 TRAIN_LARGE = Scenes("train", 1_000_000, size=120, texts=4, places=True)
 
 HELD_OUT = Scenes("held_out", 1000)
+
+TRAIN_TEXTS = SceneTexts("train", 10_000_000, size=120, texts=4, places=True)

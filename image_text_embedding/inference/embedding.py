@@ -84,7 +84,7 @@ def encode_texts(
     one = is_single_text(texts)
     items = [texts] if one else list(require_iterable(texts, "texts"))
     failures = ItemErrors(on_error, one)
-    reader = TextEncoder(runtime.tokenizer, runtime.config.captions, runtime.config.name)
+    reader = TextEncoder(runtime.tokenizer, runtime.config.captions, runtime.config.name, runtime.seen_pieces)
     repetitions: list[tuple[int, int]] = []
     batches = list(_by_length(failures.each(enumerate(items), reader), batch_size, repetitions))
     reader.warn(2)
@@ -124,7 +124,7 @@ def stream_texts(runtime: ModelRuntime, texts: Any, batch_size: int, unit_length
     tower = _Tower(runtime, runtime.text_vectors, "text", unit_length, failures)
 
     def run() -> Generator[Any, None, None]:
-        reader = TextEncoder(runtime.tokenizer, runtime.config.captions, runtime.config.name)
+        reader = TextEncoder(runtime.tokenizer, runtime.config.captions, runtime.config.name, runtime.seen_pieces)
         for asked, good in usable_groups(enumerate(items), WINDOW * batch_size, failures, reader):
             repetitions: list[tuple[int, int]] = []
             found: dict[int, np.ndarray] = {}

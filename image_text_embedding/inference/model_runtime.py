@@ -24,6 +24,7 @@ from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.inputs.pixels import normalize_pixels, resize_pixels, to_pixels
 from image_text_embedding.inputs.tokenizer import Tokenizer
 from image_text_embedding.models.checkpoints.checkpoint_files import Checkpoint, read_checkpoint, save_weights
+from image_text_embedding.models.checkpoints.seen_pieces import SEEN_PIECES, pack_seen_pieces
 from image_text_embedding.models.config_files import list_models, model_config
 from image_text_embedding.models.model_lookup import ResolvedModel
 from image_text_embedding.models.networks.finite_values import require_finite
@@ -44,7 +45,12 @@ class ModelRuntime:
         dtype: torch.dtype,
         modality: str | None,
         limits: Limits,
+        seen_pieces: np.ndarray | None = None,
     ) -> None:
+        """
+        Args:
+            seen_pieces: bool (vocabulary,), the pieces that the model was trained on; None = not recorded.
+        """
         self.config = resolved.config
         self.resolved = resolved
         self.device = device
@@ -62,6 +68,7 @@ class ModelRuntime:
         # Towers that compute vectors instead of the parts "image" and "text".
         self.compiled: dict[str, Any] = {}
         self._tokenizer = tokenizer
+        self.seen_pieces = seen_pieces
         self._copying: torch.cuda.Stream | None = None
         self._guard = threading.Lock()
         self._loaded_in = note_loaded_model()
@@ -127,7 +134,10 @@ class ModelRuntime:
             "sha256": self.resolved.sha256,
             "version": metadata.version("image-text-embedding"),
         }
-        return save_weights(path, tensors, {"config": dataclasses.asdict(config), "origin": origin})
+        about: dict[str, Any] = {"config": dataclasses.asdict(config), "origin": origin}
+        if self.seen_pieces is not None:
+            about[SEEN_PIECES] = pack_seen_pieces(self.seen_pieces)
+        return save_weights(path, tensors, about)
 
     def pixels(self, picture: Any) -> np.ndarray:
         """Any supported picture input -> uint8 (S, S, 3)."""

@@ -69,7 +69,8 @@ class BatchingEncoder:
         if not is_single_text(texts):
             return self._encoder.encode_text(texts, show_progress_bar=show_progress_bar)
         self._runtime.require("embed", "text")
-        reader = TextEncoder(self._runtime.tokenizer, self._runtime.config.captions, self._runtime.config.name)
+        runtime = self._runtime
+        reader = TextEncoder(runtime.tokenizer, runtime.config.captions, runtime.config.name, runtime.seen_pieces)
         with item_errors_as(TextError):
             row = reader(texts)
         reader.warn(1)

@@ -22,6 +22,7 @@ from image_text_embedding.inference.model_runtime import ModelRuntime
 from image_text_embedding.inference.request_batching import BatchingEncoder
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.models.checkpoints.checkpoint_files import read_checkpoint
+from image_text_embedding.models.checkpoints.seen_pieces import read_seen_pieces
 from image_text_embedding.models.devices import DTYPES
 from image_text_embedding.models.model_lookup import ResolvedModel, find_vocabulary, load_tokenizer
 
@@ -75,7 +76,8 @@ class VectorEncoder:
         # First, so that a missing vocabulary is found before a gigabyte of weights is read.
         if modality != "image":
             loaded_tokenizer = load_tokenizer(self.config, find_vocabulary(resolved, tokenizer))
-        self.runtime = ModelRuntime(resolved, loaded_tokenizer, device, self.dtype, modality, limits)
+        seen = None if modality == "image" else read_seen_pieces(resolved.weights, self.config.text.vocab_size)
+        self.runtime = ModelRuntime(resolved, loaded_tokenizer, device, self.dtype, modality, limits, seen)
         if modality is not None:
             self.runtime.require("embed", modality)
         if backend.name == "torch":

@@ -19,6 +19,7 @@ from image_text_embedding.models.config import TASKS, ModelConfig, WeightsSource
 from image_text_embedding.models.config_files import list_models, model_config
 from image_text_embedding.models.model_lookup import ResolvedModel, find_vocabulary, resolve_model
 from image_text_embedding.training.data.pair_sources import as_pair_source
+from image_text_embedding.training.objectives.matches import Fits
 from image_text_embedding.training.run_folder import VOCABULARY, RunFolder
 from image_text_embedding.training.settings import FINE_TUNING, OBJECTIVES, TrainConfig, chosen_tasks, train_config
 
@@ -34,6 +35,7 @@ class RunPlan:
         tasks: the objectives, in the order of OBJECTIVES.
         source, validation: a `PairSource` each; `validation` may be None.
         start: the weights to start from; None = from scratch, or from a checkpoint of this run.
+        fits: says which captions fit which pictures; None = only those of equal keys.
     """
 
     config: ModelConfig
@@ -43,6 +45,7 @@ class RunPlan:
     source: Any
     validation: Any
     start: ResolvedModel | None
+    fits: Fits | None = None
 
 
 def plan_new_run(
@@ -52,6 +55,7 @@ def plan_new_run(
     settings: TrainConfig | Mapping[str, Any] | None,
     vocabulary: Any,
     validation: Any,
+    fits: Fits | None = None,
 ) -> RunPlan:
     """Plan a run and write its description to the folder. (Arguments: see `train`.)
 
@@ -74,9 +78,9 @@ def plan_new_run(
     without_weights = ResolvedModel(base, Path(), "", None, None)
     tokenizer = Tokenizer.from_vocabulary(find_vocabulary(start or without_weights, vocabulary))
     _check_vocabulary(config, tokenizer)
-    plan = RunPlan(
-        config, tasks, settings, tokenizer, _as_source(source, settings), _as_source(validation, settings), start
-    )
+    pairs = _as_source(source, settings)
+    fits = _predicate(fits, pairs)
+    plan = RunPlan(config, tasks, settings, tokenizer, pairs, _as_source(validation, settings), start, fits)
     folder.write_description(
         {
             "config": dataclasses.asdict(config),
@@ -85,6 +89,7 @@ def plan_new_run(
             "start": None if start is None else {"model": _model_reference(model), "sha256": start.sha256},
             "source": _source_reference(source),
             "validation": _source_reference(validation),
+            "fits": fits is not None,
             "version": metadata.version("image-text-embedding"),
             "torch": torch.__version__,
         },
@@ -94,7 +99,12 @@ def plan_new_run(
 
 
 def plan_resumed_run(
-    folder: RunFolder, model: Any, source: Any, settings: TrainConfig | Mapping[str, Any] | None, validation: Any
+    folder: RunFolder,
+    model: Any,
+    source: Any,
+    settings: TrainConfig | Mapping[str, Any] | None,
+    validation: Any,
+    fits: Fits | None = None,
 ) -> RunPlan:
     """Plan the rest of a run from its folder. (Arguments: see `train`; None = as recorded in run.json.)
 
@@ -131,14 +141,22 @@ def plan_resumed_run(
         raise InputError(
             f"{folder.path}: the run was started with pairs from Python: pass the same pairs again to resume"
         )
+    pairs = _as_source(given_source, settings)
+    fits = _predicate(fits, pairs)
+    if (fits is not None) != run.get("fits", False):  # version 0.1.0 recorded none
+        raise InputError(
+            f"{folder.path}: the run was started {'without' if fits else 'with'} a predicate: "
+            f"{'leave out fits' if fits else 'pass the same fits again'} to resume"
+        )
     plan = RunPlan(
         config,
         tasks,
         settings,
         Tokenizer.from_vocabulary(folder.path / VOCABULARY),
-        _as_source(given_source, settings),
+        pairs,
         _as_source(given_validation, settings),
         None,
+        fits,
     )
     # Without a checkpoint the run starts again from its first weights.
     if start is not None and not folder.has_checkpoint():
@@ -214,6 +232,14 @@ def _as_source(source: Any, settings: TrainConfig) -> Any:
     if source is None:
         return None
     return as_pair_source(source, settings.steps * settings.batch_size * settings.accumulate)
+
+
+def _predicate(fits: Fits | None, source: Any) -> Fits | None:
+    """The given predicate, or else the source's own."""
+    found: Fits | None = getattr(source, "fits", None) if fits is None else fits
+    if found is not None and not callable(found):
+        raise InputError(f"fits: expected a function of claims and facts, got {type(found).__name__}")
+    return found
 
 
 def _model_reference(model: Any) -> str | None:

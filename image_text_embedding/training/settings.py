@@ -39,8 +39,10 @@ class TrainConfig:
         warmup: share of the steps in which the rate rises from 0; None = none.
         weight_decay: of matrices; biases and LayerNorms have none.
         clip: maximum norm of the gradient; None = no limit.
+        negatives: number of an item's own `negatives` that ITM draws for its picture, if the item has some; None = none.
         texts: number of captions (for LM) and questions per picture, drawn from those that it has. The picture, which costs
             most, is encoded once for all of them.
+        captions: number of captions per picture for ITC, ITM and MLM, drawn likewise.
         prompt: start of every caption for LM, which is not learnt (official `models/blip.py`); None = no prompt.
         label_smoothing: of LM and of answers; None = the family's: BLIP 0.1, ALBEF none.
         mlm_probability: share of the words that MLM predicts.
@@ -75,6 +77,8 @@ class TrainConfig:
     weight_decay: float | None = field(default=0.05, metadata=within(0, 1000))
     clip: float | None = field(default=1.0, metadata=within(0, 10**12, above=True))
     texts: int = field(default=1, metadata=within(1, 10_000))
+    captions: int = field(default=1, metadata=within(1, 10_000))
+    negatives: int | None = field(default=1, metadata=within(1, 10_000))
     prompt: str | None = "a picture of "
     label_smoothing: float | None = field(default=None, metadata=within(0, 1))
     mlm_probability: float = field(default=0.15, metadata=within(0, 1))

@@ -26,11 +26,13 @@ from tqdm import tqdm
 
 from image_text_embedding.foundation.errors import ComputeError, InputError
 from image_text_embedding.foundation.terminal_text import print_line
+from image_text_embedding.models.checkpoints.seen_pieces import SEEN_PIECES, pack_seen_pieces
 from image_text_embedding.models.config import ModelConfig
 from image_text_embedding.models.devices import default_device, require_device
 from image_text_embedding.training.data.batch_loading import BatchOrder, batch_loader, require_batch
 from image_text_embedding.training.data.batches import TrainingBatch
 from image_text_embedding.training.data.pair_dataset import PairDataset, SkippedPair
+from image_text_embedding.training.objectives.matches import Fits
 from image_text_embedding.training.run_folder import BEST_MODEL, MODEL, SKIPPED, RunFolder, check_plotting
 from image_text_embedding.training.run_plan import RunPlan, plan_new_run, plan_resumed_run
 from image_text_embedding.training.schedules import distillation_weight, postponed_objectives
@@ -47,6 +49,7 @@ def train(
     *,
     vocabulary: str | os.PathLike[str] | None = None,
     validation: Any = None,
+    fits: Fits | None = None,
     resume: bool = False,
     device: str | torch.device | int | None = None,
     show_progress_bar: bool | None = None,
@@ -63,6 +66,9 @@ def train(
         vocabulary: a `vocab.txt`, a `tokenizer.json`, a folder or a hub id, instead of the model's own.
         validation: pairs that are never trained on. Their losses are computed at every checkpoint and select the best one.
             Without them, the best checkpoint has the lowest training loss since the checkpoint before.
+        fits: whether a caption fits a picture, from the caption's claims and the picture's facts: it gives captions that are
+            true of several pictures all of them. None = the method `fits` of the source, if it has one. (See `PairSource`,
+            also for wrong texts and for groups of pictures.)
         resume: continue from the last checkpoint in `out`. Model, source and settings may then be None; those that are
             given must be the same as when the run started.
         device: None = CUDA if available, else the CPU.
@@ -82,9 +88,9 @@ def train(
     check_plotting()
     with RunFolder(out, resume) as folder:
         if resume:
-            plan = plan_resumed_run(folder, model, source, settings, validation)
+            plan = plan_resumed_run(folder, model, source, settings, validation, fits)
         else:
-            plan = plan_new_run(folder, model, source, settings, vocabulary, validation)
+            plan = plan_new_run(folder, model, source, settings, vocabulary, validation, fits)
         run = TrainingRun(plan, folder, default_device("torch") if device is None else require_device(device))
         return run.train(show_progress_bar)
 
@@ -152,8 +158,9 @@ class TrainingRun:
             state.teacher.update(student)
         for _ in range(settings.accumulate):
             batch = next(batches)
+            state.note_pieces(batch)
             with state.autocast():
-                losses = student.losses(batch, settings, state.teacher, alpha, left_out)
+                losses = student.losses(batch, settings, state.teacher, alpha, left_out, self.plan.fits)
             stacked = torch.stack(list(losses.values()))
             # The only line of a step that waits for a GPU.
             for name, loss in zip(losses, stacked.tolist()):
@@ -199,7 +206,8 @@ class TrainingRun:
         order = BatchOrder(
             len(plan.source), settings.batch_size, settings.seed, state.step * step_pairs, settings.steps * step_pairs
         )
-        pairs = PairDataset(plan.source, plan.config, plan.tasks, plan.tokenizer, settings)
+        labelled = plan.fits is not None
+        pairs = PairDataset(plan.source, plan.config, plan.tasks, plan.tokenizer, settings, labelled=labelled)
         for batch, skipped in batch_loader(pairs, order, state.device):
             self._count_skipped(skipped)
             yield require_batch(batch, skipped).to(state.device)
@@ -279,7 +287,10 @@ class TrainingRun:
         # Weights are passed on to others: no more of a local path than its name.
         origin = {"source": os.path.basename(source) if os.path.isabs(source) else source, "step": self.state.step}
         origin["version"] = metadata.version("image-text-embedding")
-        return tensors, {"config": dataclasses.asdict(self.plan.config), "origin": origin}
+        about: dict[str, Any] = {"config": dataclasses.asdict(self.plan.config), "origin": origin}
+        if self.state.seen is not None:
+            about[SEEN_PIECES] = pack_seen_pieces(self.state.seen.cpu().numpy())
+        return tensors, about
 
 
 class _DeferredInterrupt:

@@ -13,14 +13,11 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from image_text_embedding.foundation.errors import ConfigError
+from image_text_embedding.models.checkpoints.seen_pieces import read_seen_pieces
+from image_text_embedding.training.data.batches import TrainingBatch
 from image_text_embedding.training.objectives.momentum_teacher import MomentumTeacher
-from image_text_embedding.training.objectives.student import (
-    Student,
-    VocabularyIds,
-    new_student,
-    parameter_groups,
-    pretrained_student,
-)
+from image_text_embedding.training.objectives.student import Student, VocabularyIds
+from image_text_embedding.training.objectives.student_weights import new_student, parameter_groups, pretrained_student
 from image_text_embedding.training.run_plan import RunPlan
 from image_text_embedding.training.schedules import learning_rate_factor
 
@@ -46,6 +43,9 @@ class TrainingState:
         self.step, self.best_score, self.is_best = 0, math.inf, False
         self.loss_sum, self.loss_count = 0.0, 0
         self.student = _build_student(plan, checkpoint).to(device).train()
+        # The pieces that texts of the run contain, bool (vocabulary,); None = unknown, for weights that do not record theirs.
+        seen = _seen_at_the_start(plan)
+        self.seen = None if seen is None else seen.to(device)
         self.teacher: MomentumTeacher | None = None
         if settings.has_momentum and {"itc", "mlm"} & set(plan.tasks):
             self.teacher = MomentumTeacher(self.student, settings.momentum, settings.queue_size).to(device)
@@ -76,13 +76,15 @@ class TrainingState:
             yield
 
     def state_dict(self) -> dict[str, Any]:
-        """The content of a checkpoint. Version 0.1.0 wrote the same keys."""
+        """The content of a checkpoint. Version 0.1.0 wrote the same keys, except for `queued_labels` and
+        `seen_pieces`."""
         student = self.student
         return {
             "step": self.step,
             "shared": student.can_share_layers() and student.decoder.embeddings is student.text.embeddings,
             "student": student.state_dict(),
             "teacher": None if self.teacher is None else self.teacher.state_dict(),
+            "queued_labels": [] if self.teacher is None else self.teacher.queued_labels,
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -91,12 +93,14 @@ class TrainingState:
             "best": self.best_score,
             "better": self.is_best,
             "seen": [self.loss_sum, self.loss_count],
+            "seen_pieces": self.seen,
         }
 
     def _load_state_dict(self, checkpoint: dict[str, Any]) -> None:
         self.student.load_state_dict(checkpoint["student"])
         if self.teacher is not None:
             self.teacher.load_state_dict(checkpoint["teacher"])
+            self.teacher.queued_labels = checkpoint.get("queued_labels", self.teacher.queued_labels)  # not in 0.1.0
         self.optimiser.load_state_dict(checkpoint["optimiser"])
         self.schedule.load_state_dict(checkpoint["schedule"])
         self.scaler.load_state_dict(checkpoint["scaler"])
@@ -105,6 +109,15 @@ class TrainingState:
             torch.cuda.set_rng_state(checkpoint["cuda_generator"], self.device)
         self.step, self.best_score, self.is_best = checkpoint["step"], checkpoint["best"], checkpoint["better"]
         self.loss_sum, self.loss_count = checkpoint["seen"]
+        seen = checkpoint.get("seen_pieces")  # version 0.1.0 has none
+        self.seen = None if seen is None else seen.to(self.device)
+
+    def note_pieces(self, batch: TrainingBatch) -> None:
+        """Remember which pieces the texts of a batch contain."""
+        if self.seen is not None:
+            for rows in (batch.captions, batch.negatives, batch.prompted, batch.questions, batch.answers):
+                if rows is not None:
+                    self.seen[rows.ids] = True
 
 
 def _build_student(plan: RunPlan, checkpoint: dict[str, Any] | None) -> Student:
@@ -122,6 +135,15 @@ def _build_student(plan: RunPlan, checkpoint: dict[str, Any] | None) -> Student:
     if checkpoint is not None and "decoder.lm_head.weight" in checkpoint["student"]:
         student.decoder.untie()
     return student
+
+
+def _seen_at_the_start(plan: RunPlan) -> torch.Tensor | None:
+    """No piece if a run starts from scratch, else those that its weights record."""
+    size = plan.config.text.vocab_size
+    if plan.start is None:
+        return torch.zeros(size, dtype=torch.bool)
+    seen = read_seen_pieces(plan.start.weights, size)
+    return None if seen is None else torch.from_numpy(seen)
 
 
 def autocast_dtype(precision: str | None, device: torch.device) -> torch.dtype:

@@ -15,7 +15,7 @@ from image_text_embedding.demo.scene_objects import BY_NAME, THINGS
 _NUMBERS = {"a": 1, "an": 1, "two": 2, "three": 3}
 _NAMES = {form: (thing.name, form) for thing in THINGS for form in (thing.name, thing.plural)}
 ANY_THING = "|".join(sorted(map(re.escape, _NAMES), key=len, reverse=True))
-_RELATION_WORDS = {
+RELATION_WORDS = {
     "left of": "left",
     "to the left of": "left",
     "right of": "right",
@@ -29,7 +29,7 @@ _RELATION_WORDS = {
     "next to": "near",
     "beside": "near",
 }
-_SIDES = {
+SIDES = {
     "to X left": "left",
     "to X right": "right",
     "above X": "above",
@@ -37,8 +37,8 @@ _SIDES = {
     "on X": "on",
     "next to X": "near",
 }
-_ANY_RELATION = "|".join(sorted(_RELATION_WORDS, key=len, reverse=True))
-_ANY_SIDE = "|".join(sorted(_SIDES, key=len, reverse=True))
+ANY_RELATION = "|".join(sorted(RELATION_WORDS, key=len, reverse=True))
+ANY_SIDE = "|".join(sorted(SIDES, key=len, reverse=True))
 
 
 class CaptionClaims:
@@ -60,12 +60,12 @@ class CaptionClaims:
         self.relations: list[tuple[int, str, int]] = []
         self.line: str | None = None
         self.between = False
-        if match := re.fullmatch(rf"#0 ({_ANY_RELATION}) #1(?: and #2 ({_ANY_RELATION}) #1)?", text):
-            self.relations = [(0, _RELATION_WORDS[match[1]], 1)] + (
-                [(2, _RELATION_WORDS[match[2]], 1)] if match[2] else []
+        if match := re.fullmatch(rf"#0 ({ANY_RELATION}) #1(?: and #2 ({ANY_RELATION}) #1)?", text):
+            self.relations = [(0, RELATION_WORDS[match[1]], 1)] + (
+                [(2, RELATION_WORDS[match[2]], 1)] if match[2] else []
             )
-        elif match := re.fullmatch(rf"#0 with #1 ({_ANY_SIDE})(?: and #2 ({_ANY_SIDE}))?", text):
-            self.relations = [(1, _SIDES[match[1]], 0)] + ([(2, _SIDES[match[2]], 0)] if match[2] else [])
+        elif match := re.fullmatch(rf"#0 with #1 ({ANY_SIDE})(?: and #2 ({ANY_SIDE}))?", text):
+            self.relations = [(1, SIDES[match[1]], 0)] + ([(2, SIDES[match[2]], 0)] if match[2] else [])
         elif match := re.fullmatch(r"#0, #1 and #2 from (left to right|top to bottom)", text):
             self.line = match[1]
         elif text == "#0 between #1 and #2":
@@ -150,9 +150,9 @@ def right_answers(scene: Scene, text: str) -> set[str]:
         return {"yes" if shown.get(name, 0) >= count else "no"}
     if match := re.fullmatch(r"what is the (.+) on\?", text):
         return {word_of(b) for b in scene.groups if stands(by_word(scene, match[1]), "on", b)}
-    if match := re.fullmatch(rf"what is ({_ANY_RELATION}) the (.+)\?", text):
+    if match := re.fullmatch(rf"what is ({ANY_RELATION}) the (.+)\?", text):
         b = by_word(scene, match[2])
-        return {word_of(a) for a in scene.groups if a is not b and might_stand(a, _RELATION_WORDS[match[1]], b)}
+        return {word_of(a) for a in scene.groups if a is not b and might_stand(a, RELATION_WORDS[match[1]], b)}
     if match := re.fullmatch(r"(.+), (?:(left) and (right)|(top) and (bottom))\?", text):
         left, top, right, bottom = edges(by_word(scene, match[1]))
         if match[2]:
@@ -161,13 +161,13 @@ def right_answers(scene: Scene, text: str) -> set[str]:
     if match := re.fullmatch(r"(\w+(?: \w+)*?) and (\w+(?: \w+)*)\?", text):
         a, b = by_word(scene, match[1]), by_word(scene, match[2])
         return {
-            words for words, side in _RELATION_WORDS.items() if words in scene_objects.RELATIONS and stands(a, side, b)
+            words for words, side in RELATION_WORDS.items() if words in scene_objects.RELATIONS and stands(a, side, b)
         }
-    match = re.fullmatch(rf"(is|are) the (.+?) ({_ANY_RELATION}) the (.+)\?", text)
+    match = re.fullmatch(rf"(is|are) the (.+?) ({ANY_RELATION}) the (.+)\?", text)
     assert match, f"cannot read {text!r}"
     a, b = by_word(scene, match[2]), by_word(scene, match[4])
     assert (match[1] == "is") == (len(a.boxes) == 1)
-    return {"yes" if stands(a, _RELATION_WORDS[match[3]], b) else "no"}
+    return {"yes" if stands(a, RELATION_WORDS[match[3]], b) else "no"}
 
 
 def word_of(group: Group) -> str:

@@ -24,12 +24,8 @@ from image_text_embedding.models.model_lookup import ResolvedModel
 from image_text_embedding.training import TrainConfig
 from image_text_embedding.training.data.batches import TrainingBatch
 from image_text_embedding.training.data.pair_dataset import PairDataset
-from image_text_embedding.training.objectives.student import (
-    Student,
-    VocabularyIds,
-    new_student,
-    pretrained_student,
-)
+from image_text_embedding.training.objectives.student import Student, VocabularyIds
+from image_text_embedding.training.objectives.student_weights import new_student, pretrained_student
 from image_text_embedding.training.run_plan import finished_config
 from support.environment import GOLDEN
 from support.models import ENC

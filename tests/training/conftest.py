@@ -43,7 +43,7 @@ def train_tiny(words: Path, tmp_path: Path) -> Callable[..., Path]:
     """train_tiny("blip", steps=3) -> the folder of the run, "run" or `out`."""
 
     def train_tiny(model: Any, source: Any = None, out: str = "run", resume: bool = False, **settings: Any) -> Path:
-        validation = settings.pop("validation", None)
+        validation, fits = settings.pop("validation", None), settings.pop("fits", None)
         model = tiny(model) if model in ("blip", "albef") else model
         source = Walls() if source is None else source
         given = {"steps": 6, "batch_size": 8, "crop_scale": None, "log_every": 1, "checkpoint_every": 2, **settings}
@@ -54,6 +54,7 @@ def train_tiny(words: Path, tmp_path: Path) -> Callable[..., Path]:
             given,
             vocabulary=words,
             validation=validation,
+            fits=fits,
             resume=resume,
             device="cpu",
             show_progress_bar=False,

@@ -143,7 +143,7 @@ def text_encoder_for(runtime: ModelRuntime, questions: bool = False) -> TextEnco
     """Encodes captions, or questions, by the rules of the model."""
     rules = runtime.config.questions if questions else runtime.config.captions
     assert rules is not None
-    return TextEncoder(runtime.tokenizer, rules, runtime.config.name)
+    return TextEncoder(runtime.tokenizer, rules, runtime.config.name, runtime.seen_pieces)
 
 
 def require_texts(name: str, value: Any) -> Any:

@@ -120,6 +120,19 @@ def _code_error(path: Path) -> CheckpointError:
     )
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The text metadata of a safetensors file; {} for other formats, which have none, and for a folder.
+
+    Raises:
+        CheckpointError: a truncated safetensors file.
+    """
+    if not path.is_file():
+        return {}
+    with path.open("rb") as file:
+        head = file.read(9)
+    return dict(_read_safetensors(path, int.from_bytes(head[:8], "little")).metadata) if head[8:9] == b"{" else {}
+
+
 def save_weights(
     path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]
 ) -> Path:

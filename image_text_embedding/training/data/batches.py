@@ -17,6 +17,17 @@ class TokenRows:
     ids: torch.Tensor
     mask: torch.Tensor
 
+    def part(self, start: int, stop: int | None) -> TokenRows:
+        return TokenRows(self.ids[start:stop], self.mask[start:stop])
+
+
+@dataclass
+class MatchLabels:
+    """What a predicate reads: the claims of captions and the facts of pictures, one of each per pair (see `PairSource`)."""
+
+    claims: list[Any]
+    facts: list[Any]
+
 
 @dataclass
 class TrainingBatch:
@@ -24,8 +35,11 @@ class TrainingBatch:
 
     Attributes:
         pixels: uint8 (N, S, S, 3), RGB.
-        image_keys, caption_keys: int64 (N,); equal keys mean the same picture, or the same caption.
-        captions: N rows that start with [CLS]; for ITC, ITM and MLM.
+        image_keys, caption_keys: int64 (C,), of each caption; equal keys mean the same picture (or group), or caption.
+        labels: C claims and facts, for a predicate that says which captions fit which pictures.
+        captions: C = n * N rows that start with [CLS], the n captions of a picture side by side; for ITC, ITM and MLM.
+        negatives: M rows, as long as `captions`: wrong texts for ITM.
+        negative_of: (M,), the picture of each that it does not fit.
         prompted: n * N rows for LM, the n texts of a picture side by side: [DEC], the prompt, a caption, [SEP].
         prompt_length: tokens at the start of each `prompted` row that are not learnt, [DEC] included.
         questions: n * N rows, the n questions about a picture side by side.
@@ -44,6 +58,13 @@ class TrainingBatch:
     answers: TokenRows | None = None
     answer_of: torch.Tensor | None = None
     answer_weights: torch.Tensor | None = None
+    labels: MatchLabels | None = None
+    negatives: TokenRows | None = None
+    negative_of: torch.Tensor | None = None
+
+    @property
+    def captions_per_picture(self) -> int:
+        return 1 if self.captions is None else len(self.captions.ids) // len(self.pixels)
 
     def to(self, device: torch.device) -> TrainingBatch:
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
@@ -63,12 +84,13 @@ class TrainingBatch:
 
 @dataclass
 class ContrastiveKeys:
-    """The candidates of ITC: unit vectors (K, D) of pictures and captions, and their keys (K,) as in `TrainingBatch`."""
+    """The candidates of ITC: unit vectors (K, D) of pictures and captions; keys (K,) and labels as in `TrainingBatch`."""
 
     image: torch.Tensor
     text: torch.Tensor
     image_keys: torch.Tensor
     caption_keys: torch.Tensor
+    labels: MatchLabels | None = None
 
     def tensors(self) -> tuple[torch.Tensor, ...]:
         return self.image, self.text, self.image_keys, self.caption_keys

@@ -20,7 +20,7 @@ from image_text_embedding.inputs.pixels import to_pixels
 from image_text_embedding.inputs.text_rules import TextRules
 from image_text_embedding.inputs.tokenizer import Tokenizer
 from image_text_embedding.models.config import ModelConfig
-from image_text_embedding.training.data.batches import TokenRows, TrainingBatch
+from image_text_embedding.training.data.batches import MatchLabels, TokenRows, TrainingBatch
 from image_text_embedding.training.data.pair_sources import PairSource, as_pair
 from image_text_embedding.training.settings import TrainConfig
 
@@ -44,18 +44,23 @@ class PairSample:
 
     Attributes:
         pixels: uint8 (S, S, 3), RGB.
-        image_key: equal for equal pictures.
-        caption, prompted, questions: token ids, as in `TrainingBatch`.
+        image_key: equal for equal pictures, and for the pictures of a group.
+        captions, prompted, questions: token ids, as in `TrainingBatch`.
         answers: for each question its answers (token ids) and their shares.
+        negatives: token ids of texts that do not fit the picture.
+        claims, facts: of each caption and of the picture, for a predicate.
         skipped: the pairs before this one that cannot be used.
     """
 
     pixels: np.ndarray
     image_key: int
-    caption: list[int]
+    captions: list[list[int]]
     prompted: list[list[int]]
     questions: list[list[int]]
     answers: list[dict[tuple[int, ...], float]]
+    negatives: list[list[int]] = field(default_factory=list)
+    claims: list[Any] = field(default_factory=list)
+    facts: Any = None
     skipped: list[SkippedPair] = field(default_factory=list)
 
 
@@ -70,16 +75,18 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
         tokenizer: Tokenizer,
         settings: TrainConfig,
         augment: bool = True,
+        labelled: bool = False,
     ) -> None:
         """
         Args:
             augment: crop and mirror the pictures.
+            labelled: add the `MatchLabels` to the batches.
 
         Raises:
             ConfigError: the prompt is too long.
         """
         self.source, self.config, self.tasks, self.tokenizer = source, config, tasks, tokenizer
-        self.settings, self.augment = settings, augment
+        self.settings, self.augment, self.labelled = settings, augment, labelled
         self.prompt = (
             []
             if settings.prompt is None
@@ -132,39 +139,53 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
 
     def _sample(self, item: Mapping[str, Any], index: int, rng: np.random.Generator) -> PairSample:
         question, caption, answer = item.get("question"), item.get("caption"), item.get("answer")
-        captions = self._choose_texts(caption if isinstance(caption, (list, tuple)) and caption else [caption], rng)
-        caption_ids: list[int] = []
+        described = item.get("description")
+        count = self.settings.captions if described is not None else max(self.settings.texts, self.settings.captions)
+        chosen = _choose_texts(_captions_with_claims(caption, item.get("claims")), count, rng)
+        texts = [text for text, _ in chosen]
+        chosen = chosen[: self.settings.captions]
+        captions: list[list[int]] = []
         prompted: list[list[int]] = []
         questions: list[list[int]] = []
         answers: list[dict[tuple[int, ...], float]] = []
         if set(self.tasks) != {"vqa"}:
-            caption_ids = self.tokenizer(captions[0], self.config.captions)
+            captions = [self.tokenizer(text, self.config.captions) for text, _ in chosen]
         if "lm" in self.tasks:
+            if described is not None:
+                texts = _choose_texts(_as_list(described), self.settings.texts, rng)
             prompted = [
                 [self._first_decoder_id(), *self.prompt, *self.tokenizer(text, self.generation_rules)[1:]]
-                for text in captions
+                for text in texts[: self.settings.texts]
             ]
         if "vqa" in self.tasks:
             assert self.config.questions is not None
-            for text, answer_texts in self._choose_texts(_pair_questions(question, answer), rng):
+            for text, answer_texts in _choose_texts(_pair_questions(question, answer), self.settings.texts, rng):
                 questions.append(self.tokenizer(text, self.config.questions))
                 answers.append(self._answer_shares(answer_texts))
-        texts = f"{captions} {question} {answer}"
+        wrong = item.get("negatives")
+        negatives = self._negatives(wrong, rng) if wrong is not None and "itm" in self.tasks else []
+        said = f"{texts} {chosen} {question} {answer} {wrong} {item.get('facts')}"
         with decoded_picture(item.get("image")) as picture:
-            pixels = to_pixels(self._augment(picture, texts, rng), self.config.vision.image_size)
-        image = item.get("image")
-        key = _hash_key(os.fspath(image) if isinstance(image, (str, os.PathLike)) else index)
-        return PairSample(pixels, key, caption_ids, prompted, questions, answers)
+            pixels = to_pixels(self._augment(picture, said, rng), self.config.vision.image_size)
+        key = _image_key(item, index)
+        return PairSample(
+            pixels,
+            key,
+            captions,
+            prompted,
+            questions,
+            answers,
+            negatives,
+            [each for _, each in chosen],
+            item.get("facts"),
+        )
 
-    def _choose_texts(self, texts: Sequence[Any], rng: np.random.Generator) -> list[Any]:
-        """Draw `settings.texts` of the texts without repetition; if there are fewer, each about equally often."""
-        count = self.settings.texts
-        chosen: list[Any] = []
-        while len(chosen) < count:
-            # A single text draws nothing from the generator.
-            order = rng.permutation(len(texts)) if len(texts) > 1 else [0]
-            chosen += [texts[int(i)] for i in order[: count - len(chosen)]]
-        return chosen
+    def _negatives(self, texts: Any, rng: np.random.Generator) -> list[list[int]]:
+        """Draw up to `settings.negatives` of an item's wrong texts, as token ids."""
+        if not isinstance(texts, (list, tuple)):
+            raise TextError(f"negatives: expected a list of texts, got {type(texts).__name__}")
+        order = rng.permutation(len(texts))[: self.settings.negatives or 0]
+        return [self.tokenizer(texts[int(i)], self.config.captions) for i in order]
 
     def _answer_shares(self, texts: Any) -> dict[tuple[int, ...], float]:
         """The distinct answers to a question as token ids, with the share of annotators who gave each."""
@@ -207,12 +228,25 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
         answers = [(row, weight, i) for i, shares in enumerate(answers_by_question) for row, weight in shares.items()]
         prompted = [row for sample in samples for row in sample.prompted]
         questions = [row for sample in samples for row in sample.questions]
-        captions = [sample.caption for sample in samples if sample.caption]
+        captions = [row for sample in samples for row in sample.captions]
+        of_caption = [sample for sample in samples for _ in sample.claims]
+        negatives = [row for sample in samples for row in sample.negatives]
+        # Of one length, because ITM reads both in one batch.
+        rows = padded_rows([*captions, *negatives], pad) if captions else None
         batch = TrainingBatch(
             pixels=torch.from_numpy(np.stack([sample.pixels for sample in samples])),
-            image_keys=torch.tensor([sample.image_key for sample in samples]),
-            caption_keys=torch.tensor([_hash_key(sample.caption) for sample in samples]),
-            captions=padded_rows(captions, pad) if captions else None,
+            image_keys=torch.tensor([sample.image_key for sample in of_caption]),
+            caption_keys=torch.tensor([_hash_key(row) for row in captions or [[]] * len(of_caption)]),
+            labels=MatchLabels(
+                [claims for sample in samples for claims in sample.claims], [sample.facts for sample in of_caption]
+            )
+            if self.labelled
+            else None,
+            captions=rows and rows.part(0, len(captions)),
+            negatives=rows.part(len(captions), None) if rows and negatives else None,
+            negative_of=torch.tensor([i for i, sample in enumerate(samples) for _ in sample.negatives])
+            if negatives
+            else None,
             prompted=padded_rows(prompted, pad) if prompted else None,
             prompt_length=1 + len(self.prompt),
             questions=padded_rows(questions, pad) if questions else None,
@@ -221,6 +255,42 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
             answer_weights=torch.tensor([weight for _, weight, _ in answers]) if answers else None,
         )
         return batch, skipped
+
+
+def _choose_texts(texts: Sequence[Any], count: int, rng: np.random.Generator) -> list[Any]:
+    """Draw `count` of the texts without repetition; if there are fewer, each about equally often."""
+    chosen: list[Any] = []
+    while len(chosen) < count:
+        # A single text draws nothing from the generator.
+        order = rng.permutation(len(texts)) if len(texts) > 1 else [0]
+        chosen += [texts[int(i)] for i in order[: count - len(chosen)]]
+    return chosen
+
+
+def _as_list(texts: Any) -> Sequence[Any]:
+    return texts if isinstance(texts, (list, tuple)) and texts else [texts]
+
+
+def _captions_with_claims(caption: Any, claims: Any) -> list[tuple[Any, Any]]:
+    """The captions of an item, each with its claims, which are the caption itself if the item has none."""
+    if not isinstance(caption, (list, tuple)) or not caption:
+        return [(caption, caption if claims is None else claims)]
+    if claims is None:
+        claims = caption
+    if not isinstance(claims, (list, tuple)) or len(claims) != len(caption):
+        got = len(claims) if isinstance(claims, (list, tuple)) else type(claims).__name__
+        raise TextError(f"expected claims for each of {len(caption)} captions, got {got}")
+    return list(zip(caption, claims))
+
+
+def _image_key(item: Mapping[str, Any], index: int) -> int:
+    """Equal for the items of a group, else for the items of one path."""
+    group, image = item.get("group"), item.get("image")
+    if group is not None:
+        if not isinstance(group, (str, int)):
+            raise InputError(f"group: expected a string or an integer, got {type(group).__name__}")
+        return _hash_key(f"group {group!r}")
+    return _hash_key(os.fspath(image) if isinstance(image, (str, os.PathLike)) else index)
 
 
 def _pair_questions(question: Any, answer: Any) -> list[tuple[Any, Any]]:

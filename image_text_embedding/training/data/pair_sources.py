@@ -27,6 +27,8 @@ from image_text_embedding.inputs.url_fetch import is_url
 
 _COLUMNS = {"image": IMAGE_COLUMNS, "caption": TEXT_COLUMNS}
 
+_MORE_COLUMNS = {"question", "answer", "group", "facts", "claims", "description", "negatives"}
+
 
 class PairSource(Protocol):
     """Anything indexable. An item is a mapping or a pair (image, caption).
@@ -34,6 +36,21 @@ class PairSource(Protocol):
     Keys: `image`, what `load` calls a picture; `caption`, a string or several, of which some are drawn; `question`;
     `answer`, a string or one of each annotator. Where `question` is a list, `answer` is one too, with as many entries. What
     depends on anything but the index cannot be resumed exactly.
+
+    More keys, which are optional, say which texts fit which pictures:
+
+    - `group`: a string or an integer. Every caption of a group fits every picture of it: captions of one picture that stand
+      in different items, duplicates of a picture. Without it, only items with the same path are the same picture.
+    - `facts` and `claims`: what a predicate reads, `fits(claims, facts) -> bool` (an argument of `train`, or else a method
+      of the source): whether a caption fits a picture. `facts` belong to the picture, `claims` to the caption: one value,
+      or with a list of captions a list of as many. Without `claims`, the predicate reads the caption itself. With a queue,
+      both must be JSON values, because a checkpoint contains those of the queue.
+    - `description`: what LM learns to write, a string or several, if that differs from `caption`.
+    - `negatives`: texts that do not fit the picture, such as the caption with "left" and "right" swapped, for ITM.
+
+    All captions that fit a picture, and all pictures that a caption fits, share its target in ITC, and are never its
+    negatives in ITM. Mirrored pictures are an exception to what the predicate knows: a picture is not mirrored if its own
+    texts, facts or negatives say left or right; turn off `flip` if those of other items may.
     """
 
     def __len__(self) -> int: ...
@@ -207,7 +224,7 @@ def _parquet(path: Path) -> Sequence[Mapping[str, Any]]:
     file = open_parquet(str(path))
     from pyarrow import ArrowException
 
-    known = {*IMAGE_COLUMNS, *TEXT_COLUMNS, "question", "answer"}
+    known = {*IMAGE_COLUMNS, *TEXT_COLUMNS, *_MORE_COLUMNS}
     columns = [name for name in file.schema_arrow.names if name.strip().lower() in known]
     lists = (name for name in columns if name.strip().lower() in IMAGE_COLUMNS and holds_lists(file, name))
     try:

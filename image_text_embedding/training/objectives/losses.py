@@ -61,7 +61,7 @@ def itm_pairs(
 
     Args:
         i2t, t2i: logits within the batch (N, N).
-        same: (N, N), True = a match; symmetric.
+        same: (N, N), pictures by texts, True = a match.
         generator: of the same device; None = torch's default.
 
     Returns:
@@ -69,13 +69,13 @@ def itm_pairs(
     """
     rows = torch.arange(len(same), device=same.device)
 
-    def negatives(logits: torch.Tensor) -> torch.Tensor:
-        weights = (logits.float().softmax(1) + 1e-4).masked_fill(same, 0)
+    def negatives(logits: torch.Tensor, matches: torch.Tensor) -> torch.Tensor:
+        weights = (logits.float().softmax(1) + 1e-4).masked_fill(matches, 0)
         weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, torch.ones_like(weights))
         return torch.multinomial(weights, 1, generator=generator)[:, 0]
 
-    pictures = torch.cat([rows, negatives(t2i), rows])
-    texts = torch.cat([rows, rows, negatives(i2t)])
+    pictures = torch.cat([rows, negatives(t2i, same.T), rows])
+    texts = torch.cat([rows, rows, negatives(i2t, same)])
     return pictures, texts, same[pictures, texts].long()
 
 

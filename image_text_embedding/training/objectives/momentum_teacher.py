@@ -6,13 +6,15 @@ ALBEF §3.2 and §3.3, BLIP §3.2; the queue is MoCo's.
 from __future__ import annotations
 
 import copy
-from typing import cast
+import json
+from typing import Any, cast
 
 import torch
 from torch import nn
 
+from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.inputs.pixels import normalize_pixels
-from image_text_embedding.training.data.batches import ContrastiveKeys, TrainingBatch
+from image_text_embedding.training.data.batches import ContrastiveKeys, MatchLabels, TrainingBatch
 from image_text_embedding.training.objectives.student import Student, unit_vectors
 
 
@@ -42,6 +44,8 @@ class MomentumTeacher(nn.Module):
         self.register_buffer("image_key_queue", torch.zeros(size, dtype=torch.long))
         self.register_buffer("caption_key_queue", torch.zeros(size, dtype=torch.long))
         self.register_buffer("taken", torch.zeros((), dtype=torch.long))  # pairs enqueued so far
+        # Claims and facts of the pairs in the queue; only used with a predicate.
+        self.queued_labels: list[Any] = [None] * size
         self.requires_grad_(False).eval()
 
     @property
@@ -74,16 +78,22 @@ class MomentumTeacher(nn.Module):
         """
         assert batch.captions is not None
         image = unit_vectors(cast(nn.Module, self.vision_proj), states)
+        image = image.repeat_interleave(batch.captions_per_picture, 0)
         text_states = cast(nn.Module, self.text)(batch.captions.ids, batch.captions.mask)
         text = unit_vectors(cast(nn.Module, self.text_proj), text_states)
-        return ContrastiveKeys(image, text, batch.image_keys, batch.caption_keys)
+        return ContrastiveKeys(image, text, batch.image_keys, batch.caption_keys, batch.labels)
 
     def with_queue(self, new: ContrastiveKeys) -> ContrastiveKeys:
         """The keys of the batch, followed by those in the queue."""
         filled = min(int(cast(torch.Tensor, self.taken)), len(self._queues[0]))
-        return ContrastiveKeys(
-            *(torch.cat([batch, queue[:filled]]) for batch, queue in zip(new.tensors(), self._queues))
+        image, text, image_keys, caption_keys = (
+            torch.cat([batch, queue[:filled]]) for batch, queue in zip(new.tensors(), self._queues)
         )
+        labels = new.labels
+        if labels is not None:
+            claims, facts = ([pair[i] for pair in self.queued_labels[:filled]] for i in (0, 1))
+            labels = MatchLabels(labels.claims + claims, labels.facts + facts)
+        return ContrastiveKeys(image, text, image_keys, caption_keys, labels)
 
     def enqueue(self, new: ContrastiveKeys) -> None:
         """Add a batch to the queue, in place of the oldest pairs. Of a batch larger than the queue, the end is added."""
@@ -96,4 +106,17 @@ class MomentumTeacher(nn.Module):
         slots = (taken + torch.arange(count - added, count, device=taken.device)) % size
         for queue, values in zip(self._queues, new.tensors()):
             queue[slots] = values[count - added :].to(queue.dtype)
+        if new.labels is not None:
+            self._enqueue_labels(new.labels, slots.tolist())
         taken += count
+
+    def _enqueue_labels(self, labels: MatchLabels, slots: list[int]) -> None:
+        pairs = list(zip(labels.claims, labels.facts))[-len(slots) :]
+        try:
+            json.dumps(pairs)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"expected claims and facts that are JSON values, because the queue is part of a checkpoint: {error}"
+            ) from error
+        for slot, pair in zip(slots, pairs):
+            self.queued_labels[slot] = pair

@@ -5,9 +5,6 @@ The state dict of a Student is a checkpoint that `load` opens without conversion
 
 from __future__ import annotations
 
-import dataclasses
-from collections import ChainMap
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, cast
@@ -18,18 +15,14 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recompute
 
 from image_text_embedding.inputs.pixels import normalize_pixels
-from image_text_embedding.models.checkpoints.checkpoint_files import read_checkpoint
-from image_text_embedding.models.checkpoints.parameter_names import MLM_HEAD_NAMES, PARAMETER_NAMES
-from image_text_embedding.models.checkpoints.weight_loading import is_untied, load_weights
 from image_text_embedding.models.config import ModelConfig
-from image_text_embedding.models.model_lookup import ResolvedModel
 from image_text_embedding.models.networks.bert import LanguageHead, Layer, TextStack
 from image_text_embedding.models.networks.heads import build_decoder
 from image_text_embedding.models.networks.towers import ImageTower
 from image_text_embedding.models.networks.vision_transformer import Block
-from image_text_embedding.models.part_cache import ignored_parameters
-from image_text_embedding.training.data.batches import ContrastiveKeys, TrainingBatch
+from image_text_embedding.training.data.batches import ContrastiveKeys, TokenRows, TrainingBatch
 from image_text_embedding.training.objectives import losses
+from image_text_embedding.training.objectives.matches import Fits, matching_pairs
 from image_text_embedding.training.settings import TrainConfig
 
 INITIAL_TEMPERATURE = 0.07
@@ -168,11 +161,11 @@ class Student(ImageTower):
             self.temp.clamp_(*TEMPERATURE_RANGE)
 
     def embed(self, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Unit vectors of pictures and captions, (N, D) each: what ITC compares."""
+        """Unit vectors of captions and of the picture of each, (C, D) each: what ITC compares."""
         assert batch.captions is not None
         text_states = self.text(batch.captions.ids, batch.captions.mask)
-        image_states = self.encode_pixels(batch.pixels)
-        return unit_vectors(self.vision_proj, image_states), unit_vectors(self.text_proj, text_states)
+        image = unit_vectors(self.vision_proj, self.encode_pixels(batch.pixels))
+        return image.repeat_interleave(batch.captions_per_picture, 0), unit_vectors(self.text_proj, text_states)
 
     def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 (N, S, S, 3), RGB -> states (N, 1 + patches, width)."""
@@ -185,6 +178,7 @@ class Student(ImageTower):
         teacher: Teacher | None = None,
         alpha: float = 0.0,
         left_out: frozenset[str] = frozenset(),
+        fits: Fits | None = None,
     ) -> dict[str, torch.Tensor]:
         """The loss of each objective. As in the papers, their sum is minimised, without weights.
 
@@ -192,6 +186,7 @@ class Student(ImageTower):
             teacher: the momentum model, already updated for this step; the batch is added to its queue.
             alpha: weight of the teacher's predictions in the targets of ITC and MLM.
             left_out: objectives that start in a later step.
+            fits: the predicate that reads the labels of the batch; None = only equal keys match.
 
         Returns:
             a scalar for each remaining objective, in the order itc, itm, lm, vqa, mlm
@@ -204,9 +199,12 @@ class Student(ImageTower):
             assert batch.captions is not None
             text_states = self.text(batch.captions.ids, batch.captions.mask)
             image, text = unit_vectors(self.vision_proj, states), unit_vectors(self.text_proj, text_states)
+            image = image.repeat_interleave(batch.captions_per_picture, 0)
             new_keys = None if teacher is None or teacher_states is None else teacher.keys(teacher_states, batch)
             with torch.autocast(states.device.type, enabled=False):
-                found["itc"], i2t, t2i, same = self._contrastive_loss(image, text, batch, teacher, new_keys, alpha)
+                found["itc"], i2t, t2i, same = self._contrastive_loss(
+                    image, text, batch, teacher, new_keys, alpha, fits
+                )
             if "itm" in tasks:
                 found["itm"] = self._matching_loss(states, text_states, batch, i2t, t2i, same)
         smoothing = settings.label_smoothing
@@ -234,6 +232,7 @@ class Student(ImageTower):
         teacher: Teacher | None,
         new_keys: ContrastiveKeys | None,
         alpha: float,
+        fits: Fits | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """The loss of ITC.
 
@@ -242,10 +241,10 @@ class Student(ImageTower):
             new_keys: the teacher's unit vectors of the batch.
 
         Returns:
-            the loss; image-to-text logits, text-to-image logits and matches within the batch, (N, N) each
+            the loss; within the batch image-to-text logits, text-to-image logits, matches (pictures by texts): (N, N) each
         """
         n = len(image)
-        keys = ContrastiveKeys(image, text, batch.image_keys, batch.caption_keys)
+        keys = ContrastiveKeys(image, text, batch.image_keys, batch.caption_keys, batch.labels)
         soft_logits: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
         if teacher is not None and new_keys is not None:
             keys = teacher.with_queue(new_keys)
@@ -254,12 +253,11 @@ class Student(ImageTower):
                     new_keys.image, new_keys.text, keys.image, keys.text, self.temp.detach()
                 )
             teacher.enqueue(new_keys)
-        same = batch.image_keys[:, None] == keys.image_keys
-        same = same | (batch.caption_keys[:, None] == keys.caption_keys)
+        same = matching_pairs(batch, keys, fits)
         i2t, t2i = losses.itc_logits(image, text, keys.image, keys.text, self.temp)
-        targets = (losses.itc_targets(same, logits, alpha) for logits in soft_logits)
+        targets = (losses.itc_targets(each, logits, alpha) for each, logits in zip(same, soft_logits))
         loss = losses.itc(i2t, t2i, *targets)
-        return loss, i2t[:, :n].detach(), t2i[:, :n].detach(), same[:, :n]
+        return loss, i2t[:, :n].detach(), t2i[:, :n].detach(), same[0][:, :n]
 
     def _matching_loss(
         self,
@@ -270,7 +268,7 @@ class Student(ImageTower):
         t2i: torch.Tensor,
         same: torch.Tensor,
     ) -> torch.Tensor:
-        """The loss of ITM over 3N pairs.
+        """The loss of ITM over 3N pairs, and over the batch's own negatives.
 
         The part of the text encoder below the fusion layers (BLIP: the embeddings alone) runs once per text, and the keys
         and values of the cross-attention are computed once per picture.
@@ -282,13 +280,19 @@ class Student(ImageTower):
         """
         assert batch.captions is not None
         pictures, texts, labels = losses.itm_pairs(i2t, t2i, same)
-        if self.config.text.fusion_start:
-            unfused = text_states
-        else:
-            unfused = self.text.embeddings(self._with_enc_token(batch.captions.ids))
-        x, mask = unfused[texts], batch.captions.mask[texts][:, None, None].bool()
+        rows, pictures = batch.captions, pictures // batch.captions_per_picture
+        if batch.negatives is not None and batch.negative_of is not None:
+            texts = torch.cat([texts, len(rows.ids) + torch.arange(len(batch.negative_of), device=texts.device)])
+            pictures = torch.cat([pictures, batch.negative_of])
+            labels = torch.cat([labels, torch.zeros_like(batch.negative_of)])
+            if self.config.text.fusion_start:
+                text_states = torch.cat([text_states, self.text(batch.negatives.ids, batch.negatives.mask)])
+            rows = TokenRows(torch.cat([rows.ids, batch.negatives.ids]), torch.cat([rows.mask, batch.negatives.mask]))
+        # ALBEF's fusion continues from the states of the text alone.
+        unfused = text_states if self.config.text.fusion_start else self.text.embeddings(self._with_enc_token(rows.ids))
+        x, mask = unfused[texts], rows.mask[texts][:, None, None].bool()
         for layer in cast("list[Layer]", self.text.layers)[self.config.text.fusion_start :]:
-            keys, values = layer.read(states)
+            keys, values = layer.read(states)  # of each picture
             x = layer(x, mask, (keys[pictures], values[pictures]))
         return losses.itm(self.itm_head(x[:, 0]).float(), labels)
 
@@ -322,7 +326,8 @@ class Student(ImageTower):
         asked = targets != losses.IGNORED_LABEL
 
         def word_logits(model: Any, image_states: torch.Tensor) -> torch.Tensor:
-            fused = model.text.fuse(masked_ids, mask, image_states)[asked]
+            of_caption = image_states.repeat_interleave(batch.captions_per_picture, 0)
+            fused = model.text.fuse(masked_ids, mask, of_caption)[asked]
             return model.mlm_head(fused, model.text.embeddings.word.weight).float()
 
         soft_logits = None
@@ -337,51 +342,3 @@ class Student(ImageTower):
         if enc_id is None:
             return ids
         return torch.cat([torch.full_like(ids[:, :1], enc_id), ids[:, 1:]], dim=1)
-
-
-def new_student(
-    config: ModelConfig, tasks: tuple[str, ...], vocabulary: VocabularyIds, settings: TrainConfig
-) -> Student:
-    """A student with random weights, which depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(settings.seed)
-        student = Student(config, tasks, vocabulary)
-        student.initialise(settings)
-    if student.can_share_layers():
-        student.share_layers()
-    return student
-
-
-def pretrained_student(
-    resolved: ResolvedModel, config: ModelConfig, tasks: tuple[str, ...], vocabulary: VocabularyIds
-) -> Student:
-    """A student with the weights of a checkpoint. Encoder and decoder share their layers if these are equal there.
-
-    Raises:
-        CheckpointError: the weights cannot be read safely, or lack a part that an objective trains.
-    """
-    with torch.device("meta"):
-        student = Student(config, tasks, vocabulary)
-    names = (*PARAMETER_NAMES[config.family], *MLM_HEAD_NAMES)
-    checkpoint = read_checkpoint(resolved.weights)
-    # Hugging Face's conversions lack the temperature.
-    missing = {} if "temp" in list(checkpoint.tensors) else {"temp": torch.tensor(INITIAL_TEMPERATURE)}
-    tensors: Mapping[str, torch.Tensor] = ChainMap(missing, cast("dict[str, torch.Tensor]", checkpoint.tensors))
-    checkpoint = dataclasses.replace(checkpoint, tensors=tensors)
-    if hasattr(student, "decoder") and is_untied(checkpoint, names):
-        student.decoder.untie()
-    load_weights(student, checkpoint, names, ignored_parameters("student", config), torch.device("cpu"), torch.float32)
-    student.requires_grad_(True)
-    if student.has_equal_layers():
-        student.share_layers()
-    return student
-
-
-def parameter_groups(student: Student, weight_decay: float | None) -> list[dict[str, Any]]:
-    """Parameters for the optimiser: matrices with weight decay; biases, LayerNorms and the temperature without."""
-    parameters = list(student.parameters())
-    groups: Iterable[tuple[list[nn.Parameter], float]] = (
-        ([p for p in parameters if p.ndim >= 2], weight_decay or 0.0),
-        ([p for p in parameters if p.ndim < 2], 0.0),
-    )
-    return [{"params": chosen, "weight_decay": decay} for chosen, decay in groups if chosen]

@@ -90,7 +90,7 @@ class TestPairDataset:
         item = {**Walls()[0], "caption": ["a red wall", "a pink wall", "a green wall"]}
         item |= {"question": ["what colour is it", "is it green"], "answer": [["red", "pink"], "no"]}
         found = self.sample(item, words, tasks=("itc", "lm"), texts=6, prompt=None)
-        assert found.caption[1:-1] == found.prompted[0][1:-1]
+        assert found.captions[0][1:-1] == found.prompted[0][1:-1]
         assert [found.prompted.count(row) for row in found.prompted] == [2] * 6
         sample = self.sample(item, words, tasks=("itc", "vqa"), texts=2)
         assert [len(shares) for shares in sample.answers] == [2 - (len(row) == 5) for row in sample.questions]

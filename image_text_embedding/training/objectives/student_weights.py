@@ -1,0 +1,68 @@
+"""A student's weights before training: drawn, or read from a checkpoint; and its parameters as the optimiser takes them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import ChainMap
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from image_text_embedding.models.checkpoints.checkpoint_files import read_checkpoint
+from image_text_embedding.models.checkpoints.parameter_names import MLM_HEAD_NAMES, PARAMETER_NAMES
+from image_text_embedding.models.checkpoints.weight_loading import is_untied, load_weights
+from image_text_embedding.models.config import ModelConfig
+from image_text_embedding.models.model_lookup import ResolvedModel
+from image_text_embedding.models.part_cache import ignored_parameters
+from image_text_embedding.training.objectives.student import INITIAL_TEMPERATURE, Student, VocabularyIds
+from image_text_embedding.training.settings import TrainConfig
+
+
+def new_student(
+    config: ModelConfig, tasks: tuple[str, ...], vocabulary: VocabularyIds, settings: TrainConfig
+) -> Student:
+    """A student with random weights, which depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(settings.seed)
+        student = Student(config, tasks, vocabulary)
+        student.initialise(settings)
+    if student.can_share_layers():
+        student.share_layers()
+    return student
+
+
+def pretrained_student(
+    resolved: ResolvedModel, config: ModelConfig, tasks: tuple[str, ...], vocabulary: VocabularyIds
+) -> Student:
+    """A student with the weights of a checkpoint. Encoder and decoder share their layers if these are equal there.
+
+    Raises:
+        CheckpointError: the weights cannot be read safely, or lack a part that an objective trains.
+    """
+    with torch.device("meta"):
+        student = Student(config, tasks, vocabulary)
+    names = (*PARAMETER_NAMES[config.family], *MLM_HEAD_NAMES)
+    checkpoint = read_checkpoint(resolved.weights)
+    # Hugging Face's conversions lack the temperature.
+    missing = {} if "temp" in list(checkpoint.tensors) else {"temp": torch.tensor(INITIAL_TEMPERATURE)}
+    tensors: Mapping[str, torch.Tensor] = ChainMap(missing, cast("dict[str, torch.Tensor]", checkpoint.tensors))
+    checkpoint = dataclasses.replace(checkpoint, tensors=tensors)
+    if hasattr(student, "decoder") and is_untied(checkpoint, names):
+        student.decoder.untie()
+    load_weights(student, checkpoint, names, ignored_parameters("student", config), torch.device("cpu"), torch.float32)
+    student.requires_grad_(True)
+    if student.has_equal_layers():
+        student.share_layers()
+    return student
+
+
+def parameter_groups(student: Student, weight_decay: float | None) -> list[dict[str, Any]]:
+    """Parameters for the optimiser: matrices with weight decay; biases, LayerNorms and the temperature without."""
+    parameters = list(student.parameters())
+    groups: Iterable[tuple[list[nn.Parameter], float]] = (
+        ([p for p in parameters if p.ndim >= 2], weight_decay or 0.0),
+        ([p for p in parameters if p.ndim < 2], 0.0),
+    )
+    return [{"params": chosen, "weight_decay": decay} for chosen, decay in groups if chosen]
