@@ -270,10 +270,11 @@ class TestOwnNegatives:
         batch = batch_of(PartlyNamed(), words, family, negatives=2)
         assert batch.negatives is not None and batch.negative_of is not None
         assert batch.negative_of.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
-        computed: list[tuple[torch.Tensor, torch.Tensor]] = []
+        computed: list[tuple[Any, ...]] = []
         monkeypatch.setattr(losses, "itm", lambda *args: computed.append(args) or args[0].sum())
         model.losses(batch, TrainConfig(), fits=says_so)
-        logits, labels = computed[0]
+        logits, labels, own = computed[0]
+        assert own == 12
         assert len(logits) == 3 * 6 + 12 and labels[18:].tolist() == [0] * 12
         states = model.encode_pixels(batch.pixels)
         for row, picture in enumerate(batch.negative_of.tolist()):
@@ -318,7 +319,14 @@ class TestOwnNegatives:
             pixels[:, :8] = 255 if side == "left" else 0
             pixels[:, 8:] = 255 - pixels[:, :8]
             items.append({"image": pixels, "caption": f"white {side}", "negatives": [f"white {other}"], "group": side})
-        settings = {"tasks": ["itc", "itm"], "steps": 150, "batch_size": 8, "lr": 3e-3, "crop_scale": None}
+        settings = {
+            "tasks": ["itc", "itm"],
+            "steps": 150,
+            "batch_size": 8,
+            "lr": 3e-3,
+            "crop_scale": None,
+            "sinusoids": 0.5,
+        }
         train(tiny("blip"), items, tmp_path / "run", settings, vocabulary=words, device="cpu", show_progress_bar=False)
         import image_text_embedding as ite
 
