@@ -74,8 +74,6 @@ def demonstration(name: str) -> str:
     return "blip_demo" if name.startswith("blip") or missing else "albef_demo"
 
 
-# The packaged models know no Times Square, and say so.
-@pytest.mark.filterwarnings("ignore::image_text_embedding.UnknownWordsWarning")
 @pytest.mark.parametrize("code", PYTHON + TASKS, ids=range(len(PYTHON + TASKS)))
 def test_the_examples_run_on_the_demonstration_models(code: str, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
