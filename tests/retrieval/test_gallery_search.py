@@ -109,7 +109,7 @@ def test_bad_arguments_are_refused(filled: Any, arguments: dict[str, Any], messa
 
 def test_a_truncated_query_warns(filled: Any) -> None:
     with pytest.warns(ite.TruncatedTextWarning, match="were truncated") as caught:
-        filled.search("word " * 60, 1)
+        filled.search("dog " * 60, 1)
     assert len(caught) == 1 and caught[0].filename == __file__
     with pytest.raises(TextError):
         filled.search("", 1)

@@ -42,7 +42,8 @@ class PairSource(Protocol):
     - `group`: a string or an integer. Every caption of a group fits every picture of it: captions of one picture that stand
       in different items, duplicates of a picture. Without it, only items with the same path are the same picture.
     - `facts` and `claims`: what a predicate reads, `fits(claims, facts) -> bool` (an argument of `train`, or else a method
-      of the source): whether a caption fits a picture. `facts` belong to the picture, `claims` to the caption: one value,
+      of the source): whether a caption fits a picture, for instance because all of its ids are among those of the picture,
+      `lambda claims, facts: set(claims) <= set(facts)`. `facts` belong to the picture, `claims` to the caption: one value,
       or with a list of captions a list of as many. Without `claims`, the predicate reads the caption itself. With a queue,
       both must be JSON values, because a checkpoint contains those of the queue.
     - `description`: what LM learns to write, a string or several, if that differs from `caption`.

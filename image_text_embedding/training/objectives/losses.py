@@ -79,9 +79,20 @@ def itm_pairs(
     return pictures, texts, same[pictures, texts].long()
 
 
-def itm(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Image-text matching loss: logits (R, 2), labels (R,) with 1 = match."""
-    return F.cross_entropy(logits, labels)
+def itm(logits: torch.Tensor, labels: torch.Tensor, own_negatives: int = 0) -> torch.Tensor:
+    """Image-text matching loss.
+
+    Args:
+        logits: (R, 2).
+        labels: (R,), 1 = match.
+        own_negatives: how many of the rows are an item's own wrong texts. All negatives together weigh as much as they would
+            without these, so that a model does not learn that matches are rarer.
+    """
+    if not own_negatives:
+        return F.cross_entropy(logits, labels)
+    drawn = 2 * (len(labels) - own_negatives) / 3  # of `itm_pairs`
+    weight = torch.tensor([drawn / (drawn + own_negatives), 1.0], dtype=logits.dtype, device=logits.device)
+    return F.cross_entropy(logits, labels, weight)
 
 
 def lm(

@@ -294,7 +294,8 @@ class Student(ImageTower):
         for layer in cast("list[Layer]", self.text.layers)[self.config.text.fusion_start :]:
             keys, values = layer.read(states)  # of each picture
             x = layer(x, mask, (keys[pictures], values[pictures]))
-        return losses.itm(self.itm_head(x[:, 0]).float(), labels)
+        own = 0 if batch.negative_of is None else len(batch.negative_of)
+        return losses.itm(self.itm_head(x[:, 0]).float(), labels, own)
 
     def _answering_loss(self, states: torch.Tensor, batch: TrainingBatch, smoothing: float) -> torch.Tensor:
         """The loss of VQA: each answer is predicted from its question's states, fused with the picture."""

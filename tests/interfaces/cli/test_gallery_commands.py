@@ -108,7 +108,7 @@ def test_search_refuses_bad_input_in_one_line(run: Run, uri: str, tmp_path: Path
 
 
 def test_a_truncated_query_gives_a_warning(run: Run, uri: str) -> None:
-    code, out, err = run("search", "word " * 50, "--uri", uri, "-k", "1")
+    code, out, err = run("search", "dog " * 50, "--uri", uri, "-k", "1")
     assert code == 0 and len(out.splitlines()) == 2
     assert err.startswith("image-text-embedding: 1 of 1 texts are longer than blip_demo reads") and err.count("\n") == 1
 

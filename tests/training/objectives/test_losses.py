@@ -98,6 +98,15 @@ class TestMatching:
         slow = sum(-slow_softmax(list(logits[i]))[int(labels[i])].log() for i in range(6)) / 6
         same_gradients(losses.itm(logits, labels), slow, logits)
 
+    def test_own_negatives_do_not_make_matches_rarer(self) -> None:
+        """3 matches, 6 drawn negatives and 2 own ones: the 8 negatives weigh as much as 6."""
+        logits = normal(11, 2).requires_grad_()
+        labels = torch.tensor([1] * 3 + [0] * 8)
+        weights = [1.0] * 3 + [6 / 8] * 8
+        slow = sum(-slow_softmax(list(logits[i]))[int(labels[i])].log() * weights[i] for i in range(11)) / sum(weights)
+        same_gradients(losses.itm(logits, labels, 2), slow, logits)
+        assert sum(weights) == 9
+
 
 class TestLanguageModel:
     """BLIP's language modelling: next tokens with label smoothing, except in prompt and padding."""
