@@ -101,6 +101,11 @@ class EntailSettings:
     """Settings of `Encoder.entail`: none."""
 
 
+@dataclass(frozen=True)
+class GroundSettings:
+    """Settings of `Encoder.ground`: none."""
+
+
 TASK_SETTINGS: dict[str, type] = {
     "embed": EmbedSettings,
     "match": MatchSettings,
@@ -108,6 +113,7 @@ TASK_SETTINGS: dict[str, type] = {
     "answer": AnswerSettings,
     "reason": ReasonSettings,
     "entail": EntailSettings,
+    "ground": GroundSettings,  # by the head of "match"
 }
 
 
