@@ -114,10 +114,12 @@ def _register_operators() -> None:
                 blip.BlipCaptioning,
                 blip.BlipAnswering,
                 blip.BlipReasoning,
+                blip.BlipGrounding,
                 albef.Albef,
                 albef.AlbefMatching,
                 albef.AlbefAnswering,
                 albef.AlbefReasoning,
+                albef.AlbefGrounding,
                 albef.AlbefEntailment,
             ]
         )

@@ -6,11 +6,12 @@ from image_text_embedding.interfaces.towhee_operators.operators import (
     AnsweringOperator,
     EmbeddingOperator,
     EntailmentOperator,
+    GroundingOperator,
     MatchingOperator,
     ReasoningOperator,
 )
 
-__all__ = ["Albef", "AlbefAnswering", "AlbefEntailment", "AlbefMatching", "AlbefReasoning", "albef"]
+__all__ = ["Albef", "AlbefAnswering", "AlbefEntailment", "AlbefGrounding", "AlbefMatching", "AlbefReasoning", "albef"]
 
 
 class Albef(EmbeddingOperator):
@@ -33,6 +34,12 @@ class AlbefAnswering(AnsweringOperator):
 
 class AlbefEntailment(EntailmentOperator):
     """ALBEF's visual entailment. (BLIP has none.)"""
+
+    family = "albef"
+
+
+class AlbefGrounding(GroundingOperator):
+    """Grounding of phrases by ALBEF's matching head."""
 
     family = "albef"
 

@@ -6,11 +6,12 @@ from image_text_embedding.interfaces.towhee_operators.operators import (
     AnsweringOperator,
     CaptioningOperator,
     EmbeddingOperator,
+    GroundingOperator,
     MatchingOperator,
     ReasoningOperator,
 )
 
-__all__ = ["Blip", "BlipAnswering", "BlipCaptioning", "BlipMatching", "BlipReasoning", "blip"]
+__all__ = ["Blip", "BlipAnswering", "BlipCaptioning", "BlipGrounding", "BlipMatching", "BlipReasoning", "blip"]
 
 
 class Blip(EmbeddingOperator):
@@ -33,6 +34,12 @@ class BlipCaptioning(CaptioningOperator):
 
 class BlipAnswering(AnsweringOperator):
     """BLIP's question answering."""
+
+    family = "blip"
+
+
+class BlipGrounding(GroundingOperator):
+    """Grounding of phrases by BLIP's matching head."""
 
     family = "blip"
 

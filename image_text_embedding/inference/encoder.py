@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from image_text_embedding.inference.tasks.answering import answer
 from image_text_embedding.inference.tasks.captioning import caption
 from image_text_embedding.inference.tasks.entailment import entail
+from image_text_embedding.inference.tasks.grounding import ground
 from image_text_embedding.inference.tasks.matching import match, match_matrix
 from image_text_embedding.inference.tasks.multi_task import analyze
 from image_text_embedding.inference.tasks.reasoning import reason
@@ -223,6 +224,32 @@ class Encoder(VectorEncoder):
             hypothesis, else a list of these.
         """
         return entail(self.runtime, images, hypotheses, batch_size, show_progress_bar, on_error)
+
+    def ground(
+        self,
+        images: Any,
+        phrases: Any,
+        boxes: Any = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        *,
+        on_error: str = "raise",
+    ) -> Any:
+        """Where in pictures phrases are seen (ALBEF paper §6.4, official `Grounding.py`; BLIP's heads can do it, too).
+
+        Args:
+            boxes: candidates, (N, 4): left, top, width and height in pixels of the upright picture; one set for all phrases,
+                or a list with a set for each. None: the box is found in the heat map.
+
+        Returns:
+            A `Grounding`, or a list of them: `box` (the best of the candidates by the official score, or the best of the
+            map), `index` (of the best candidate), `scores`, `map` (float32 (grid, grid)), `match` (the probability), and
+            `draw(image, path)`.
+
+        Raises:
+            InputError: the checkpoint cannot match; a box is not finite, empty, or outside of its picture.
+        """
+        return ground(self.runtime, images, phrases, boxes, batch_size, show_progress_bar, on_error)
 
     def analyze(
         self,

@@ -78,10 +78,10 @@ class PictureTextBatches:
         The error of a text that all pictures share is an error of each picture.
         """
         if self.single[kind]:
-            return self._shared(range(self.count), lambda: encode(self.texts[kind][0]))
+            return self.shared(range(self.count), lambda: encode(self.texts[kind][0]))
         return dict(self.failures.each(enumerate(self.texts[kind]), encode))
 
-    def _shared(self, indices: Iterable[int], read: Callable[[], Any]) -> dict[int, Any]:
+    def shared(self, indices: Iterable[int], read: Callable[[], Any]) -> dict[int, Any]:
         """Index -> what all indices share, read once; if reading fails, every index has the error."""
         try:
             return dict.fromkeys(indices, read())
@@ -106,7 +106,7 @@ class PictureTextBatches:
         """(indices, states of their pictures or of the shared one, rows)"""
         if self.one_picture:
             require_integer("batch_size", size)
-            pixels = self._shared(rows, lambda: self.read(self.pictures[0])) if rows else {}
+            pixels = self.shared(rows, lambda: self.read(self.pictures[0])) if rows else {}
             if pixels:
                 states = self.runtime.require_finite(self.states([next(iter(pixels.values()))]))
                 for batch in batches(rows.items(), size):

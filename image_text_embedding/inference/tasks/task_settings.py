@@ -107,6 +107,11 @@ class EntailSettings:
     """Settings of `Encoder.entail`: none."""
 
 
+@dataclass(frozen=True)
+class GroundSettings:
+    """Settings of `Encoder.ground`: none."""
+
+
 TASK_SETTINGS: dict[str, type] = {
     "embed": EmbedSettings,
     "match": MatchSettings,
@@ -114,6 +119,7 @@ TASK_SETTINGS: dict[str, type] = {
     "answer": AnswerSettings,
     "reason": ReasonSettings,
     "entail": EntailSettings,
+    "ground": GroundSettings,  # by the head of "match"
 }
 
 

@@ -25,6 +25,8 @@ GAP = 14  # pixels, as all sizes below
 # Word maps.
 PANEL_SIDE, PANEL_LINE_HEIGHT = 190, 34
 
+GROUNDING_SIDE = 380
+
 MAX_PANELS_PER_ROW = 6
 
 # A matrix. Columns get narrower with more pictures, and narrow ones show no numbers. Texts have two lines, or one if there
@@ -76,6 +78,50 @@ def draw_word_maps(
         font = _largest_font(word, PANEL_SIDE, 20)
         middle = (x + PANEL_SIDE / 2, y + panel.height + PANEL_LINE_HEIGHT / 2)
         pen.text(middle, cut_to_width(word, PANEL_SIDE, font), INK if i else FAINT, font, anchor="mm")
+    return write_png(path, sheet)
+
+
+def draw_grounding(
+    picture: Image.Image,
+    phrase: str,
+    box: Sequence[float],
+    heat: np.ndarray,
+    caption: str,
+    path: str | os.PathLike[str],
+) -> Path:
+    """Draw a picture with a box, and its heat map with the same box.
+
+    Args:
+        picture: of any size and mode.
+        phrase: drawn below the picture.
+        box: left, top, width and height in pixels of the picture.
+        heat: (grid, grid), as the maps of `draw_word_maps`.
+        caption: drawn below the map.
+        path: the PNG file, written atomically.
+
+    Returns:
+        `path`.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    fitted = thumbnail(picture.convert("RGB"), GROUNDING_SIDE)
+    left, top, width, height = (
+        value * to / of for value, to, of in zip(box, fitted.size * 2, picture.size * 2, strict=True)
+    )
+    across = GROUNDING_SIDE + GAP
+    sheet = Image.new("RGB", (2 * across + GAP, fitted.height + PANEL_LINE_HEIGHT + 2 * GAP), "white")
+    pen = ImageDraw.Draw(sheet)
+    for i, (panel, line) in enumerate(((fitted.copy(), phrase), (_overlay(fitted, heat), caption))):
+        edges = (left, top, max(left, left + width - 1), max(top, top + height - 1))
+        # A white line on either side shows the frame on any picture.
+        for line_width, colour in ((5, (255, 255, 255)), (3, FRAME)):
+            ImageDraw.Draw(panel).rectangle(edges, outline=colour, width=line_width)
+        x = GAP + i * across
+        sheet.paste(panel, (x + (GROUNDING_SIDE - panel.width) // 2, GAP))
+        font = _largest_font(line, GROUNDING_SIDE, 20)
+        middle = (x + GROUNDING_SIDE / 2, GAP + panel.height + PANEL_LINE_HEIGHT / 2)
+        pen.text(middle, cut_to_width(line, GROUNDING_SIDE, font), FAINT if i else INK, font, anchor="mm")
     return write_png(path, sheet)
 
 

@@ -22,7 +22,7 @@ from image_text_embedding.interfaces.cli.embed_command import EmbedCommand, embe
 from image_text_embedding.interfaces.cli.gallery_commands import evaluate, index, search
 from image_text_embedding.interfaces.cli.model_commands import cache, info, models
 from image_text_embedding.interfaces.cli.output import print_note, print_result
-from image_text_embedding.interfaces.cli.picture_commands import explain, similarity
+from image_text_embedding.interfaces.cli.picture_commands import explain, ground, similarity
 from image_text_embedding.interfaces.cli.rank_command import rank
 from image_text_embedding.interfaces.cli.task_commands import ask, caption, entail, match, reason
 from image_text_embedding.interfaces.cli.towhee_commands import link, unlink
@@ -105,6 +105,7 @@ COMMANDS: dict[Callable[..., None], list[str]] = {
     evaluate: [
         "evaluate --images flickr30k-images --captions dataset_flickr30k.json --model blip_itm_base_flickr --rerank 128",
         "evaluate --images nlvr2 --nlvr2 nlvr_test.json --model blip_nlvr",
+        "evaluate --images train2014 --refcoco data/refcoco+_test.json --model albef_refcoco",
     ],
     match: ['match "a teddy bear on a skateboard" teddy.jpg --model blip_itm_base_coco'],
     caption: ["caption teddy.jpg --model blip_caption_base"],
@@ -117,6 +118,10 @@ COMMANDS: dict[Callable[..., None], list[str]] = {
     explain: [
         'explain teddy.jpg "a teddy bear on a skateboard"',
         'explain dog.jpg "a dog on a beach" --model blip_itm_base_coco --json',
+    ],
+    ground: [
+        'ground teddy.jpg "a skateboard"',
+        'ground dogs.jpg "the dog on the left" --box 10,20,150,200 --box 200,30,140,180 --model albef_refcoco',
     ],
     similarity: [
         'similarity photos/*.jpg --text "a dog" --text "a cat"',

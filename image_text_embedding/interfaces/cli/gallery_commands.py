@@ -12,7 +12,7 @@ import typer
 from image_text_embedding.foundation.errors import ImageError, InputError
 from image_text_embedding.foundation.terminal_text import print_line
 from image_text_embedding.inputs.url_fetch import display_url, is_url
-from image_text_embedding.interfaces.cli.benchmarks import print_nlvr2
+from image_text_embedding.interfaces.cli.benchmarks import print_nlvr2, print_refcoco
 from image_text_embedding.interfaces.cli.options import AsJson, BatchSize, Device, ListedModel
 from image_text_embedding.interfaces.cli.output import (
     print_json,
@@ -165,6 +165,9 @@ def evaluate(
     nlvr2: Annotated[
         Path | None, typer.Option(metavar="JSON", help="Instead: statements of NLVR2 about two pictures each.")
     ] = None,
+    refcoco: Annotated[
+        Path | None, typer.Option(metavar="JSON", help="Instead: phrases of RefCOCO+ for things in pictures.")
+    ] = None,
     model: ListedModel = "blip_demo",
     split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
     rerank: Annotated[
@@ -180,13 +183,16 @@ def evaluate(
     """Evaluate a model as in the papers.
 
     --captions: R@1, R@5 and R@10 in both directions, by vectors (ITC) and re-ranked (ITM). --nlvr2: accuracy with the
-    pictures in the given order, exchanged, and the mean, which BLIP's paper reports.
+    pictures in the given order, exchanged, and the mean, which BLIP's paper reports. --refcoco: accuracy of the boxes.
     """
-    given = {"--captions": captions, "--nlvr2": nlvr2}
+    given = {"--captions": captions, "--nlvr2": nlvr2, "--refcoco": refcoco}
     if sum(path is not None for path in given.values()) != 1:
         raise typer.BadParameter(f"expected one of {', '.join(given)}")
     if nlvr2 is not None:
         print_nlvr2(model, nlvr2, images, batch_size, device, as_json)
+        return
+    if refcoco is not None:
+        print_refcoco(model, refcoco, images, batch_size, device, as_json)
         return
     assert captions is not None
     from image_text_embedding.inference.loading import load

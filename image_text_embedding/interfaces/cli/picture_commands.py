@@ -1,4 +1,4 @@
-"""The commands that draw what a model sees: `explain` and `similarity`."""
+"""The commands that draw what a model sees: `explain`, `ground` and `similarity`."""
 
 from __future__ import annotations
 
@@ -55,6 +55,55 @@ def explain(
     for word, (x, y) in zip(explanation.words, explanation.peaks):
         print_result(f"{word:{width}}  {x:.2f} {y:.2f}")
     print_result(out)
+
+
+def ground(
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="A path or URL.")],
+    phrase: Annotated[str, typer.Argument(metavar="PHRASE", help="What to find in the picture.")],
+    box: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="X,Y,W,H",
+            help="A box to choose from: left, top, width, height in pixels; repeat it to give several.",
+            show_default=False,
+        ),
+    ] = None,
+    model: RequiredModel = "blip_demo",
+    out: Annotated[Path, typer.Option(metavar="PNG", help="Where to draw the picture with the box.")] = Path(
+        "ground.png"
+    ),
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find a phrase in a picture: the best of the given boxes, or the best box of the heat map. Draws it.
+
+    Prints the match probability and the box: left, top, width, height in pixels.
+    """
+    from image_text_embedding.inference.loading import load
+
+    candidates = [_parse_box(each) for each in box] if box else None
+    found = load(model, device=device).ground(image, phrase, candidates)
+    with writing_out(out):
+        found.draw(image, out)
+    if as_json:
+        row = {"match": found.match, "box": found.box, "index": found.index, "scores": found.scores.tolist()}
+        print_json({**row, "map": found.map.tolist(), "out": str(out)}, indent=None)
+        return
+    print_result(f"match {found.match:.3f}")
+    if found.index is not None:
+        print_result(f"box number {found.index + 1} of {len(found.scores)}")
+    print_result(" ".join(f"{value:.1f}" for value in found.box))
+    print_result(out)
+
+
+def _parse_box(text: str) -> list[float]:
+    try:
+        values = [float(value) for value in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != 4:
+        raise typer.BadParameter(f"--box: expected X,Y,W,H, got {text!r}")
+    return values
 
 
 def similarity(

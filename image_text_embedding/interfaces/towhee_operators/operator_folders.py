@@ -29,6 +29,8 @@ STUB_CODE = {
     "visual-reasoning/blip": "from image_text_embedding.blip import BlipReasoning as blip\n",
     "visual-reasoning/albef": "from image_text_embedding.albef import AlbefReasoning as albef\n",
     "visual-entailment/albef": "from image_text_embedding.albef import AlbefEntailment as albef\n",
+    "visual-grounding/blip": "from image_text_embedding.blip import BlipGrounding as blip\n",
+    "visual-grounding/albef": "from image_text_embedding.albef import AlbefGrounding as albef\n",
     "towhee/image-decode": f"from {_DECODERS} import ImageDecode as image_decode\n",
     "image-decode/cv2": f"from {_DECODERS} import ImageDecode as cv2\n",
     "image-decode/cv2-rgb": f"from {_DECODERS} import ImageDecodeRGB as cv2_rgb\n",

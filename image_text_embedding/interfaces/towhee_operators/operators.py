@@ -278,6 +278,31 @@ class EntailmentOperator(ModelOperator):
         return [(dict, (3,))]
 
 
+class GroundingOperator(ModelOperator):
+    """Where in a picture a phrase is seen, with the matching head: `Encoder.ground`."""
+
+    namespace = "visual_grounding"
+    task = "match"
+    output_name = "grounding"
+
+    def __call__(self, image: Any, phrase: Any, boxes: Any = None) -> Any:
+        """A picture, a phrase and, optionally, candidate boxes -> a `Grounding`; lists of them -> a list."""
+        return self.encoder.ground(image, phrase, boxes, show_progress_bar=False, **self.settings)
+
+    def input_schema(self) -> list[tuple[Any, tuple[int, ...]]]:
+        """Towhee's types and shapes of the arguments of one call: a picture, a text, boxes."""
+        return [*super().input_schema(), (np.float32, (-1, 4))]
+
+    def output_schema(self) -> list[tuple[Any, tuple[Any, ...]]]:
+        """Towhee's type and shape of the result of one call: an object with the box and the map."""
+        return [(object, (1,))]
+
+    @classmethod
+    def _checked(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        check_setting_names(settings, setting_names("ground"))
+        return settings
+
+
 class ReasoningOperator(ModelOperator):
     """The probability that a statement about two pictures is true (NLVR2)."""
 

@@ -62,3 +62,27 @@ def test_entail(run: Run, small_models: Path, monkeypatch: pytest.MonkeyPatch) -
     good, bad = json.loads(out)
     assert code == 1 and good["probabilities"] == pytest.approx(expected) and bad["probabilities"] is None
     assert err.startswith("left out: item 1: no such file")
+
+
+def test_ground(run: Run, tmp_path: Path) -> None:
+    out_path, expected = tmp_path / "found.png", ite.load("blip_demo").ground(PATHS[0], "a teddy bear")
+    code, out, err = run("ground", PATHS[0], "a teddy bear", "--out", out_path)
+    assert code == 0 and out_path.stat().st_size > 1000, err
+    assert out.splitlines() == [
+        f"match {expected.match:.3f}",
+        " ".join(f"{value:.1f}" for value in expected.box),
+        str(out_path),
+    ]
+    boxes = ["--box", "0,0,50,50", "--box", "95,25,75,85"]
+    code, out, _ = run("ground", PATHS[0], "a teddy bear", *boxes, "--out", out_path, "--json")
+    found = json.loads(out)
+    assert code == 0 and found["index"] == 1 and found["box"] == [95, 25, 75, 85] and len(found["scores"]) == 2
+    assert run("ground", PATHS[0], "a teddy bear", *boxes, "--out", out_path)[1].splitlines()[1] == "box number 2 of 2"
+    assert run("ground", PATHS[0], "a teddy bear", "--box", "1,2,3", "--out", out_path)[0] == 2
+    for arguments, message in (
+        (["--box", "0,0,500,50", "--out", out_path], "within the picture of 192 x 192 pixels"),
+        (["--box", "0,0,nan,50", "--out", out_path], "finite"),
+        (["--out", tmp_path / "no" / "found.png"], "--out: cannot write"),
+    ):
+        code, _, err = run("ground", PATHS[0], "a teddy bear", *arguments)
+        assert code == 1 and message in err

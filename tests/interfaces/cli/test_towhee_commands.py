@@ -40,6 +40,10 @@ FOLDERS = [
     "visual-reasoning/blip/versions/main",
     "visual-reasoning/albef/main",
     "visual-reasoning/albef/versions/main",
+    "visual-grounding/albef/main",
+    "visual-grounding/albef/versions/main",
+    "visual-grounding/blip/main",
+    "visual-grounding/blip/versions/main",
     "visual-entailment/albef/main",
     "visual-entailment/albef/versions/main",
 ]

@@ -1,4 +1,4 @@
-"""Entailment, and reasoning about two pictures as Towhee operators, in both generations, on small made-up models."""
+"""Entailment, grounding and reasoning as Towhee operators, in both generations, on small made-up models."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from support.towhee_090 import OFFLINE, python_090
 from towhee import ops, pipe
 
 import image_text_embedding as ite
-from image_text_embedding.albef import AlbefEntailment
-from image_text_embedding.blip import BlipReasoning
+from image_text_embedding.albef import AlbefEntailment, AlbefGrounding
+from image_text_embedding.blip import BlipGrounding, BlipReasoning
 from image_text_embedding.foundation.errors import InputError, UnknownModelError
 
 # The same in both generations.
@@ -40,6 +40,14 @@ entailment = (
     .output('chances')
 )
 found += entailment('teddy.jpg', 'a dog').get()[0].values()
+for operator in (ops.visual_grounding.blip(model_name='blip_base'), ops.visual_grounding.albef(model_name='albef_14m')):
+    grounding = (
+        pipe.input('url', 'text', 'boxes')
+        .map('url', 'img', ops.image_decode.cv2())
+        .map(('img', 'text', 'boxes'), 'found', operator)
+        .output('found')
+    )
+    found += grounding('teddy.jpg', 'a dog', [[0, 0, 100, 100], [50, 60, 70, 80]]).get()[0].scores.tolist()
 """
 
 
@@ -57,7 +65,11 @@ def expected() -> list[Any]:
     """What plain Python gives for CODE."""
     pair = "teddy.jpg", "beach.jpg"
     found = [ite.load(name).reason(pair, "a dog") for name in ("blip_nlvr", "albef_nlvr")]
-    return [*found, *ite.load("albef_ve").entail(pair[0], "a dog").values()]
+    found += ite.load("albef_ve").entail(pair[0], "a dog").values()
+    boxes = [[0, 0, 100, 100], [50, 60, 70, 80]]
+    for name in ("blip_base", "albef_14m"):
+        found += ite.load(name).ground(pair[0], "a dog", boxes).scores.tolist()
+    return found
 
 
 def test_pipes_of_1x(here: Path) -> None:
@@ -93,8 +105,12 @@ def test_lists_and_names(here: Path) -> None:
     with pytest.raises(UnknownModelError, match=r"'blip_base' cannot reason: use one of blip_nlvr\."):
         BlipReasoning("blip_base")
 
+    with pytest.raises(InputError, match="unknown setting 'itm_token'"):
+        AlbefGrounding("albef_14m", itm_token="cls")
+    assert [each.phrase for each in AlbefGrounding("albef_14m")(pictures, ["a", "b"])] == ["a", "b"]
+
 
 def test_schemas(here: Path) -> None:
-    for operator in (BlipReasoning("blip_nlvr"), AlbefEntailment("albef_ve")):
+    for operator in (BlipReasoning("blip_nlvr"), AlbefEntailment("albef_ve"), BlipGrounding("blip_base")):
         assert len(operator.input_schema()) == len(inspect.signature(operator.__call__).parameters)
         assert len(operator.output_schema()) == 1

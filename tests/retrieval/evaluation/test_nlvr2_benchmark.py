@@ -96,4 +96,4 @@ def test_the_command(run: Run, official: Path, small_models: Path, monkeypatch: 
     assert code == 1 and "Models that can reason: albef_nlvr, blip_nlvr" in err
     for wrong in (arguments[:3], [*arguments, "--captions", official]):
         code, _, err = run(*wrong)
-        assert code == 2 and "expected one of --captions, --nlvr2" in " ".join(err.replace("│", " ").split())
+        assert code == 2 and "expected one of --captions, --nlvr2, --refcoco" in " ".join(err.replace("│", " ").split())
