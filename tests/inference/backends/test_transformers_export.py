@@ -62,7 +62,9 @@ class TestTransformers:
         processor = BlipProcessor.from_pretrained(folders["caption"])
         pixels, settings = self.pixels(model, task_photos), {"num_beams": beams, "max_length": 20, "min_length": 5}
         rows = theirs.generate(pixels, do_sample=False, **settings)
-        assert processor.batch_decode(rows, skip_special_tokens=True) == model.caption(task_photos, **settings)
+        expected = processor.batch_decode(rows, skip_special_tokens=True)
+        # transformers leaves the mark of a piece that continues a word, also where there is no word before.
+        assert [text.removeprefix("##") for text in expected] == model.caption(task_photos, **settings)
         prompt = processor(text=["a picture of"] * 4, return_tensors="pt").input_ids
         rows = theirs.generate(pixels, input_ids=prompt, do_sample=False, **settings)
         texts = ["a picture of " + text for text in model.caption(task_photos, "a picture of", **settings)]
