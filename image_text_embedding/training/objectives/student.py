@@ -290,12 +290,21 @@ class Student(ImageTower):
             rows = TokenRows(torch.cat([rows.ids, batch.negatives.ids]), torch.cat([rows.mask, batch.negatives.mask]))
         # ALBEF's fusion continues from the states of the text alone.
         unfused = text_states if self.config.text.fusion_start else self.text.embeddings(self._with_enc_token(rows.ids))
-        x, mask = unfused[texts], rows.mask[texts][:, None, None].bool()
-        for layer in cast("list[Layer]", self.text.layers)[self.config.text.fusion_start :]:
-            keys, values = layer.read(states)  # of each picture
-            x = layer(x, mask, (keys[pictures], values[pictures]))
+        layers = cast("list[Layer]", self.text.layers)[self.config.text.fusion_start :]
+        pictures_read = [layer.read(states) for layer in layers]  # keys and values of each picture
         own = 0 if batch.negative_of is None else len(batch.negative_of)
-        return losses.itm(self.itm_head(x[:, 0]).float(), labels, own)
+        lengths = rows.mask.sum(1)[texts]
+        # Texts of similar length together need little padding. Without own texts there is one part, so that the results of
+        # such runs stay the same to the last bit.
+        order = lengths.argsort(stable=True) if own else torch.arange(len(texts), device=texts.device)
+        found = []
+        for part in order.chunk(4 if own else 1):
+            longest = int(lengths[part[-1]]) if own else rows.ids.shape[1]
+            x, mask = unfused[texts[part], :longest], rows.mask[texts[part], None, None, :longest].bool()
+            for layer, (keys, values) in zip(layers, pictures_read):
+                x = layer(x, mask, (keys[pictures[part]], values[pictures[part]]))
+            found.append(self.itm_head(x[:, 0]).float())
+        return losses.itm(torch.cat(found)[order.argsort()], labels, own)
 
     def _answering_loss(self, states: torch.Tensor, batch: TrainingBatch, smoothing: float) -> torch.Tensor:
         """The loss of VQA: each answer is predicted from its question's states, fused with the picture."""
