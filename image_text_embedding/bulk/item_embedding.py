@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from image_text_embedding.bulk.vector_shards import Row
-from image_text_embedding.foundation.errors import EmbeddingError, ImageError, TextError
+from image_text_embedding.foundation.errors import ImageError, TextError, as_item_error
 from image_text_embedding.inputs.collections.collection_items import CollectionItem, as_utf8
 from image_text_embedding.inputs.collections.content_reading import (
     modified_ns,
@@ -58,8 +58,8 @@ class ItemReader:
             if item.problem is not None:
                 raise (ImageError if self.modality == "image" else TextError)(item.problem)
             return self._text(item, path) if self.modality == "text" else self._picture(item, path)
-        except EmbeddingError as error:
-            return ItemResult(path, error=error)
+        except Exception as error:
+            return ItemResult(path, error=as_item_error(error))
 
     def _text(self, item: CollectionItem, path: str) -> tuple[Row, str]:
         text = require_text(item)

@@ -11,12 +11,15 @@ EmbeddingError
 │   ├── DownloadError    it cannot be downloaded, or is corrupt
 │   └── CheckpointError  it cannot be read safely or written, or does not fit the model
 ├── StoreError           an index cannot be opened, reached, read or written
-├── ComputeError         the model produced NaN or infinity                              (also an ArithmeticError)
+├── ComputeError         the model produced NaN or infinity, or memory is full           (also an ArithmeticError)
 └── SetupError           the installation is broken or lacks a package                   (also an ImportError)
 """
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -83,8 +86,45 @@ class StoreError(EmbeddingError):
 
 
 class ComputeError(EmbeddingError, ArithmeticError):
-    """The model produced NaN or infinity."""
+    """The model produced NaN or infinity, or there is too little memory."""
 
 
 class SetupError(EmbeddingError, ImportError):
     """The installation is broken or lacks a package; the message says what to do."""
+
+
+def as_item_error(error: Exception, kind: type[InputError] = InputError) -> EmbeddingError:
+    """An error that reading one item raised, as one of ours: an unforeseen one becomes a `kind`, with the cause attached.
+
+    An item can run code of its own (`__fspath__`, `__array__`, `read`), which may raise anything.
+    """
+    if isinstance(error, EmbeddingError):
+        return error
+    try:
+        reason = f"{type(error).__name__}: {error}"
+    except Exception:  # its __str__ raises, too
+        reason = type(error).__name__
+    found = (ComputeError if isinstance(error, MemoryError) else kind)(f"reading it failed: {reason}")
+    found.__cause__ = error
+    return found
+
+
+@contextlib.contextmanager
+def item_errors_as(kind: type[InputError]) -> Iterator[None]:
+    """Raise what `as_item_error` makes of an error; usable as a decorator."""
+    try:
+        yield
+    except EmbeddingError:
+        raise
+    except Exception as error:
+        raise as_item_error(error, kind) from error
+
+
+def at_index(error: EmbeddingError, index: int | None) -> EmbeddingError:
+    """An item's error with another index, which its message names. None: with no index."""
+    if isinstance(error, InputError):
+        return error.at(index)
+    bare = re.sub(r"\Aitem \d+: ", "", str(error))
+    found = type(error)(bare if index is None else f"item {index}: {bare}")
+    found.__cause__ = error.__cause__
+    return found

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from image_text_embedding.foundation.argument_checks import require_integer
-from image_text_embedding.foundation.errors import ComputeError, EmbeddingError, InputError
+from image_text_embedding.foundation.errors import ComputeError, EmbeddingError, InputError, at_index
 from image_text_embedding.foundation.messages import did_you_mean
 from image_text_embedding.inference.model_runtime import ModelRuntime
 from image_text_embedding.inputs.item_lists import (
@@ -277,16 +277,33 @@ def _collect(
     return failures.result(result if convert_to_tensor else result.cpu().numpy())
 
 
+def embed_prepared(
+    runtime: ModelRuntime, modality: str, prepared: list[Any], batch_size: int
+) -> list[np.ndarray | EmbeddingError]:
+    """What `runtime.pixels` and `TextEncoder` return -> a vector (D,) of unit length, or an error, for each.
+
+    The vectors are those of `encode_pictures` and `encode_texts` for a list of the same items.
+    """
+    failures = ItemErrors("skip", one=False)
+    repetitions: list[tuple[int, int]] = []
+    if modality == "image":
+        tower = _Tower(runtime, runtime.vectors, "image", True, failures)
+        size = _picture_batch_size(runtime, batch_size)
+        batches = usable_groups(enumerate(prepared), size, failures, lambda pixels: pixels)
+    else:
+        tower = _Tower(runtime, runtime.text_vectors, "text", True, failures)
+        batches = _by_length(enumerate(prepared), batch_size, repetitions)
+    vectors, errors = _collect(tower, batches, len(prepared), False, False, lambda: len(prepared), repetitions)
+    results: list[np.ndarray | EmbeddingError] = list(vectors)
+    for index, error in errors:
+        results[index] = at_index(error, None)
+    return results
+
+
 def _repeat_errors(failures: ItemErrors, repetitions: Iterable[tuple[int, int]]) -> None:
     """Adds the errors of repetitions: that of the first equal item, with their own index."""
     errors = dict(failures.errors)
-    failures.errors += [(index, _at(errors[first], first, index)) for index, first in repetitions if first in errors]
-
-
-def _at(error: EmbeddingError, first: int, index: int) -> EmbeddingError:
-    if isinstance(error, InputError):
-        return error.at(index)
-    return type(error)(str(error).replace(f"item {first}", f"item {index}", 1))
+    failures.errors += [(index, at_index(errors[first], index)) for index, first in repetitions if first in errors]
 
 
 def _in_order(asked: list[int], found: dict[int, np.ndarray], failures: ItemErrors) -> Iterator[Any]:

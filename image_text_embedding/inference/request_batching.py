@@ -3,68 +3,108 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from image_text_embedding.foundation.argument_checks import is_number, require_integer
-from image_text_embedding.foundation.errors import ComputeError, EmbeddingError, InputError
+from image_text_embedding.foundation.errors import ComputeError, ImageError, InputError, TextError, item_errors_as
+from image_text_embedding.inference.embedding import embed_prepared
+from image_text_embedding.inference.model_runtime import ModelRuntime
 from image_text_embedding.inputs.item_lists import is_single_picture, is_single_text
+from image_text_embedding.inputs.text_encoder import TextEncoder
 
 MAX_WAIT_SECONDS = 60.0
+
+Prepared = TypeVar("Prepared")
+Result = TypeVar("Result")
+
+
+class VectorModel(Protocol):
+    """What `BatchingEncoder` needs of an Encoder."""
+
+    runtime: ModelRuntime
+
+    def encode_image(self, images: Any, *, show_progress_bar: bool | None = None) -> Any:
+        """Vectors of many pictures."""
+
+    def encode_text(self, texts: Any, *, show_progress_bar: bool | None = None) -> Any:
+        """Vectors of many texts."""
 
 
 class BatchingEncoder:
     """An Encoder for many threads that each have one picture or text.
 
-    It has no thread of its own and nothing to close: of the calls that arrive together, the first computes all of them.
+    Every thread fetches and decodes its own picture; then the pictures that are ready are computed together.
     """
 
-    def __init__(
-        self, encode_image: Callable[..., Any], encode_text: Callable[..., Any], max_batch: int, max_wait: float
-    ) -> None:
-        max_batch = require_integer("max_batch", max_batch)
-        if not is_number(max_wait) or not 0 <= max_wait <= MAX_WAIT_SECONDS:
-            raise InputError(f"max_wait: expected seconds from 0 to {MAX_WAIT_SECONDS:.0f}, got {max_wait!r}")
-
-        def batching(encode: Callable[..., Any]) -> _CallBatcher:
-            def compute(items: list[Any]) -> tuple[Any, list[tuple[int, EmbeddingError]]]:
-                return encode(items, batch_size=max_batch, show_progress_bar=False, on_error="skip")
-
-            return _CallBatcher(compute, max_batch, max_wait)
-
-        self._images, self._texts = batching(encode_image), batching(encode_text)
-        self._encode_image, self._encode_text = encode_image, encode_text
+    def __init__(self, encoder: VectorModel, max_batch: int, max_wait: float) -> None:
+        self._encoder, self._runtime = encoder, encoder.runtime
+        self._images: RequestBatcher[np.ndarray, np.ndarray] = RequestBatcher(
+            lambda pixels: embed_prepared(self._runtime, "image", pixels, max_batch), max_batch, max_wait
+        )
+        self._texts: RequestBatcher[list[int], np.ndarray] = RequestBatcher(
+            lambda rows: embed_prepared(self._runtime, "text", rows, max_batch), max_batch, max_wait
+        )
 
     def encode_image(self, images: Any, *, show_progress_bar: bool | None = None) -> Any:
         """Vectors (D,) or (N, D), as `Encoder.encode_image`; a call with many pictures is a batch already."""
-        if is_single_picture(images):
-            return self._images(images)
-        return self._encode_image(images, show_progress_bar=show_progress_bar)
+        if not is_single_picture(images):
+            return self._encoder.encode_image(images, show_progress_bar=show_progress_bar)
+        self._runtime.require("embed", "image")
+        with item_errors_as(ImageError):
+            pixels = self._runtime.pixels(images)
+        return self._images(pixels)
 
     def encode_text(self, texts: Any, *, show_progress_bar: bool | None = None) -> Any:
         """Vectors (D,) or (N, D), as `Encoder.encode_text`; a call with many texts is a batch already."""
-        if is_single_text(texts):
-            return self._texts(texts)
-        return self._encode_text(texts, show_progress_bar=show_progress_bar)
+        if not is_single_text(texts):
+            return self._encoder.encode_text(texts, show_progress_bar=show_progress_bar)
+        self._runtime.require("embed", "text")
+        reader = TextEncoder(self._runtime.tokenizer, self._runtime.config.captions, self._runtime.config.name)
+        with item_errors_as(TextError):
+            row = reader(texts)
+        reader.warn(1)
+        return self._texts(row)
 
 
-class _CallBatcher:
-    """Items of simultaneous calls -> one call of `compute`."""
+class RequestBatcher(Generic[Prepared, Result]):
+    """Computes items of simultaneous calls together.
+
+    A caller prepares its item first (fetches, decodes, checks it): what is slow or can fail for one item alone is not done
+    here. The batcher has no thread of its own and nothing to close: of the calls that arrive together, the first one
+    computes all of them, while the next batch collects calls. It holds at most one item for each calling thread.
+
+    Args:
+        compute: prepared items -> for each its result, or the exception that its caller gets.
+        max_batch: items computed together at most.
+        max_wait: seconds that a call waits for others.
+
+    Raises:
+        InputError: a number is out of range.
+    """
 
     def __init__(
-        self, compute: Callable[[list[Any]], tuple[Any, list[tuple[int, EmbeddingError]]]], size: int, wait: float
+        self, compute: Callable[[list[Prepared]], Sequence[Result | Exception]], max_batch: int, max_wait: float
     ) -> None:
-        self._compute, self._size, self._wait = compute, size, wait
+        self._compute, self._size, self._wait = compute, require_integer("max_batch", max_batch), max_wait
+        if not is_number(max_wait) or not 0 <= max_wait <= MAX_WAIT_SECONDS:
+            raise InputError(f"max_wait: expected seconds from 0 to {MAX_WAIT_SECONDS:.0f}, got {max_wait!r}")
         self._changed = threading.Condition()
         self._computing = threading.Lock()
         # The calls that are being collected; the first one computes.
-        self._open: list[tuple[Any, Future[np.ndarray]]] | None = None
+        self._open: list[tuple[Prepared, Future[Result]]] | None = None
 
-    def __call__(self, item: Any) -> np.ndarray:
-        mine: Future[np.ndarray] = Future()
+    def __call__(self, item: Prepared) -> Result:
+        """The result of one item.
+
+        Raises:
+            ComputeError: it cannot be computed, or the thread that computed for this call was interrupted.
+            And what `compute` returns for the item.
+        """
+        mine: Future[Result] = Future()
         with self._changed:
             leads = self._open is None
             calls = self._open = [] if self._open is None else self._open
@@ -77,7 +117,7 @@ class _CallBatcher:
             self._lead(calls)
         return mine.result()
 
-    def _lead(self, calls: list[tuple[Any, Future[np.ndarray]]]) -> None:
+    def _lead(self, calls: list[tuple[Prepared, Future[Result]]]) -> None:
         try:
             with self._changed:
                 self._changed.wait_for(lambda: self._open is not calls, self._wait)
@@ -94,22 +134,25 @@ class _CallBatcher:
                         ComputeError("the thread that computed for this call was interrupted: try again")
                     )
 
-    def _close(self, calls: list[tuple[Any, Future[np.ndarray]]]) -> None:
+    def _close(self, calls: list[tuple[Prepared, Future[Result]]]) -> None:
         with self._changed:
             if self._open is calls:
                 self._open = None
 
-    def _answer(self, calls: list[tuple[Any, Future[np.ndarray]]]) -> None:
+    def _answer(self, calls: list[tuple[Prepared, Future[Result]]]) -> None:
         try:
-            vectors, failed = self._compute([item for item, _ in calls])
-        except Exception as defect:
-            for _, future in calls:
-                future.set_exception(defect)
-            return
-        errors = dict(failed)
-        for index, (_, future) in enumerate(calls):
-            error = errors.get(index)
-            if error is None:
-                future.set_result(vectors[index])
+            results = self._compute([item for item, _ in calls])
+        except Exception as error:
+            if len(calls) > 1:
+                # Alone, so that only the calls fail that have a part in it, each with an exception of its own.
+                for call in calls:
+                    self._answer([call])
+                return
+            failure = ComputeError(f"computing it failed: {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            results = [failure]
+        for (_, future), result in zip(calls, results):
+            if isinstance(result, Exception):
+                future.set_exception(result)
             else:
-                future.set_exception(error.at(None) if isinstance(error, InputError) else error)
+                future.set_result(result)

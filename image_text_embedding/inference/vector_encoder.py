@@ -213,6 +213,8 @@ class VectorEncoder:
     def coalesce(self, max_batch: int = 32, max_wait: float = 0.005) -> BatchingEncoder:
         """This model for many threads that each have one item: simultaneous calls are computed together.
 
+        Each thread fetches and decodes its own picture first, so that a slow one holds up nobody else.
+
         Args:
             max_batch: items computed together at most.
             max_wait: seconds that a call waits for others. While a batch is computed, the next one collects calls anyway.
@@ -220,7 +222,7 @@ class VectorEncoder:
         Raises:
             InputError: a number is out of range.
         """
-        return BatchingEncoder(self.encode_image, self.encode_text, max_batch, max_wait)
+        return BatchingEncoder(self, max_batch, max_wait)
 
     def similarity(self, a: Any, b: Any) -> Any:
         """Cosine of every vector in `a` with every one in `b`: (N, D), (M, D) -> (N, M) float32; two (D,) -> a float."""

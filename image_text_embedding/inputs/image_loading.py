@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from image_text_embedding.foundation.errors import ImageError
+from image_text_embedding.foundation.errors import ImageError, item_errors_as
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.inputs.url_fetch import display_url, fetch_picture, is_url
 
@@ -51,6 +51,7 @@ _TURNS = {
 _DECODING = [threading.Lock() for _ in range(64)]
 
 
+@item_errors_as(ImageError)
 def load_picture(item: Any, limits: Limits = _LIMITS, min_side: int | None = None) -> Image.Image:
     """Decode one picture into upright RGB. The result shares no memory with the input, which is not changed.
 

@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from image_text_embedding.foundation.argument_checks import require_integer
-from image_text_embedding.foundation.errors import EmbeddingError, InputError
+from image_text_embedding.foundation.errors import ComputeError, EmbeddingError, InputError, as_item_error, at_index
 
 
 class ItemErrors:
@@ -31,14 +31,19 @@ class ItemErrors:
         self.errors: list[tuple[Any, EmbeddingError]] = []
 
     def each(self, items: Iterable[tuple[int, Any]], function: Callable[[Any], Any]) -> Iterator[tuple[int, Any]]:
-        """(index, function(item)) of the usable items."""
+        """(index, function(item)) of the usable items. Any exception of `function` is an error of its item."""
         for index, item in items:
             try:
                 yield index, function(item)
-            except InputError as error:
+            except Exception as unforeseen:
+                error = as_item_error(unforeseen)
+                # Other errors, such as one of a checkpoint, concern all items.
+                if not isinstance(error, (InputError, ComputeError)):
+                    raise
                 if not self.skip:
-                    raise (error if self.one else error.at(index)) from error.__cause__
-                self.errors.append((index, error.at(index)))
+                    error = error if self.one else at_index(error, index)
+                    raise error from error.__cause__
+                self.errors.append((index, at_index(error, index)))
 
     def result(self, value: Any) -> Any:
         """The value; with on_error="skip" a pair of the value and the errors, in the order of their items."""
@@ -52,7 +57,9 @@ def is_single_picture(images: Any) -> bool:
         return images.ndim < 4 and images.dtype.kind not in "OUS"
     single = (str, bytes, bytearray, memoryview, os.PathLike)
     return (
-        isinstance(images, single) or hasattr(images, "read") or not (isinstance(images, Iterable) or _is_table(images))
+        isinstance(images, single)
+        or has_attribute(images, "read")
+        or not (isinstance(images, Iterable) or _is_table(images))
     )
 
 
@@ -83,7 +90,15 @@ def require_iterable(items: Any, what: str) -> Iterable[Any]:
 
 def _is_table(items: Any) -> bool:
     """Whether it has named columns: a mapping, or a table of pandas, polars or pyarrow."""
-    return isinstance(items, Mapping) or hasattr(items, "columns") or hasattr(items, "column_names")
+    return isinstance(items, Mapping) or has_attribute(items, "columns") or has_attribute(items, "column_names")
+
+
+def has_attribute(item: Any, name: str) -> bool:
+    """As hasattr, also False for an attribute that raises another error: whoever uses the item reports that."""
+    try:
+        return hasattr(item, name)
+    except Exception:
+        return False
 
 
 def is_stable_sequence(items: Iterable[Any]) -> bool:

@@ -12,8 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import ImageFile
 
-from image_text_embedding.foundation.errors import ComputeError, EmbeddingError
-from image_text_embedding.inputs.item_lists import ItemErrors, batches
+from image_text_embedding.inputs.item_lists import ItemErrors, batches, has_attribute
 
 T = TypeVar("T")
 
@@ -67,7 +66,7 @@ def prefetch_items(
                 item, deferrable = item.copy(), True
             else:
                 deferrable = _is_deferrable(item, stable)
-            future = pool.submit(_read, function, index, item) if deferrable else _read_now(function, index, item)
+            future = pool.submit(function, item) if deferrable else _read_now(function, item)
             waiting.append((index, future))
             # Otherwise it would stay in memory until the next one is read.
             del item
@@ -111,22 +110,12 @@ def usable_groups(
     source.check()
 
 
-def _read(function: Callable[[Any], Any], index: int, item: Any) -> Any:
-    try:
-        return function(item)
-    except EmbeddingError:
-        raise
-    # Out of memory, for instance, or a bug: the error names the item.
-    except Exception as error:
-        raise ComputeError(f"item {index}: reading it failed: {type(error).__name__}: {error}") from error
-
-
-def _read_now(function: Callable[[Any], Any], index: int, item: Any) -> Future[Any]:
+def _read_now(function: Callable[[Any], Any], item: Any) -> Future[Any]:
     """Read an item in this thread; returns a finished future."""
     future: Future[Any] = Future()
     try:
-        future.set_result(_read(function, index, item))
-    except EmbeddingError as error:
+        future.set_result(function(item))
+    except Exception as error:
         future.set_exception(error)
     return future
 
@@ -142,4 +131,4 @@ def _is_deferrable(item: Any, stable: bool) -> bool:
     if isinstance(item, ImageFile.ImageFile):
         # Without a file name, PIL reads from a file that the caller opened.
         return stable and bool(getattr(item, "filename", ""))
-    return stable and not callable(getattr(item, "read", None))
+    return stable and not has_attribute(item, "read")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from image_text_embedding.foundation.errors import TextError, item_errors_as
 from image_text_embedding.inputs.text_rules import TextRules
 from image_text_embedding.inputs.tokenizer import Tokenizer
 
@@ -24,6 +25,7 @@ class TextEncoder:
         self.tokenizer, self.rules, self.name = tokenizer, rules, name
         self._truncated = self._total = 0
 
+    @item_errors_as(TextError)
     def __call__(self, text: Any) -> list[int]:
         ids, truncated = self.tokenizer.encode(text, self.rules)
         self._truncated += truncated

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from image_text_embedding.foundation.errors import ImageError, TextError
+from image_text_embedding.foundation.errors import ImageError, TextError, item_errors_as
 from image_text_embedding.foundation.file_digests import compute_digests
 from image_text_embedding.inputs.image_loading import load_picture
 from image_text_embedding.inputs.limits import Limits
@@ -31,6 +31,7 @@ class GalleryEntry(NamedTuple):
     item: Any
 
 
+@item_errors_as(ImageError)
 def picture_entry(item: Any, limits: Limits) -> GalleryEntry:
     """The entry of a picture, identified by the sha256 of its file, of its bytes, or else of its pixels.
 
@@ -98,6 +99,7 @@ def _encoded(text: Any) -> bytes:
         raise TextError(f"expected Unicode text, got half a surrogate pair at character {error.start}") from error
 
 
+@item_errors_as(ImageError)
 def readable_location(item: str | os.PathLike[str]) -> str:
     """The location that the index stores: a URL unchanged, or an absolute path.
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from image_text_embedding.foundation.errors import InputError
+from image_text_embedding.foundation.errors import at_index
 from image_text_embedding.inference.encoder import Encoder
 from image_text_embedding.inputs.item_lists import ItemErrors, batches
 from image_text_embedding.inputs.url_fetch import is_url
@@ -79,9 +79,7 @@ class GalleryWriter:
         vectors, errors = model.encode_image(pictures, self.batch_size, show_progress_bar=False, on_error="skip")
         for position, error in errors:
             # The error has the index in the batch; the caller expects the index in the call.
-            if isinstance(error, InputError):
-                without_index = type(error)(str(error).removeprefix(f"item {position}: "))
-                error = without_index if self.failures.one else without_index.at(indices[position])
+            error = at_index(error, None if self.failures.one else indices[position])
             if not self.failures.skip:
                 raise error
             self.failures.errors.append((indices[position], error))

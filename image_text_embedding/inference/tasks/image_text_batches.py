@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from image_text_embedding.foundation.argument_checks import require_integer
-from image_text_embedding.foundation.errors import ComputeError, InputError
+from image_text_embedding.foundation.errors import ComputeError, InputError, at_index
 from image_text_embedding.inference.model_runtime import ModelRuntime
 from image_text_embedding.inputs.item_lists import (
     ItemErrors,
@@ -68,10 +68,10 @@ class PictureTextBatches:
         """Index -> what all indices share, read once; if reading fails, every index has the error."""
         try:
             return dict.fromkeys(indices, read())
-        except InputError as error:
+        except (InputError, ComputeError) as error:
             if not self.failures.skip:
                 raise
-            self.failures.errors += [(index, error.at(index)) for index in indices]
+            self.failures.errors += [(index, at_index(error, index)) for index in indices]
             return {}
 
     @torch.inference_mode()
