@@ -16,6 +16,8 @@ class Limits:
         total_timeout: seconds for one URL, including redirects.
         max_redirects: how many redirects are followed, each checked like the first address.
         allow_private: whether loopback, private and link-local addresses are allowed.
+        hosts: the only hosts, as "name" or "name:port", that a picture is fetched from, at any address, in lower case.
+            None = every host, as far as `allow_private` says.
     """
 
     max_pixels: int = 178_956_970
@@ -24,3 +26,4 @@ class Limits:
     total_timeout: float = 60.0
     max_redirects: int = 5
     allow_private: bool = False
+    hosts: tuple[str, ...] | None = None

@@ -23,6 +23,7 @@ from image_text_embedding.interfaces.cli.rank_command import rank
 from image_text_embedding.interfaces.cli.task_commands import ask, caption, match
 from image_text_embedding.interfaces.cli.towhee_commands import link, unlink
 from image_text_embedding.interfaces.cli.train_command import train
+from image_text_embedding.interfaces.serve_command import serve
 
 app = typer.Typer(
     help="Embed pictures and texts with BLIP and ALBEF, so that you can compare and search them.",
@@ -86,6 +87,7 @@ COMMANDS: dict[Callable[..., None], list[str]] = {
         'similarity photos/*.jpg --text "a dog" --text "a cat"',
         "similarity a.jpg b.jpg --texts texts.txt --match --out heat.png",
     ],
+    serve: ["serve", "serve --model blip_itm_base_coco --model blip_caption_base --port 9000"],
     info: ["info blip_base"],
     cache: ["cache", "cache --remove blip_base"],
 }

@@ -1,0 +1,203 @@
+"""The service behind the routes: models with their queues, pictures, back-pressure, and whether all of it works."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from image_text_embedding.foundation.errors import EmbeddingError, TextError, as_item_error
+from image_text_embedding.inference.encoder import Encoder
+from image_text_embedding.inference.tasks.image_text_batches import text_encoder_for
+from image_text_embedding.interfaces.serving.computing.admission import Admission
+from image_text_embedding.interfaces.serving.computing.compute_queue import ComputeQueue, Operation
+from image_text_embedding.interfaces.serving.computing.operations import embed_operation, separate_operation
+from image_text_embedding.interfaces.serving.errors import ServingError, serving_error
+from image_text_embedding.interfaces.serving.metrics import Metrics
+from image_text_embedding.interfaces.serving.model_registry import ModelRegistry, ServedModel
+from image_text_embedding.interfaces.serving.picture_sources import PictureSources
+from image_text_embedding.interfaces.serving.settings import ServingSettings
+
+DECODE = "decode"
+
+LOG = logging.getLogger("image_text_embedding.serving")
+
+# Seconds: how often the workers are looked at, for how long a computed vector proves that a worker works, and the age at
+# which a new one is asked for.
+WATCH_INTERVAL = 1.0
+PROOF_SECONDS = 30.0
+PROBE_AGE = 10.0
+
+# Texts up to this many characters together are split into tokens by the event loop's thread: it takes less time than
+# handing them to another.
+INLINE_CHARACTERS = 2000
+
+
+class Service:
+    """What the routes use. It is created before the server starts, and started in its event loop."""
+
+    def __init__(self, settings: ServingSettings, encoders: Sequence[tuple[str, Encoder]]) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self._admission = Admission(settings.queue, settings.timeout)
+        self.models = ModelRegistry([ServedModel(name, encoder, self._queue(name)) for name, encoder in encoders])
+        self.sources = PictureSources(settings)
+        self._watcher: asyncio.Task[None] | None = None
+
+    def _queue(self, name: str) -> ComputeQueue:
+        def learn(kind: str, seconds: float) -> None:
+            self._admission.learn(f"{name} {kind}", seconds)
+
+        return ComputeQueue(name, self.settings.max_batch, self.metrics, learn)
+
+    @contextlib.asynccontextmanager
+    async def running(self, _: Any = None) -> AsyncIterator[None]:
+        """Start the workers, and end them at the end of the block."""
+        for model in self.models:
+            model.queue.start()
+        self._watcher = asyncio.create_task(self._watch())
+        try:
+            yield
+        finally:
+            self._watcher.cancel()
+            for model in self.models:
+                model.queue.close()
+            self.sources.close()
+
+    # --- Work ---
+
+    @contextlib.asynccontextmanager
+    async def admitted(
+        self, kind: str, count: int, model: ServedModel, pictures: list[Any]
+    ) -> AsyncIterator[list[np.ndarray | EmbeddingError]]:
+        """Fetch pictures, enter the queue with `count` items, and decode; yields pixels or an error for each picture.
+
+        Raises:
+            ServingError: 429, too much is waiting.
+        """
+        fetched = await self.sources.fetch(pictures)
+        work = {f"{model.name} {kind}": count, DECODE: len(fetched)}
+        with self._admission.admit(count, work):
+            if not fetched:
+                yield []
+                return
+            decoded = await self.sources.decode(fetched, model.encoder.runtime)
+            if self.sources.seconds_per_picture is not None:
+                self._admission.learn(DECODE, self.sources.seconds_per_picture)
+            yield decoded
+
+    async def encode_texts(self, model: ServedModel, texts: list[str]) -> list[list[int] | EmbeddingError]:
+        """Token ids, or an error, for each text."""
+        reader = text_encoder_for(model.encoder.runtime)
+
+        def encode_all() -> list[Any]:
+            return [_attempt(reader, text) for text in texts]
+
+        if sum(map(len, texts)) <= INLINE_CHARACTERS:
+            return encode_all()
+        return await asyncio.get_running_loop().run_in_executor(self.sources.decoders, encode_all)
+
+    async def embed(self, model: ServedModel, modality: str, prepared: list[Any]) -> list[Any]:
+        """Pixels or token ids -> a unit vector (D,), or an error, for each. An error among them is its own result."""
+        return await model.queue.run(embed_operation(model.encoder, modality, self.settings.max_batch), prepared)
+
+    async def compute_one(self, model: ServedModel, kind: str, compute: Callable[[], Any]) -> Any:
+        """What `compute()` returns in the model's thread.
+
+        Raises:
+            ServingError: it failed.
+        """
+        (result,) = await model.queue.run(separate_operation(kind, lambda _: compute()), [None])
+        if isinstance(result, Exception):
+            raise serving_error(result)
+        return result
+
+    # --- Limits ---
+
+    def check_count(self, count: int, param: str) -> None:
+        """Check the number of items of a request.
+
+        Raises:
+            ServingError: 413, there are too many; 422, there are none.
+        """
+        if count > self.settings.max_items:
+            raise ServingError(413, f"{param}: expected at most {self.settings.max_items} items, got {count}", param)
+        if count == 0:
+            raise ServingError(422, f"{param}: expected at least one item, got none", param)
+
+    def check_text(self, text: Any, param: str) -> str:
+        """The text, after a check of its type and length.
+
+        Raises:
+            ServingError: 413, it is too long; 422, it is no string.
+        """
+        if not isinstance(text, str):
+            raise ServingError(422, f"{param}: expected a string, got {type(text).__name__}", param)
+        if len(text) > self.settings.max_text:
+            raise ServingError(
+                413, f"{param}: expected at most {self.settings.max_text} characters, got {len(text)}", param
+            )
+        return text
+
+    # --- Health ---
+
+    def problems(self) -> list[str]:
+        """Why the service is not ready; empty if it is."""
+        found = []
+        for model in self.models:
+            last = model.queue.last_success
+            if not model.queue.is_alive():
+                found.append(f"{model.name}: its worker stopped")
+            elif last is None:
+                found.append(f"{model.name}: its worker has not computed anything yet")
+            elif time.monotonic() - last > PROOF_SECONDS:
+                found.append(f"{model.name}: its worker computed nothing for {PROOF_SECONDS:.0f} s")
+        return found
+
+    async def _watch(self) -> None:
+        """Ask every worker that had nothing to compute for a vector now and then."""
+        probes: dict[str, asyncio.Task[None]] = {}
+        while True:
+            for model in self.models:
+                last = model.queue.last_success
+                probe = probes.get(model.name)
+                if (last is None or time.monotonic() - last > PROBE_AGE) and (probe is None or probe.done()):
+                    probes[model.name] = asyncio.create_task(_probe(model))
+            await asyncio.sleep(WATCH_INTERVAL)
+
+
+async def _probe(model: ServedModel) -> None:
+    """Compute a real result."""
+    # The first is slower than those after it, by which the service judges how long an item takes.
+    repetitions = 1 if model.queue.last_success else 2
+    runtime = model.encoder.runtime
+    pixels = np.full((runtime.config.vision.image_size,) * 2 + (3,), 128, dtype=np.uint8)
+    embeds = "embed" in runtime.config.tasks
+    operation = embed_operation(model.encoder, "image", 1) if embeds else _states_operation(model.encoder)
+    for _ in range(repetitions):
+        (result,) = await model.queue.run(operation, [pixels])
+        if isinstance(result, Exception):
+            LOG.error("%s cannot compute a vector: %s", model.name, result)
+
+
+def _states_operation(encoder: Encoder) -> Operation:
+    """For a model that makes no vectors: the states that its heads read."""
+    import torch
+
+    def compute(items: list[Any]) -> list[Any]:
+        with torch.inference_mode():
+            return list(encoder.runtime.require_finite(encoder.runtime.states(items)))
+
+    return Operation("states", "states", compute)
+
+
+def _attempt(function: Callable[[str], Any], text: str) -> Any:
+    try:
+        return function(text)
+    except Exception as error:
+        return as_item_error(error, TextError)
