@@ -18,6 +18,9 @@ from image_text_embedding.inputs.text_rules import TextRules
 MAX_LAYERS, MAX_SIZE = 200, 2**20
 FAMILIES = ("blip", "albef")
 TASKS = ("embed", "match", "caption", "answer")
+# Of ITC (BLIP's and ALBEF's official pre-training): what divides cosines, where its training starts and how far it may go.
+INITIAL_TEMPERATURE = 0.07
+TEMPERATURE_RANGE = (0.001, 0.5)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from image_text_embedding.interfaces.cli.model_commands import cache, info, mode
 from image_text_embedding.interfaces.cli.output import print_note
 from image_text_embedding.interfaces.cli.picture_commands import explain, similarity
 from image_text_embedding.interfaces.cli.rank_command import rank
-from image_text_embedding.interfaces.cli.task_commands import ask, caption, match
+from image_text_embedding.interfaces.cli.task_commands import ask, caption, classify, match
 from image_text_embedding.interfaces.cli.towhee_commands import link, unlink
 from image_text_embedding.interfaces.cli.train_command import train
 from image_text_embedding.interfaces.serve_command import serve
@@ -74,6 +74,7 @@ COMMANDS: dict[Callable[..., None], list[str]] = {
         "evaluate --images flickr30k-images --captions dataset_flickr30k.json --model blip_itm_base_flickr --rerank 128"
     ],
     match: ['match "a teddy bear on a skateboard" teddy.jpg --model blip_itm_base_coco'],
+    classify: ['classify teddy.jpg --label "a teddy bear" --label "a dog" --model blip_itm_base_coco'],
     caption: ["caption teddy.jpg --model blip_caption_base"],
     ask: [
         'ask "how many bears are there?" teddy.jpg --model blip_vqa_base',

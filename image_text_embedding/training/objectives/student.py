@@ -21,7 +21,7 @@ from image_text_embedding.inputs.pixels import normalize_pixels
 from image_text_embedding.models.checkpoints.checkpoint_files import read_checkpoint
 from image_text_embedding.models.checkpoints.parameter_names import MLM_HEAD_NAMES, PARAMETER_NAMES
 from image_text_embedding.models.checkpoints.weight_loading import is_untied, load_weights
-from image_text_embedding.models.config import ModelConfig
+from image_text_embedding.models.config import INITIAL_TEMPERATURE, TEMPERATURE_RANGE, ModelConfig
 from image_text_embedding.models.model_lookup import ResolvedModel
 from image_text_embedding.models.networks.bert import LanguageHead, Layer, TextStack
 from image_text_embedding.models.networks.heads import build_decoder
@@ -30,10 +30,6 @@ from image_text_embedding.models.part_cache import ignored_parameters
 from image_text_embedding.training.data.batches import ContrastiveKeys, TrainingBatch
 from image_text_embedding.training.objectives import losses
 from image_text_embedding.training.settings import TrainConfig
-
-INITIAL_TEMPERATURE = 0.07
-
-TEMPERATURE_RANGE = (0.001, 0.5)
 
 
 @dataclass(frozen=True)
