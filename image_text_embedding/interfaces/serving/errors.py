@@ -82,11 +82,14 @@ class ServingError(Exception):
         self.type, default = KINDS.get(status, KINDS[400] if status < 500 else KINDS[500])
         self.code = code or default
 
+    def fields(self) -> dict[str, Any]:
+        """The error as JSON; half of a surrogate pair, which a message may quote, is replaced."""
+        message = str(self).encode("utf-8", "replace").decode("utf-8")
+        return {"message": message, "type": self.type, "param": self.param, "code": self.code}
+
     def body(self) -> bytes:
-        """The JSON of the answer. In ASCII: a message may quote half of a surrogate pair."""
-        return json.dumps(
-            {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
-        ).encode("ascii")
+        """The JSON of the answer."""
+        return json.dumps({"error": self.fields()}).encode("utf-8")
 
     def headers(self) -> dict[str, str]:
         """The headers of the answer besides those of every JSON."""

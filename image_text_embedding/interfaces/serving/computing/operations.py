@@ -9,6 +9,12 @@ from typing import Any
 from image_text_embedding.foundation.errors import EmbeddingError, at_index
 from image_text_embedding.inference.embedding import embed_prepared
 from image_text_embedding.inference.encoder import Encoder
+from image_text_embedding.inference.tasks.task_settings import (
+    AnswerSettings,
+    CaptionSettings,
+    ClassifySettings,
+    MatchSettings,
+)
 from image_text_embedding.interfaces.serving.computing.compute_queue import Operation
 
 
@@ -47,3 +53,51 @@ def separate_operation(kind: str, compute: Callable[[Any], Any]) -> Operation:
 def settings_of(settings: Any) -> dict[str, Any]:
     """A task's settings as keywords of the Encoder's method."""
     return {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+
+
+def _columns(items: list[Any]) -> tuple[Any, list[Any]]:
+    """Pictures and texts of (pixels, text) items. One picture that all share passes the vision transformer once."""
+    pictures, texts = map(list, zip(*items))
+    return (pictures[0] if all(each is pictures[0] for each in pictures) else pictures), texts
+
+
+def match_operation(encoder: Encoder, settings: MatchSettings) -> Operation:
+    """(pixels, text) -> match probability."""
+
+    def compute(items: list[Any]) -> list[Any]:
+        pictures, texts = _columns(items)
+        return listed(encoder.match(pictures, texts, len(items), False, on_error="skip", **settings_of(settings)))
+
+    return Operation("match", ("match", settings), compute)
+
+
+def classify_operation(encoder: Encoder, settings: ClassifySettings, labels: list[str]) -> Operation:
+    """(pixels, None) -> (label, probability) pairs."""
+
+    def compute(items: list[Any]) -> list[Any]:
+        pictures = [picture for picture, _ in items]
+        return listed(encoder.classify(pictures, labels, len(items), False, on_error="skip", **settings_of(settings)))
+
+    return Operation("classify", ("classify", settings, tuple(labels)), compute)
+
+
+def caption_operation(encoder: Encoder, settings: CaptionSettings, has_prompt: bool) -> Operation:
+    """(pixels, prompt or None) -> a caption, or a list of them."""
+
+    def compute(items: list[Any]) -> list[Any]:
+        pictures, prompts = map(list, zip(*items))
+        options = {**settings_of(settings), "batch_size": len(items), "show_progress_bar": False, "on_error": "skip"}
+        return listed(encoder.caption(pictures, prompts if has_prompt else None, **options))
+
+    return Operation("caption", ("caption", settings, has_prompt), compute)
+
+
+def answer_operation(encoder: Encoder, settings: AnswerSettings) -> Operation:
+    """(pixels, question) -> an answer, or (choice, probability) pairs."""
+
+    def compute(items: list[Any]) -> list[Any]:
+        pictures, questions = _columns(items)
+        options = {**settings_of(settings), "batch_size": len(items), "show_progress_bar": False, "on_error": "skip"}
+        return listed(encoder.answer(pictures, questions, **options))
+
+    return Operation("answer", ("answer", settings), compute)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from fastapi import Response
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict
 from pydantic_core import to_json
 
 from image_text_embedding.foundation.errors import EmbeddingError, at_index
-from image_text_embedding.foundation.messages import did_you_mean
-from image_text_embedding.interfaces.serving.errors import serving_error
+from image_text_embedding.interfaces.serving.errors import ServingError, serving_error
 
 
 class CompatibleBody(BaseModel):
@@ -20,24 +19,28 @@ class CompatibleBody(BaseModel):
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
 
-class OwnBody(BaseModel):
-    """The body of a route of our own: an unknown field is an error, as it is in the package."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_fields(cls, raw: Any) -> Any:
-        for name in raw if isinstance(raw, dict) else ():
-            if name not in cls.model_fields:
-                known = list(cls.model_fields)
-                raise ValueError(f"unknown field {name[:100]!r}{did_you_mean(name, known)} Fields: {', '.join(known)}.")
-        return raw
-
-
 def json_response(content: Any) -> Response:
     """An answer in JSON."""
     return Response(to_json(content), media_type="application/json")
+
+
+def item_results(results: Iterable[Any], param: str, on_error: str, as_result: Callable[[Any], Any]) -> list[Any]:
+    """What stands in an answer for each item: as_result(result), or with on_error="skip" an error.
+
+    Raises:
+        ServingError: an item failed, and on_error is "raise"; or it is neither.
+    """
+    if on_error not in ("raise", "skip"):
+        raise ServingError(422, f"on_error: expected 'raise' or 'skip', got {on_error[:100]!r}", "on_error")
+    results = list(results)
+    if on_error == "raise":
+        raise_first(results, param)
+    return [
+        {"error": serving_error(result, f"{param}[{index}]").fields()}
+        if isinstance(result, Exception)
+        else as_result(result)
+        for index, result in enumerate(results)
+    ]
 
 
 def raise_first(results: Iterable[Any], param: str, is_list: bool = True) -> None:

@@ -30,6 +30,14 @@ def read_part(value: Any, where: str) -> tuple[str, Any]:
     return "image", picture.get("url") if isinstance(picture, dict) else picture
 
 
+def read_picture(value: Any) -> Any:
+    """The picture in `{"image": ...}` and the like; any other value unchanged."""
+    if not isinstance(value, dict):
+        return value
+    picture = next((value[key] for key in PICTURE_KEYS if value.get(key) is not None), value)
+    return picture.get("url") if isinstance(picture, dict) and picture is not value else picture
+
+
 def read_message(messages: Any) -> tuple[str, Any]:
     """A list of messages with one picture, or with one text -> ("image" or "text", its value).
 
