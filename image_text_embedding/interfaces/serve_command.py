@@ -20,6 +20,10 @@ def serve(
             autocompletion=list_models,
         ),
     ] = ["blip_demo"],  # noqa: B006 - typer reads it
+    gallery: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="The index for /search: a .db file that `index` made, or a Milvus server."),
+    ] = None,
     host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 is every address.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen at.")] = 8000,
     device: Annotated[
@@ -65,6 +69,7 @@ def serve(
 
     settings = ServingSettings(
         models=tuple(model),
+        gallery=gallery,
         device=device,
         api_key=api_key,
         allow_hosts=tuple(allow_host or ()),

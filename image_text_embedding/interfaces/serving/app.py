@@ -14,7 +14,9 @@ from image_text_embedding.foundation.errors import EmbeddingError
 from image_text_embedding.interfaces.serving.errors import ServingError, serving_error, validation_error
 from image_text_embedding.interfaces.serving.request_guard import RequestGuard
 from image_text_embedding.interfaces.serving.routes.embeddings import embeddings_router
+from image_text_embedding.interfaces.serving.routes.explain import explain_router
 from image_text_embedding.interfaces.serving.routes.rerank import rerank_router
+from image_text_embedding.interfaces.serving.routes.search import search_router
 from image_text_embedding.interfaces.serving.routes.status import status_router
 from image_text_embedding.interfaces.serving.routes.tasks import tasks_router
 from image_text_embedding.interfaces.serving.service import Service
@@ -33,7 +35,7 @@ def create_app(service: Service) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for router in (embeddings_router, rerank_router, tasks_router, status_router):
+    for router in (embeddings_router, rerank_router, search_router, tasks_router, explain_router, status_router):
         app.include_router(router(service))
     app.add_middleware(RequestGuard, settings=service.settings, metrics=service.metrics)
     for kind in (ServingError, EmbeddingError):

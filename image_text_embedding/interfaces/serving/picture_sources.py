@@ -10,15 +10,13 @@ import base64
 import os
 import re
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from image_text_embedding.foundation.errors import EmbeddingError, ImageError, as_item_error
 from image_text_embedding.foundation.messages import abbreviate
-from image_text_embedding.inference.model_runtime import ModelRuntime
 from image_text_embedding.inputs.prefetch import available_cpus
 from image_text_embedding.inputs.url_fetch import fetch_picture, is_url
 from image_text_embedding.interfaces.serving.errors import ServingError
@@ -37,7 +35,7 @@ class PictureSources:
     """Reads the pictures of requests: URLs in threads of their own, so that slow ones hold up nobody else."""
 
     def __init__(self, settings: ServingSettings) -> None:
-        self._limits = settings.limits()
+        self.limits = settings.limits()
         self._roots = tuple(Path(os.path.realpath(root)) for root in settings.allow_roots)
         self._fetching = 0
         self._fetchers = ThreadPoolExecutor(MAX_FETCHES, thread_name_prefix="fetch")
@@ -73,7 +71,7 @@ class PictureSources:
         self._fetching += len(indices)
         try:
             fetched = await asyncio.gather(
-                *(loop.run_in_executor(self._fetchers, fetch_picture, values[i], self._limits) for i in indices),
+                *(loop.run_in_executor(self._fetchers, fetch_picture, values[i], self.limits) for i in indices),
                 return_exceptions=True,
             )
         finally:
@@ -83,14 +81,14 @@ class PictureSources:
             values[i] = as_item_error(content, ImageError) if isinstance(content, Exception) else content
         return values
 
-    async def decode(self, values: list[Any], runtime: ModelRuntime) -> list[np.ndarray | EmbeddingError]:
-        """What `fetch` returned -> pixels at the model's size, uint8 (S, S, 3), or an error, for each."""
+    async def decode(self, values: list[Any], function: Callable[[Any], Any]) -> list[Any]:
+        """What `fetch` returned -> function(content), or an error, for each."""
         loop = asyncio.get_running_loop()
         return await asyncio.gather(
-            *(loop.run_in_executor(self.decoders, self._decode, value, runtime) for value in values)
+            *(loop.run_in_executor(self.decoders, self._decode, value, function) for value in values)
         )
 
-    def content(self, value: Any) -> Any:
+    def _content(self, value: Any) -> Any:
         """What `fetch` returned -> what `load_picture` takes: bytes, or a data: URL. Reads a file, if that is allowed.
 
         Raises:
@@ -107,14 +105,14 @@ class PictureSources:
         path = self._allowed_path(value)
         return _decode_base64(value) if path is None else self._read(path)
 
-    def _decode(self, value: Any, runtime: ModelRuntime) -> np.ndarray | EmbeddingError:
+    def _decode(self, value: Any, function: Callable[[Any], Any]) -> Any:
         started = time.monotonic()
         try:
-            pixels = runtime.pixels(self.content(value))
+            found = function(self._content(value))
         except Exception as error:
             return as_item_error(error, ImageError)
         self.seconds_per_picture = (time.monotonic() - started) / self._threads
-        return pixels
+        return found
 
     def _allowed_path(self, text: str) -> Path | None:
         """The real path of a file below an allowed root, which may be given relative to the root; None for any other text."""
@@ -133,11 +131,11 @@ class PictureSources:
     def _read(self, path: Path) -> bytes:
         try:
             with path.open("rb") as file:
-                content = file.read(self._limits.max_bytes + 1)
+                content = file.read(self.limits.max_bytes + 1)
         except OSError as error:
             raise ImageError(f"cannot read the picture: {error.strerror}") from error
-        if len(content) > self._limits.max_bytes:
-            raise ImageError(f"expected a picture of at most {self._limits.max_bytes} bytes, got more")
+        if len(content) > self.limits.max_bytes:
+            raise ImageError(f"expected a picture of at most {self.limits.max_bytes} bytes, got more")
         return content
 
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import uvicorn
 
-from image_text_embedding.inference.encoder import Encoder
+from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.inference.loading import load
 from image_text_embedding.inputs.text_encoder import TruncatedTextWarning
 from image_text_embedding.interfaces.serving.app import create_app
 from image_text_embedding.interfaces.serving.service import Service
 from image_text_embedding.interfaces.serving.settings import ServingSettings
+from image_text_embedding.retrieval.gallery import Gallery
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -28,9 +29,26 @@ def build_service(settings: ServingSettings) -> Service:
     """The service with its models loaded.
 
     Raises:
-        As `load`.
+        InputError: the gallery is empty.
+        And as `load` and `Gallery.open`.
     """
-    return Service(settings, [(_public_name(model, encoder), encoder) for model, encoder in _load(settings)])
+    options: dict[str, Any] = {"device": settings.device, "limits": settings.limits()}
+    encoders = [(model, load(model, **options)) for model in settings.models]
+    named = [(encoder.config.name if os.path.exists(model) else model, encoder) for model, encoder in encoders]
+    if settings.gallery is None:
+        return Service(settings, named)
+    gallery = Gallery.open(settings.gallery, **options)
+    if gallery.manifest is None:
+        gallery.close()
+        raise InputError(f"gallery: {settings.gallery} is empty: add pictures first (`image-text-embedding index`)")
+    for name, encoder in named:
+        if encoder.info["sha256"] == gallery.manifest["sha256"]:
+            # With the model that is served anyway. The file stays open meanwhile.
+            shared = Gallery.open(settings.gallery, encoder)
+            gallery.close()
+            return Service(settings, named, shared, name)
+    name = gallery.model.config.name
+    return Service(settings, [*named, (name, gallery.model)], gallery, name)
 
 
 def serve(settings: ServingSettings, host: str, port: int) -> int:
@@ -40,8 +58,10 @@ def serve(settings: ServingSettings, host: str, port: int) -> int:
         The exit code: 0 after SIGTERM, 130 after Ctrl-C, 1 if the address cannot be used.
     """
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", level=logging.WARNING)
-    # Texts of requests are cut as in the official code; a line in the log for each would only fill it.
+    # Texts of requests are cut as in the official code, and results whose pictures have moved have no match: a line in the
+    # log for each would only fill it.
     warnings.filterwarnings("ignore", category=TruncatedTextWarning)
+    warnings.filterwarnings("ignore", message=".* pictures could not be re-ranked")
     stopped_by: list[int] = []
     handlers = {each: signal.signal(each, lambda number, _: stopped_by.append(number)) for each in _SIGNALS}
     try:
@@ -85,12 +105,3 @@ class _Server(uvicorn.Server):
 
 def _exit_code(stopped_by: list[int]) -> int:
     return 130 if signal.SIGINT in stopped_by else 0
-
-
-def _load(settings: ServingSettings) -> list[tuple[str, Encoder]]:
-    return [(model, load(model, device=settings.device, limits=settings.limits())) for model in settings.models]
-
-
-def _public_name(model: str, encoder: Encoder) -> str:
-    """What requests call a model: as it was asked for, or the model's own name if that was a path."""
-    return encoder.config.name if os.path.exists(model) else model

@@ -16,12 +16,13 @@ from image_text_embedding.inference.encoder import Encoder
 from image_text_embedding.inference.tasks.image_text_batches import text_encoder_for
 from image_text_embedding.interfaces.serving.computing.admission import Admission
 from image_text_embedding.interfaces.serving.computing.compute_queue import ComputeQueue, Operation
-from image_text_embedding.interfaces.serving.computing.operations import embed_operation, separate_operation
+from image_text_embedding.interfaces.serving.computing.operations import embed_operation
 from image_text_embedding.interfaces.serving.errors import ServingError, serving_error
 from image_text_embedding.interfaces.serving.metrics import Metrics
 from image_text_embedding.interfaces.serving.model_registry import ModelRegistry, ServedModel
 from image_text_embedding.interfaces.serving.picture_sources import PictureSources
 from image_text_embedding.interfaces.serving.settings import ServingSettings
+from image_text_embedding.retrieval.gallery import Gallery
 
 DECODE = "decode"
 
@@ -41,8 +42,21 @@ INLINE_CHARACTERS = 2000
 class Service:
     """What the routes use. It is created before the server starts, and started in its event loop."""
 
-    def __init__(self, settings: ServingSettings, encoders: Sequence[tuple[str, Encoder]]) -> None:
+    def __init__(
+        self,
+        settings: ServingSettings,
+        encoders: Sequence[tuple[str, Encoder]],
+        gallery: Gallery | None = None,
+        gallery_model: str = "",
+    ) -> None:
+        """
+        Args:
+            encoders: models by name.
+            gallery_model: the name of the gallery's model among them.
+        """
         self.settings = settings
+        self.gallery, self.gallery_model = gallery, gallery_model
+        self._gallery_problem = "it was not asked yet"
         self.metrics = Metrics()
         self._admission = Admission(settings.queue, settings.timeout)
         self.models = ModelRegistry([ServedModel(name, encoder, self._queue(name)) for name, encoder in encoders])
@@ -68,14 +82,24 @@ class Service:
             for model in self.models:
                 model.queue.close()
             self.sources.close()
+            if self.gallery is not None:
+                self.gallery.close()
 
     # --- Work ---
 
     @contextlib.asynccontextmanager
     async def admitted(
-        self, kind: str, count: int, model: ServedModel, pictures: list[Any]
-    ) -> AsyncIterator[list[np.ndarray | EmbeddingError]]:
-        """Fetch pictures, enter the queue with `count` items, and decode; yields pixels or an error for each picture.
+        self,
+        kind: str,
+        count: int,
+        model: ServedModel,
+        pictures: list[Any],
+        decode: Callable[[Any], Any] | None = None,
+    ) -> AsyncIterator[list[Any]]:
+        """Fetch pictures, enter the queue with `count` items, and decode; yields the result or an error for each picture.
+
+        Args:
+            decode: a picture's content -> what is needed of it. None = pixels at the model's size, uint8 (S, S, 3).
 
         Raises:
             ServingError: 429, too much is waiting.
@@ -86,7 +110,7 @@ class Service:
             if not fetched:
                 yield []
                 return
-            decoded = await self.sources.decode(fetched, model.encoder.runtime)
+            decoded = await self.sources.decode(fetched, decode or model.encoder.runtime.pixels)
             if self.sources.seconds_per_picture is not None:
                 self._admission.learn(DECODE, self.sources.seconds_per_picture)
             yield decoded
@@ -112,7 +136,14 @@ class Service:
         Raises:
             ServingError: it failed.
         """
-        (result,) = await model.queue.run(separate_operation(kind, lambda _: compute()), [None])
+
+        def compute_all(_: list[Any]) -> list[Any]:
+            try:
+                return [compute()]
+            except (EmbeddingError, ServingError) as error:
+                return [error]
+
+        (result,) = await model.queue.run(Operation(kind, None, compute_all), [None])
         if isinstance(result, Exception):
             raise serving_error(result)
         return result
@@ -157,18 +188,35 @@ class Service:
                 found.append(f"{model.name}: its worker has not computed anything yet")
             elif time.monotonic() - last > PROOF_SECONDS:
                 found.append(f"{model.name}: its worker computed nothing for {PROOF_SECONDS:.0f} s")
+        if self.gallery is not None and self._gallery_problem:
+            found.append(f"the gallery: {self._gallery_problem}")
         return found
 
     async def _watch(self) -> None:
-        """Ask every worker that had nothing to compute for a vector now and then."""
+        """Ask every worker that had nothing to compute for a vector now and then, and the gallery for its size."""
         probes: dict[str, asyncio.Task[None]] = {}
+        gallery: asyncio.Task[None] | None = None
+        asked = 0.0
         while True:
+            now = time.monotonic()
             for model in self.models:
                 last = model.queue.last_success
                 probe = probes.get(model.name)
-                if (last is None or time.monotonic() - last > PROBE_AGE) and (probe is None or probe.done()):
+                if (last is None or now - last > PROBE_AGE) and (probe is None or probe.done()):
                     probes[model.name] = asyncio.create_task(_probe(model))
+            if self.gallery is not None and now - asked > PROBE_AGE and (gallery is None or gallery.done()):
+                asked, gallery = now, asyncio.create_task(self._ask(self.gallery))
+            elif self.gallery is not None and now - asked > PROOF_SECONDS:
+                self._gallery_problem = f"it did not answer for {PROOF_SECONDS:.0f} s"
             await asyncio.sleep(WATCH_INTERVAL)
+
+    async def _ask(self, gallery: Gallery) -> None:
+        try:
+            await asyncio.to_thread(len, gallery)
+            self._gallery_problem = ""
+        except Exception:
+            LOG.exception("the gallery does not answer")
+            self._gallery_problem = "it does not answer"
 
 
 async def _probe(model: ServedModel) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 from image_text_embedding.foundation.errors import EmbeddingError, at_index
@@ -33,21 +32,6 @@ def listed(found: tuple[Any, list[tuple[Any, EmbeddingError]]]) -> list[Any]:
     for index, error in found[1]:
         results[index] = at_index(error, None)
     return results
-
-
-def separate_operation(kind: str, compute: Callable[[Any], Any]) -> Operation:
-    """An operation that is not computed together with others: a single item, which may hold many pictures or texts."""
-
-    def compute_all(items: list[Any]) -> list[Any]:
-        results = []
-        for item in items:
-            try:
-                results.append(compute(item))
-            except EmbeddingError as error:
-                results.append(error)
-        return results
-
-    return Operation(kind, None, compute_all)
 
 
 def settings_of(settings: Any) -> dict[str, Any]:
