@@ -114,6 +114,7 @@ class AnswerSettings:
 TASK_SETTINGS: dict[str, type] = {
     "embed": EmbedSettings,
     "match": MatchSettings,
+    "classify": ClassifySettings,
     "caption": CaptionSettings,
     "answer": AnswerSettings,
 }

@@ -16,12 +16,23 @@ from image_text_embedding.interfaces.serving.request_guard import RequestGuard
 from image_text_embedding.interfaces.serving.routes.embeddings import embeddings_router
 from image_text_embedding.interfaces.serving.routes.explain import explain_router
 from image_text_embedding.interfaces.serving.routes.rerank import rerank_router
+from image_text_embedding.interfaces.serving.routes.score import score_router
 from image_text_embedding.interfaces.serving.routes.search import search_router
 from image_text_embedding.interfaces.serving.routes.status import status_router
 from image_text_embedding.interfaces.serving.routes.tasks import tasks_router
 from image_text_embedding.interfaces.serving.service import Service
 
 LOG = logging.getLogger("image_text_embedding.serving")
+
+ROUTERS = (
+    embeddings_router,
+    rerank_router,
+    search_router,
+    tasks_router,
+    explain_router,
+    score_router,
+    status_router,
+)
 
 
 def create_app(service: Service) -> FastAPI:
@@ -35,7 +46,7 @@ def create_app(service: Service) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for router in (embeddings_router, rerank_router, search_router, tasks_router, explain_router, status_router):
+    for router in ROUTERS:
         app.include_router(router(service))
     app.add_middleware(RequestGuard, settings=service.settings, metrics=service.metrics)
     for kind in (ServingError, EmbeddingError):

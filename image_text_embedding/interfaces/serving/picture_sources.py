@@ -6,9 +6,7 @@ A picture is an http(s) URL, which goes through the guarded fetch; a data: URL; 
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
-import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +17,7 @@ from image_text_embedding.foundation.errors import EmbeddingError, ImageError, a
 from image_text_embedding.foundation.messages import abbreviate
 from image_text_embedding.inputs.prefetch import available_cpus
 from image_text_embedding.inputs.url_fetch import fetch_picture, is_url
+from image_text_embedding.interfaces.scoring.base64_pictures import decode_base64
 from image_text_embedding.interfaces.serving.errors import ServingError
 from image_text_embedding.interfaces.serving.settings import ServingSettings
 
@@ -28,7 +27,7 @@ MAX_FETCHES = 64
 # Longer strings are no path.
 MAX_PATH = 4096
 
-EXPECTED = "a picture as an http(s) URL, a data: URL or base64"
+EXPECTED = "a picture as an http(s) URL, a data: URL or base64 (files are read only below an allowed root)"
 
 
 class PictureSources:
@@ -103,7 +102,7 @@ class PictureSources:
         if is_url(value):
             return value
         path = self._allowed_path(value)
-        return _decode_base64(value) if path is None else self._read(path)
+        return decode_base64(value, EXPECTED) if path is None else self._read(path)
 
     def _decode(self, value: Any, function: Callable[[Any], Any]) -> Any:
         started = time.monotonic()
@@ -142,17 +141,3 @@ class PictureSources:
 def _is_remote(text: str) -> bool:
     """Whether it is a URL, but not a data: URL. Those of unknown schemes are refused by the fetch."""
     return is_url(text) and text[:5].lower() != "data:"
-
-
-def _decode_base64(text: str) -> bytes:
-    """Bytes from base64 of either alphabet, with line breaks or without padding.
-
-    Raises:
-        ImageError: it is no base64.
-    """
-    raw = re.sub(r"\s+", "", text).rstrip("=")
-    if not raw or len(raw) % 4 == 1 or re.search(r"[^A-Za-z0-9+/_-]", raw):
-        raise ImageError(
-            f"expected {EXPECTED}, got {abbreviate(text)}. (Files of the server are read only below an allowed root.)"
-        )
-    return base64.b64decode(raw.replace("-", "+").replace("_", "/") + "=" * (-len(raw) % 4))

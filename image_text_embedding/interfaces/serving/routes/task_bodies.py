@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
@@ -109,9 +110,7 @@ def task_settings(settings: type, body: Any) -> Any:
     """
     names = [field.name for field in dataclasses.fields(settings)]
     values = {name: getattr(body, name) for name in names}
-    for name in MULTIPLIERS:
-        if isinstance(values.get(name), int) and values[name] > MAX_SEQUENCES:
-            raise ServingError(422, f"{name}: expected at most {MAX_SEQUENCES}, got {values[name]}", name)
+    check_multipliers(values)
     if isinstance(values.get("choices"), list):
         # Requests with equal settings are computed together.
         values["choices"] = tuple(values["choices"])
@@ -119,6 +118,18 @@ def task_settings(settings: type, body: Any) -> Any:
         return settings(**values)
     except InputError as error:
         raise field_error(error, names) from error
+
+
+def check_multipliers(settings: Mapping[str, Any]) -> None:
+    """Check settings that multiply the work of an item.
+
+    Raises:
+        ServingError: 422, one is too large.
+    """
+    for name in MULTIPLIERS:
+        value = settings.get(name)
+        if isinstance(value, int) and value > MAX_SEQUENCES:
+            raise ServingError(422, f"{name}: expected at most {MAX_SEQUENCES}, got {value}", name)
 
 
 def field_error(error: InputError, names: list[str]) -> ServingError:
