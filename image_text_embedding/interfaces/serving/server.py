@@ -75,6 +75,8 @@ def serve(settings: ServingSettings, host: str, port: int) -> int:
                 access_log=False,
                 server_header=False,
                 ws="none",
+                # Longer than load balancers keep an idle connection, so that none sends into one that is being closed.
+                timeout_keep_alive=75,
                 timeout_graceful_shutdown=int(settings.timeout) + GRACE,
             )
         )

@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from image_text_embedding.foundation.errors import ComputeError
 from image_text_embedding.inference.request_batching import compute_each
 from image_text_embedding.interfaces.serving.errors import ServingError
 from image_text_embedding.interfaces.serving.metrics import Metrics
@@ -156,7 +157,7 @@ class ComputeQueue:
         for result in results:
             if not isinstance(result, Exception):
                 self.last_success = time.monotonic()
-            elif result.__cause__ is not None:
+            elif isinstance(result, ComputeError) and result.__cause__ is not None:
                 LOG.error("%s of %s failed", operation.kind, self.name, exc_info=result)
         answers = []
         for job in jobs:
