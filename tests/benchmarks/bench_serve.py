@@ -229,7 +229,9 @@ def main() -> None:
         for what, found in possible.items():
             print(f"  without HTTP: {found.rate:.1f} {what}s/s, {found.cpu_seconds * 1e3:.2f} ms of CPU for each")
         if set(sizes.only) - {"drip"}:
-            with server_process("--model", name) as server:
+            # 32 pictures at once take a large model longer than the default deadline on two cores.
+            patient = ["--timeout", "600"] if sizes.full_size and "overload" not in sizes.only else []
+            with server_process("--model", name, *patient) as server:
                 measure(server, sizes.only, sizes, possible, sent)
         if "drip" in sizes.only:
             measure_drip(name, sizes, sent)

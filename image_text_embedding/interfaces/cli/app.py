@@ -20,6 +20,7 @@ from image_text_embedding.interfaces.cli.model_commands import cache, info, mode
 from image_text_embedding.interfaces.cli.output import print_note
 from image_text_embedding.interfaces.cli.picture_commands import explain, similarity
 from image_text_embedding.interfaces.cli.rank_command import rank
+from image_text_embedding.interfaces.cli.score_command import score
 from image_text_embedding.interfaces.cli.task_commands import ask, caption, classify, match
 from image_text_embedding.interfaces.cli.towhee_commands import link, unlink
 from image_text_embedding.interfaces.cli.train_command import train
@@ -87,6 +88,10 @@ COMMANDS: dict[Callable[..., None], list[str]] = {
     similarity: [
         'similarity photos/*.jpg --text "a dog" --text "a cat"',
         "similarity a.jpg b.jpg --texts texts.txt --match --out heat.png",
+    ],
+    score: [
+        "score requests.json --model blip_caption_base --out answers.json",
+        "score questions.jsonl --model blip_vqa_base --out answers.jsonl",
     ],
     serve: ["serve", "serve --model blip_itm_base_coco --model blip_caption_base --port 9000"],
     info: ["info blip_base"],

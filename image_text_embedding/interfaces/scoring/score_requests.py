@@ -81,7 +81,7 @@ def read_score_request(raw: Any, model_tasks: Sequence[str], task: str | None = 
     on_error = settings.pop("on_error", "skip")
     if on_error not in ("raise", "skip"):
         raise InputError(f"params.on_error: expected 'raise' or 'skip', got {abbreviate(on_error)}")
-    task = _our_task(task)
+    task = our_task(task)
     check_setting_names(
         settings, [*setting_names(task), *(["prompt"] if task == "caption" else [])], f"Params of {task}"
     )
@@ -197,7 +197,12 @@ def _cell(value: Any) -> Any:
     return None if value == "" else value
 
 
-def _our_task(task: Any) -> str:
+def our_task(task: Any) -> str:
+    """Our name of a task that has the registry's name or ours.
+
+    Raises:
+        InputError: there is no such task.
+    """
     if isinstance(task, str):
         name = TASKS.get(task, task)
         if name in TASKS.values():

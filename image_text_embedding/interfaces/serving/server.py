@@ -90,7 +90,12 @@ def serve(settings: ServingSettings, host: str, port: int) -> int:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    return _exit_code(stopped_by)
+    code = _exit_code(stopped_by)
+    if any(model.queue.is_alive() for model in service.models):
+        # It still computes what nobody waits for any more. A thread in torch while Python ends would crash the process.
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 class _Server(uvicorn.Server):

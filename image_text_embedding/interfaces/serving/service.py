@@ -17,6 +17,7 @@ from image_text_embedding.inference.tasks.image_text_batches import text_encoder
 from image_text_embedding.interfaces.serving.computing.admission import Admission
 from image_text_embedding.interfaces.serving.computing.compute_queue import ComputeQueue, Operation
 from image_text_embedding.interfaces.serving.computing.operations import embed_operation
+from image_text_embedding.interfaces.serving.computing.pace import Pace
 from image_text_embedding.interfaces.serving.errors import ServingError, serving_error
 from image_text_embedding.interfaces.serving.metrics import Metrics
 from image_text_embedding.interfaces.serving.model_registry import ModelRegistry, ServedModel
@@ -25,6 +26,12 @@ from image_text_embedding.interfaces.serving.settings import ServingSettings
 from image_text_embedding.retrieval.gallery import Gallery
 
 DECODE = "decode"
+
+# The share of the deadline that a batch may take.
+BATCH_SHARE = 1 / 16
+
+# Seconds that a batch which is computed has to end when the service does.
+GRACE = 5.0
 
 LOG = logging.getLogger("image_text_embedding.serving")
 
@@ -58,16 +65,17 @@ class Service:
         self.gallery, self.gallery_model = gallery, gallery_model
         self._gallery_problem = "it was not asked yet"
         self.metrics = Metrics()
-        self._admission = Admission(settings.queue, settings.timeout)
-        self.models = ModelRegistry([ServedModel(name, encoder, self._queue(name)) for name, encoder in encoders])
+        self._pace = Pace()
+        self._admission = Admission(settings.queue, settings.timeout, self._pace)
+        seconds = BATCH_SHARE * settings.timeout
+        self.models = ModelRegistry(
+            [
+                ServedModel(name, encoder, ComputeQueue(name, settings.max_batch, seconds, self.metrics, self._pace))
+                for name, encoder in encoders
+            ]
+        )
         self.sources = PictureSources(settings)
         self._watcher: asyncio.Task[None] | None = None
-
-    def _queue(self, name: str) -> ComputeQueue:
-        def learn(kind: str, seconds: float) -> None:
-            self._admission.learn(f"{name} {kind}", seconds)
-
-        return ComputeQueue(name, self.settings.max_batch, self.metrics, learn)
 
     @contextlib.asynccontextmanager
     async def running(self, _: Any = None) -> AsyncIterator[None]:
@@ -82,6 +90,8 @@ class Service:
             for model in self.models:
                 model.queue.close()
             self.sources.close()
+            for model in self.models:
+                await asyncio.to_thread(model.queue.join, GRACE)
             if self.gallery is not None:
                 self.gallery.close()
 
@@ -112,7 +122,7 @@ class Service:
                 return
             decoded = await self.sources.decode(fetched, decode or model.encoder.runtime.pixels)
             if self.sources.seconds_per_picture is not None:
-                self._admission.learn(DECODE, self.sources.seconds_per_picture)
+                self._pace.learn(DECODE, self.sources.seconds_per_picture)
             yield decoded
 
     async def encode_texts(self, model: ServedModel, texts: list[str]) -> list[list[int] | EmbeddingError]:

@@ -3,45 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-from collections import deque
 from collections.abc import Iterator
 
+from image_text_embedding.interfaces.serving.computing.pace import Pace
 from image_text_embedding.interfaces.serving.errors import ServingError
 
 # The share of the deadline that work may be expected to take.
 USABLE_SHARE = 0.5
-
-# The fastest of so many last batches counts: one that was held up says nothing about the next.
-MEMORY = 8
 
 
 class Admission:
     """Counts the items that are waiting or worked on. Used by the event loop's thread alone.
 
     A count alone would not do: a thousand texts take a second, a thousand captions many minutes. So it also adds up the
-    seconds that the items are expected to take, from those that items of their kind took before.
+    seconds that the items are expected to take.
 
     Args:
         limit: items at most.
         timeout: a request's deadline in seconds.
+        pace: how long an item of each kind takes.
     """
 
-    def __init__(self, limit: int, timeout: float) -> None:
-        self._limit, self._timeout = limit, timeout
+    def __init__(self, limit: int, timeout: float, pace: Pace) -> None:
+        self._limit, self._timeout, self._pace = limit, timeout, pace
         self.items = 0
         self._seconds = 0.0
-        self._measured: dict[str, deque[float]] = {}
-
-    def learn(self, kind: str, seconds: float) -> None:
-        """Note how many seconds an item of a kind took, as one of those that were computed together."""
-        self._measured.setdefault(kind, deque(maxlen=MEMORY)).append(seconds)
-
-    def expected_seconds(self, work: dict[str, int]) -> float:
-        """The seconds that so many items of each kind are expected to take."""
-        known = {kind: min(seconds) for kind, seconds in self._measured.items()}
-        # Of a kind that was never seen: as the slowest.
-        slowest = max(known.values(), default=0.0)
-        return sum(count * known.get(kind, slowest) for kind, count in work.items())
 
     @contextlib.contextmanager
     def admit(self, count: int, work: dict[str, int]) -> Iterator[None]:
@@ -54,7 +40,7 @@ class Admission:
         Raises:
             ServingError: 429, there is too much already.
         """
-        cost = self.expected_seconds(work)
+        cost = sum(number * self._pace.seconds(kind) for kind, number in work.items())
         is_full = self.items + count > self._limit or self._seconds + cost > USABLE_SHARE * self._timeout
         # Work that waits for nobody is always let in, since what is expected may be wrong.
         if self.items and is_full:

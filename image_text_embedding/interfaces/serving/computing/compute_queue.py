@@ -16,6 +16,7 @@ from typing import Any
 
 from image_text_embedding.foundation.errors import ComputeError
 from image_text_embedding.inference.request_batching import compute_each
+from image_text_embedding.interfaces.serving.computing.pace import Pace
 from image_text_embedding.interfaces.serving.errors import ServingError
 from image_text_embedding.interfaces.serving.metrics import Metrics
 
@@ -52,12 +53,15 @@ class ComputeQueue:
 
     Args:
         name: of the model, for the metrics.
-        max_batch: items computed at once.
-        learn: is called with the kind of each batch, and the seconds that it took per item.
+        max_batch: items computed at once at most.
+        max_seconds: what a batch may take, as far as that can be foreseen: work that was given up meanwhile cannot be
+            stopped in the middle of a batch.
+        pace: learns how long the items take.
     """
 
-    def __init__(self, name: str, max_batch: int, metrics: Metrics, learn: Callable[[str, float], None]) -> None:
-        self.name, self._max_batch, self._metrics, self._learn = name, max_batch, metrics, learn
+    def __init__(self, name: str, max_batch: int, max_seconds: float, metrics: Metrics, pace: Pace) -> None:
+        self.name, self._metrics, self._pace = name, metrics, pace
+        self._max_batch, self._max_seconds = max_batch, max_seconds
         self._jobs: deque[_Job] = deque()
         metrics.waiting.labels(name).set_function(lambda: len(self._jobs))
         self._changed = threading.Condition()
@@ -80,6 +84,11 @@ class ComputeQueue:
             self._is_closed = True
             self._changed.notify_all()
 
+    def join(self, seconds: float) -> None:
+        """Wait until the thread has ended, but no longer than so many seconds."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+
     def is_alive(self) -> bool:
         """Whether the thread runs."""
         return self._thread is not None and self._thread.is_alive()
@@ -93,7 +102,7 @@ class ComputeQueue:
         usable = [item for item in items if not isinstance(item, Exception)]
         # An operation of its own is one job, whatever its size. Of the others no job is larger than a batch, so that a large
         # request lets small ones pass between its batches.
-        size = self._max_batch if operation.key is not None else max(1, len(usable))
+        size = self._batch_size(operation) if operation.key is not None else max(1, len(usable))
         loop = asyncio.get_running_loop()
         jobs = [_Job(operation, usable[i : i + size], loop.create_future()) for i in range(0, len(usable), size)]
         with self._changed:
@@ -105,6 +114,10 @@ class ComputeQueue:
             for job in jobs:
                 job.answer.cancel()
         return [item if isinstance(item, Exception) else next(results) for item in items]
+
+    def _batch_size(self, operation: Operation) -> int:
+        seconds = self._pace.seconds(f"{self.name} {operation.kind}")
+        return max(1, min(self._max_batch, int(self._max_seconds / seconds) if seconds else self._max_batch))
 
     # --- The thread ---
 
@@ -134,11 +147,12 @@ class ComputeQueue:
             first = self._jobs.popleft()
             batch, count = [first], len(first.items)
             if first.operation.key is not None:
+                size = self._batch_size(first.operation)
                 others: deque[_Job] = deque()
                 for job in self._jobs:
                     if job.answer.done():
                         continue
-                    fits = count + len(job.items) <= self._max_batch
+                    fits = count + len(job.items) <= size
                     if fits and job.operation.key == first.operation.key:
                         batch.append(job)
                         count += len(job.items)
@@ -163,7 +177,8 @@ class ComputeQueue:
         for job in jobs:
             answers.append((job, results[: len(job.items)]))
             results = results[len(job.items) :]
-        self._on_loop(self._answer, operation.kind, seconds / len(items), answers)
+        self._pace.learn(f"{self.name} {operation.kind}", seconds / len(items))
+        self._on_loop(_answer, answers)
 
     def _on_loop(self, function: Callable[..., None], *arguments: Any) -> None:
         """Call a function in the event loop's thread, if the loop still runs."""
@@ -172,12 +187,6 @@ class ComputeQueue:
             self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError:
             LOG.warning("the server stopped before %s had answered", self.name)
-
-    def _answer(self, kind: str, seconds: float, answers: list[tuple[_Job, list[Any]]]) -> None:
-        self._learn(kind, seconds)
-        for job, results in answers:
-            if not job.answer.done():
-                job.answer.set_result(results)
 
     def _replace(self, jobs: list[_Job]) -> None:
         for job in jobs:
@@ -189,3 +198,9 @@ class ComputeQueue:
                 )
         if not self._is_closed:
             self.start()
+
+
+def _answer(answers: list[tuple[_Job, list[Any]]]) -> None:
+    for job, results in answers:
+        if not job.answer.done():
+            job.answer.set_result(results)

@@ -7,14 +7,16 @@ import contextlib
 import pytest
 
 from image_text_embedding.interfaces.serving.computing.admission import Admission
+from image_text_embedding.interfaces.serving.computing.pace import Pace
 from image_text_embedding.interfaces.serving.errors import ServingError
 
 
 def test_no_more_than_can_be_answered_in_time() -> None:
-    admission = Admission(limit=1000, timeout=20)
-    for seconds in (9.0, 0.5, 0.6):  # one that was held up says nothing
-        admission.learn("caption", seconds)
-    admission.learn("text", 0.001)
+    pace = Pace()
+    admission = Admission(1000, 20, pace)
+    for seconds in (9.0, 0.5, 0.4):  # one that was held up says nothing
+        pace.learn("caption", seconds)
+    pace.learn("text", 0.001)
     with contextlib.ExitStack() as inside:
         for _ in range(20):
             inside.enter_context(admission.admit(1, {"caption": 1}))
@@ -37,8 +39,9 @@ def test_no_more_than_can_be_answered_in_time() -> None:
 
 
 def test_work_that_waits_for_nobody_is_let_in_and_leaves_nothing_behind() -> None:
-    admission = Admission(limit=2, timeout=1)
-    admission.learn("caption", 100.0)
+    pace = Pace()
+    admission = Admission(2, 1, pace)
+    pace.learn("caption", 100.0)
     with pytest.raises(KeyError), admission.admit(5, {"caption": 5}):
         raise KeyError
     with admission.admit(1, {"caption": 1}):

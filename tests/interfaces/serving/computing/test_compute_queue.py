@@ -173,3 +173,14 @@ def test_only_the_item_fails_that_cannot_be_computed(
     found = error_of(answers[2], 424)
     assert "hunter2" not in found["message"] and found["param"] == "input"
     assert ("NaN" in found["message"]) == isinstance(error, ComputeError)
+
+
+def test_a_slow_model_gets_small_batches(gate: Gate, pool: ThreadPoolExecutor) -> None:
+    """So that a batch takes no longer than a part of the deadline."""
+    with running_service(timeout=32) as running:
+        for _ in range(9):
+            running.service._pace.learn("blip_demo embed_text", 0.6)
+        found = pool.submit(ask, running, [f"a {colour} dog" for colour in COLOURS])
+        gate.open()
+        assert found.result(WAIT).status_code == 200
+    assert gate.batches == [3, 3, 3]
