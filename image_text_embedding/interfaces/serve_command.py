@@ -56,6 +56,9 @@ def serve(
     max_text: Annotated[int, typer.Option(min=1, help="Characters of a text.")] = 10_000,
     max_batch: Annotated[int, typer.Option(min=1, help="How many items to compute at once.")] = 32,
     queue: Annotated[int, typer.Option(min=1, help="Items that may wait; beyond them the answer is 429.")] = 1024,
+    cache: Annotated[
+        int, typer.Option(min=0, help="Answers to remember, by the content of pictures and texts; 0 is none.")
+    ] = 0,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="The deadline of a request.")] = 30.0,
 ) -> None:
     """Serve models over HTTP: OpenAI's /v1/embeddings, re-ranking, and the other tasks. /openapi.json describes it.
@@ -80,6 +83,7 @@ def serve(
         max_text=max_text,
         max_batch=max_batch,
         queue=queue,
+        cache=cache,
         timeout=timeout,
     )
     raise typer.Exit(run(settings, host, port))

@@ -12,8 +12,7 @@ from typing import Any
 import httpx
 import uvicorn
 
-from image_text_embedding.interfaces.serving.app import create_app
-from image_text_embedding.interfaces.serving.server import build_service
+from image_text_embedding.interfaces.serving.server import build_service, server_config
 from image_text_embedding.interfaces.serving.service import Service
 from image_text_embedding.interfaces.serving.settings import ServingSettings
 
@@ -42,9 +41,8 @@ class RunningService:
 def running_service(**settings: Any) -> Iterator[RunningService]:
     """A service of its own; `settings` are those of `ServingSettings`."""
     service = build_service(ServingSettings(**settings))
-    config = uvicorn.Config(
-        create_app(service), port=0, log_level="critical", timeout_graceful_shutdown=5, access_log=False
-    )
+    config = server_config(service, "127.0.0.1", 0)
+    config.timeout_graceful_shutdown = 5
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -10,6 +11,7 @@ import warnings
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.inference.loading import load
@@ -20,6 +22,9 @@ from image_text_embedding.interfaces.serving.settings import ServingSettings
 from image_text_embedding.retrieval.gallery import Gallery
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+# Seconds until the head of a connection's first request must be there.
+HEAD_SECONDS = 30.0
 
 # Seconds beyond the deadline of requests that accepted ones have when the server ends.
 GRACE = 5
@@ -51,6 +56,36 @@ def build_service(settings: ServingSettings) -> Service:
     return Service(settings, [*named, (name, gallery.model)], gallery, name)
 
 
+def server_config(service: Service, host: str, port: int) -> uvicorn.Config:
+    """How uvicorn serves a service."""
+    return uvicorn.Config(
+        create_app(service),
+        host=host,
+        port=port,
+        http=_PunctualProtocol,
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        # Longer than load balancers keep an idle connection, so that none sends into one that is being closed.
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(service.settings.timeout) + GRACE,
+    )
+
+
+class _PunctualProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """uvicorn's protocol, where a connection on which no request begins is closed: otherwise it would be held forever."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Called by the event loop."""
+        super().connection_made(transport)
+        asyncio.get_running_loop().call_later(HEAD_SECONDS, self._close_if_silent)
+
+    def _close_if_silent(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
+
+
 def serve(settings: ServingSettings, host: str, port: int) -> int:
     """Serve until SIGTERM or Ctrl-C: then accept nothing more, finish what was accepted, and return.
 
@@ -66,20 +101,7 @@ def serve(settings: ServingSettings, host: str, port: int) -> int:
     handlers = {each: signal.signal(each, lambda number, _: stopped_by.append(number)) for each in _SIGNALS}
     try:
         service = build_service(settings)
-        server = _Server(
-            uvicorn.Config(
-                create_app(service),
-                host=host,
-                port=port,
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                ws="none",
-                # Longer than load balancers keep an idle connection, so that none sends into one that is being closed.
-                timeout_keep_alive=75,
-                timeout_graceful_shutdown=int(settings.timeout) + GRACE,
-            )
-        )
+        server = _Server(server_config(service, host, port))
         if stopped_by:
             return _exit_code(stopped_by)
         # uvicorn has its own handlers while it runs, and afterwards calls ours, so that we know what stopped it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -15,6 +16,7 @@ from image_text_embedding.foundation.errors import EmbeddingError, TextError, as
 from image_text_embedding.inference.encoder import Encoder
 from image_text_embedding.inference.tasks.image_text_batches import text_encoder_for
 from image_text_embedding.interfaces.serving.computing.admission import Admission
+from image_text_embedding.interfaces.serving.computing.answer_cache import AnswerCache
 from image_text_embedding.interfaces.serving.computing.compute_queue import ComputeQueue, Operation
 from image_text_embedding.interfaces.serving.computing.operations import embed_operation
 from image_text_embedding.interfaces.serving.computing.pace import Pace
@@ -68,9 +70,12 @@ class Service:
         self._pace = Pace()
         self._admission = Admission(settings.queue, settings.timeout, self._pace)
         seconds = BATCH_SHARE * settings.timeout
+        cache = AnswerCache(settings.cache) if settings.cache else None
         self.models = ModelRegistry(
             [
-                ServedModel(name, encoder, ComputeQueue(name, settings.max_batch, seconds, self.metrics, self._pace))
+                ServedModel(
+                    name, encoder, ComputeQueue(name, settings.max_batch, seconds, self.metrics, self._pace, cache)
+                )
                 for name, encoder in encoders
             ]
         )
@@ -237,6 +242,8 @@ async def _probe(model: ServedModel) -> None:
     pixels = np.full((runtime.config.vision.image_size,) * 2 + (3,), 128, dtype=np.uint8)
     embeds = "embed" in runtime.config.tasks
     operation = embed_operation(model.encoder, "image", 1) if embeds else _states_operation(model.encoder)
+    # A remembered vector proves nothing.
+    operation = dataclasses.replace(operation, can_be_cached=False)
     for _ in range(repetitions):
         (result,) = await model.queue.run(operation, [pixels])
         if isinstance(result, Exception):

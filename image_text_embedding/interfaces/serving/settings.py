@@ -29,6 +29,7 @@ class ServingSettings:
         max_text: characters of a text.
         max_batch: items that a model computes at once.
         queue: items that the service works on or has waiting; beyond them it answers 429.
+        cache: answers that are remembered by the content of their pictures and texts. 0 = none.
         timeout: seconds from a request's first byte to its answer; beyond them it answers 504.
 
     Raises:
@@ -47,11 +48,13 @@ class ServingSettings:
     max_text: int = 10_000
     max_batch: int = 32
     queue: int = 1024
+    cache: int = 0
     timeout: float = 30.0
 
     def __post_init__(self) -> None:
         for name in ("max_body", "max_items", "max_pixels", "max_text", "max_batch", "queue"):
             require_integer(name, getattr(self, name))
+        require_integer("cache", self.cache, minimum=0)
         if not is_number(self.timeout) or not 0 < self.timeout <= 3600:
             raise InputError(f"timeout: expected seconds above 0, at most 3600, got {self.timeout!r}")
         if self.queue < self.max_items:

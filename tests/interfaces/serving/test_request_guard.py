@@ -138,6 +138,17 @@ def test_a_body_that_drips_is_given_up(data_urls: list[str]) -> None:
         assert answer.startswith(b"HTTP/1.1 408 ") and json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"]
 
 
+def test_a_silent_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("image_text_embedding.interfaces.serving.server.HEAD_SECONDS", 0.1)
+    with running_service() as running:
+        for sent in (b"", b"POST /v1/embeddings HTTP/1.1\r\nHost: "):
+            with socket.create_connection(("127.0.0.1", running.port), timeout=WAIT) as wire:
+                wire.sendall(sent)
+                assert wire.recv(100) == b""
+        # One that was used stays.
+        assert running.get("/healthz").status_code == running.get("/healthz").status_code == 200
+
+
 def test_settings_are_checked(tmp_path: Path) -> None:
     for wrong, message in (
         ({"timeout": 0}, "timeout: expected seconds above 0"),

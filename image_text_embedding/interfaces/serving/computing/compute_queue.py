@@ -16,6 +16,7 @@ from typing import Any
 
 from image_text_embedding.foundation.errors import ComputeError
 from image_text_embedding.inference.request_batching import compute_each
+from image_text_embedding.interfaces.serving.computing.answer_cache import AnswerCache, Key, content_digest
 from image_text_embedding.interfaces.serving.computing.pace import Pace
 from image_text_embedding.interfaces.serving.errors import ServingError
 from image_text_embedding.interfaces.serving.metrics import Metrics
@@ -31,11 +32,13 @@ class Operation:
         kind: its name in the metrics.
         key: items of operations with equal keys are computed together. None = never with others.
         compute: prepared items -> for each its result, or the exception that it gets.
+        can_be_cached: whether an item has the same result every time, and `key` says all else that it depends on.
     """
 
     kind: str
     key: Hashable | None
     compute: Callable[[list[Any]], Sequence[Any]]
+    can_be_cached: bool = False
 
 
 class _Job:
@@ -57,11 +60,20 @@ class ComputeQueue:
         max_seconds: what a batch may take, as far as that can be foreseen: work that was given up meanwhile cannot be
             stopped in the middle of a batch.
         pace: learns how long the items take.
+        cache: where answers are looked up and remembered; None = nowhere.
     """
 
-    def __init__(self, name: str, max_batch: int, max_seconds: float, metrics: Metrics, pace: Pace) -> None:
+    def __init__(
+        self,
+        name: str,
+        max_batch: int,
+        max_seconds: float,
+        metrics: Metrics,
+        pace: Pace,
+        cache: AnswerCache | None = None,
+    ) -> None:
         self.name, self._metrics, self._pace = name, metrics, pace
-        self._max_batch, self._max_seconds = max_batch, max_seconds
+        self._max_batch, self._max_seconds, self._cache = max_batch, max_seconds, cache
         self._jobs: deque[_Job] = deque()
         metrics.waiting.labels(name).set_function(lambda: len(self._jobs))
         self._changed = threading.Condition()
@@ -99,21 +111,38 @@ class ComputeQueue:
         Raises:
             ServingError: 503, the thread stopped.
         """
-        usable = [item for item in items if not isinstance(item, Exception)]
+        results = list(items)
+        keys: dict[int, Key] = {}
+        if self._cache is not None and operation.can_be_cached:
+            prefix = (self.name, operation.key)
+            keys = {
+                i: (prefix, content_digest(item)) for i, item in enumerate(items) if not isinstance(item, Exception)
+            }
+        cached = {i: answer for i, key in keys.items() if self._cache and (answer := self._cache.get(key)) is not None}
+        missing = [i for i, item in enumerate(items) if not isinstance(item, Exception) and i not in cached]
+        for i, answer in cached.items():
+            results[i] = answer
+        for i, answer in zip(missing, await self._run(operation, [items[i] for i in missing])):
+            results[i] = answer
+            if self._cache is not None and i in keys and not isinstance(answer, Exception):
+                self._cache.put(keys[i], answer)
+        return results
+
+    async def _run(self, operation: Operation, items: list[Any]) -> list[Any]:
+        """What the thread makes of the items."""
         # An operation of its own is one job, whatever its size. Of the others no job is larger than a batch, so that a large
         # request lets small ones pass between its batches.
-        size = self._batch_size(operation) if operation.key is not None else max(1, len(usable))
+        size = self._batch_size(operation) if operation.key is not None else max(1, len(items))
         loop = asyncio.get_running_loop()
-        jobs = [_Job(operation, usable[i : i + size], loop.create_future()) for i in range(0, len(usable), size)]
+        jobs = [_Job(operation, items[i : i + size], loop.create_future()) for i in range(0, len(items), size)]
         with self._changed:
             self._jobs.extend(jobs)
             self._changed.notify()
         try:
-            results = iter([result for job in jobs for result in await job.answer])
+            return [result for job in jobs for result in await job.answer]
         finally:
             for job in jobs:
                 job.answer.cancel()
-        return [item if isinstance(item, Exception) else next(results) for item in items]
 
     def _batch_size(self, operation: Operation) -> int:
         seconds = self._pace.seconds(f"{self.name} {operation.kind}")

@@ -23,6 +23,7 @@ def embed_operation(encoder: Encoder, modality: str, batch_size: int) -> Operati
         f"embed_{modality}",
         ("embed", modality),
         lambda items: embed_prepared(encoder.runtime, modality, items, batch_size),
+        can_be_cached=True,
     )
 
 
@@ -52,7 +53,7 @@ def match_operation(encoder: Encoder, settings: MatchSettings) -> Operation:
         pictures, texts = _columns(items)
         return listed(encoder.match(pictures, texts, len(items), False, on_error="skip", **settings_of(settings)))
 
-    return Operation("match", ("match", settings), compute)
+    return Operation("match", ("match", settings), compute, can_be_cached=True)
 
 
 def classify_operation(encoder: Encoder, settings: ClassifySettings, labels: list[str]) -> Operation:
@@ -62,7 +63,7 @@ def classify_operation(encoder: Encoder, settings: ClassifySettings, labels: lis
         pictures = [picture for picture, _ in items]
         return listed(encoder.classify(pictures, labels, len(items), False, on_error="skip", **settings_of(settings)))
 
-    return Operation("classify", ("classify", settings, tuple(labels)), compute)
+    return Operation("classify", ("classify", settings, tuple(labels)), compute, can_be_cached=True)
 
 
 def caption_operation(encoder: Encoder, settings: CaptionSettings, has_prompt: bool) -> Operation:
@@ -73,7 +74,9 @@ def caption_operation(encoder: Encoder, settings: CaptionSettings, has_prompt: b
         options = {**settings_of(settings), "batch_size": len(items), "show_progress_bar": False, "on_error": "skip"}
         return listed(encoder.caption(pictures, prompts if has_prompt else None, **options))
 
-    return Operation("caption", ("caption", settings, has_prompt), compute)
+    # Without a seed, sampling draws another sentence every time.
+    is_repeatable = not settings.sample or settings.seed is not None
+    return Operation("caption", ("caption", settings, has_prompt), compute, is_repeatable)
 
 
 def answer_operation(encoder: Encoder, settings: AnswerSettings) -> Operation:
@@ -84,4 +87,4 @@ def answer_operation(encoder: Encoder, settings: AnswerSettings) -> Operation:
         options = {**settings_of(settings), "batch_size": len(items), "show_progress_bar": False, "on_error": "skip"}
         return listed(encoder.answer(pictures, questions, **options))
 
-    return Operation("answer", ("answer", settings), compute)
+    return Operation("answer", ("answer", settings), compute, can_be_cached=True)
