@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from image_text_embedding.inference.tasks.answering import answer
 from image_text_embedding.inference.tasks.captioning import caption
+from image_text_embedding.inference.tasks.classifying import classify
 from image_text_embedding.inference.tasks.entailment import entail
 from image_text_embedding.inference.tasks.grounding import ground
 from image_text_embedding.inference.tasks.matching import match, match_matrix
 from image_text_embedding.inference.tasks.multi_task import analyze
 from image_text_embedding.inference.tasks.reasoning import reason
 from image_text_embedding.inference.tasks.reranking import rerank
-from image_text_embedding.inference.tasks.task_settings import AnswerSettings, CaptionSettings, MatchSettings
+from image_text_embedding.inference.tasks.task_settings import (
+    AnswerSettings,
+    CaptionSettings,
+    ClassifySettings,
+    MatchSettings,
+)
 from image_text_embedding.inference.vector_encoder import VectorEncoder
 
 if TYPE_CHECKING:
@@ -75,6 +81,37 @@ class Encoder(VectorEncoder):
         """
         settings = MatchSettings(itm_token, return_logits)
         return match_matrix(self.runtime, images, texts, settings, batch_size, show_progress_bar, on_error)
+
+    def classify(
+        self,
+        images: Any,
+        labels: Sequence[str],
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        *,
+        method: str = "itc",
+        prompt: str | None = None,
+        itm_token: str = "enc",
+        on_error: str = "raise",
+    ) -> Any:
+        """Which of a few labels fits a picture best, without training for them (zero-shot; as LAVIS does with these models).
+
+        Args:
+            labels: texts to choose from, for all pictures: "dog", or better "a photo of a dog".
+            method: "itc" compares vectors: softmax(cosine / temperature), with the temperature that the model learned. "itm"
+                reads each label together with the picture, which takes longer and is usually more accurate.
+            prompt: stands before each label, such as LAVIS' "A picture of "; None = the labels as they are.
+            itm_token: as in `match`.
+
+        Returns:
+            A list of (label, probability), best first, whose probabilities add up to 1; for many pictures a list of these.
+
+        Raises:
+            InputError: there are no labels, or the checkpoint cannot embed (itc) or match (itm).
+            TextError: a label is empty, or appears twice.
+        """
+        settings = ClassifySettings(method, prompt, itm_token)
+        return classify(self.runtime, images, labels, settings, batch_size, show_progress_bar, on_error)
 
     def rerank(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 import threading
@@ -25,6 +26,7 @@ from image_text_embedding.inputs.pixels import normalize_pixels, resize_pixels, 
 from image_text_embedding.inputs.tokenizer import Tokenizer
 from image_text_embedding.models.checkpoints.checkpoint_files import Checkpoint, read_checkpoint, save_weights
 from image_text_embedding.models.checkpoints.seen_pieces import SEEN_PIECES, pack_seen_pieces
+from image_text_embedding.models.config import INITIAL_TEMPERATURE, TEMPERATURE_RANGE
 from image_text_embedding.models.config_files import list_models, model_config
 from image_text_embedding.models.model_lookup import ResolvedModel
 from image_text_embedding.models.networks.finite_values import require_finite
@@ -159,6 +161,14 @@ class ModelRuntime:
         with decoded_picture(picture, self.limits, min_side=2 * size) as decoded:
             small = decoded.width * decoded.height <= (4 * size) ** 2
             return np.array(decoded) if small else to_pixels(decoded, size)
+
+    @functools.cached_property
+    def temperature(self) -> float:
+        """What divides cosines before a softmax: learned with the towers; the initial value if the file has none."""
+        tensors = read_checkpoint(self.resolved.weights).tensors
+        lowest, highest = TEMPERATURE_RANGE
+        # Hugging Face's conversions lack it.
+        return min(highest, max(lowest, float(tensors["temp"]))) if "temp" in list(tensors) else INITIAL_TEMPERATURE
 
     def states(self, pixels: list[np.ndarray]) -> torch.Tensor:
         """uint8 (S, S, 3) each -> (B, 1 + patches, width): the one vision pass that all heads share."""

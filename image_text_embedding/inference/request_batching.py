@@ -11,7 +11,14 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from image_text_embedding.foundation.argument_checks import is_number, require_integer
-from image_text_embedding.foundation.errors import ComputeError, ImageError, InputError, TextError, item_errors_as
+from image_text_embedding.foundation.errors import (
+    ComputeError,
+    EmbeddingError,
+    ImageError,
+    InputError,
+    TextError,
+    item_errors_as,
+)
 from image_text_embedding.inference.embedding import embed_prepared
 from image_text_embedding.inference.model_runtime import ModelRuntime
 from image_text_embedding.inputs.item_lists import is_single_picture, is_single_text
@@ -153,19 +160,27 @@ class RequestBatcher(Generic[Prepared, Result]):
                 self._open = None
 
     def _answer(self, calls: list[tuple[Prepared, Future[Result]]]) -> None:
-        try:
-            results = self._compute([item for item, _ in calls])
-        except Exception as error:
-            if len(calls) > 1:
-                # Alone, so that only the calls fail that have a part in it, each with an exception of its own.
-                for call in calls:
-                    self._answer([call])
-                return
-            failure = ComputeError(f"computing it failed: {type(error).__name__}: {error}")
-            failure.__cause__ = error
-            results = [failure]
-        for (_, future), result in zip(calls, results):
+        for (_, future), result in zip(calls, compute_each(self._compute, [item for item, _ in calls])):
             if isinstance(result, Exception):
                 future.set_exception(result)
             else:
                 future.set_result(result)
+
+
+def compute_each(
+    compute: Callable[[list[Prepared]], Sequence[Result | Exception]], items: list[Prepared]
+) -> list[Result | Exception]:
+    """compute(items), where an exception is the result of the items that have a part in it.
+
+    If computing several items raises, each is computed alone, so that it gets an exception of its own or its result.
+    """
+    try:
+        return list(compute(items))
+    except Exception as error:
+        if len(items) > 1:
+            return [result for item in items for result in compute_each(compute, [item])]
+        if isinstance(error, EmbeddingError):
+            return [error]
+        failure = ComputeError(f"computing it failed: {type(error).__name__}: {error}")
+        failure.__cause__ = error
+        return [failure]

@@ -23,6 +23,8 @@ class Limits:
         allow_private: whether loopback, private and link-local addresses are allowed.
         allow_files: whether a picture may be a path. A service whose users send pictures sets it to False: a string is
             then a URL, and never a file of the server's.
+        hosts: the only hosts, as "name" or "name:port", that a picture is fetched from, at any address, in lower case.
+            None = every host, as far as `allow_private` says.
     """
 
     max_pixels: int = 100_000_000
@@ -33,3 +35,4 @@ class Limits:
     max_redirects: int = 5
     allow_private: bool = False
     allow_files: bool = True
+    hosts: tuple[str, ...] | None = None

@@ -51,9 +51,9 @@ def fetch_picture(url: str, limits: Limits) -> bytes:
     """The bytes behind an `http(s)` URL or in a `data:` URI.
 
     Other schemes and URLs with credentials are refused, and so are hosts with any address that is not public, unless
-    `limits.allow_private`. The connection goes to the very address that was checked, so a host name that resolves to another
-    address a moment later (DNS rebinding) gains nothing. Proxies of the environment are not used: a proxy would look the
-    name up again, unchecked.
+    `limits.allow_private` or `limits.hosts` allow it. The connection goes to the very address that was checked, so a host
+    name that resolves to another address a moment later (DNS rebinding) gains nothing. Proxies of the environment are not
+    used: a proxy would look the name up again, unchecked.
 
     Args:
         url: redirects are followed and checked like the first URL; https never falls back to http.
@@ -126,6 +126,9 @@ def is_public(address: str) -> bool:
 def _get(url: str, limits: Limits, deadline: float) -> tuple[bytes, str]:
     """The answer of one request: (body, "") or, if it is a redirect, (b"", the next URL)."""
     scheme, host, port, target = _parse(url)
+    name = host.lower().rstrip(".")
+    if limits.hosts is not None and not {name, f"{name}:{port}"} & set(limits.hosts):
+        raise FetchError(f"{host} is not among the hosts that pictures may be fetched from (Limits.hosts)")
     connection = _Connection(scheme, host, port, limits, deadline)
     netloc = (f"[{host}]" if ":" in host else host) + ("" if port == _PORTS[scheme] else f":{port}")
     headers = {
@@ -218,7 +221,7 @@ class _Connection(http.client.HTTPConnection):
     def connect(self) -> None:
         """Connect `self.sock` to the first of the host's addresses that answers. All of them must be allowed."""
         addresses = _resolve(self.host, self.port, self._connect_timeout())
-        if not self.limits.allow_private:
+        if not self.limits.allow_private and self.limits.hosts is None:
             for *_, address in addresses:
                 if not is_public(str(address[0])):
                     raise FetchError(

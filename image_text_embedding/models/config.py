@@ -25,6 +25,9 @@ MAX_PATCHES, MAX_EXPLAIN_STEPS = 2**14, 100
 MAX_RULE_CHARACTERS, MAX_REPLACEMENTS = 200, 50
 FAMILIES = ("blip", "albef")
 TASKS = ("embed", "match", "caption", "answer", "reason", "entail")
+# Of ITC (BLIP's and ALBEF's official pre-training): what divides cosines, where its training starts and how far it may go.
+INITIAL_TEMPERATURE = 0.07
+TEMPERATURE_RANGE = (0.001, 0.5)
 
 
 @dataclass(frozen=True)

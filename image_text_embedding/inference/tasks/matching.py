@@ -80,7 +80,6 @@ def match(
     return pairs.failures.result(found)
 
 
-@torch.inference_mode()
 def match_matrix(
     runtime: ModelRuntime,
     images: Any,
@@ -91,28 +90,54 @@ def match_matrix(
     on_error: str,
 ) -> Any:
     """See `Encoder.match_matrix`."""
-    compute = make_match_scorer(runtime, settings)
-    batch_size = require_integer("batch_size", batch_size)
-    pictures = [images] if is_single_picture(images) else snapshot_pictures(images, "pictures")
+    runtime.require("match")
     sentences = [texts] if is_single_text(texts) else list(require_iterable(texts, "texts"))
-    row_errors = ItemErrors(on_error, one=False)
     column_errors = ItemErrors(on_error, one=False)
     tokens = list(column_errors.each(enumerate(sentences), encoder := text_encoder_for(runtime)))
-    encoder.warn(3)
+    encoder.warn(2)
+    pictures = [images] if is_single_picture(images) else snapshot_pictures(images, "pictures")
+    row_errors = ItemErrors(on_error, one=False)
+    logits = logit_matrix(runtime, pictures, tokens, len(sentences), settings, batch_size, show, row_errors)
+    matrix = (logits if settings.return_logits else logits.softmax(-1)[..., 1]).numpy()
+    errors: list[tuple[Any, EmbeddingError]] = [((row, None), error) for row, error in row_errors.errors]
+    errors += [((None, column), error) for column, error in column_errors.errors]
+    return (matrix, errors) if row_errors.skip else matrix
+
+
+@torch.inference_mode()
+def logit_matrix(
+    runtime: ModelRuntime,
+    pictures: list[Any],
+    tokens: list[tuple[int, TokenIds]],
+    columns: int,
+    settings: MatchSettings,
+    batch_size: int,
+    show: bool | None,
+    failures: ItemErrors,
+) -> torch.Tensor:
+    """The two logits of every picture with every text; each picture passes the vision transformer once.
+
+    Args:
+        tokens: (column, token ids) of the usable texts.
+        columns: how many texts there are.
+        failures: gets the errors of pictures.
+
+    Returns:
+        float32 (pictures, columns, 2) on the CPU; NaN for pictures and texts that cannot be used.
+    """
+    logits = make_matcher(runtime, settings)
+    batch_size = require_integer("batch_size", batch_size)
     # Texts of similar length together need little padding.
-    tokens.sort(key=lambda pair: -len(pair[1]))
-    shape = (len(pictures), len(sentences), *([2] if settings.return_logits else []))
-    matrix = np.full(shape, np.nan, dtype=np.float32)
+    tokens = sorted(tokens, key=lambda pair: -len(pair[1]))
+    matrix = torch.full((len(pictures), columns, 2), float("nan"), dtype=torch.float32, device="cpu")
     with (
         progress_bar(len(pictures), "image", show) as bar,
-        closing(prefetch_batches(enumerate(pictures), runtime.pixels, batch_size, row_errors)) as groups,
+        closing(prefetch_batches(enumerate(pictures), runtime.pixels, batch_size, failures)) as groups,
     ):
         for group in groups:
             states = runtime.states([pixels for _, pixels in group])
             for (row, _), state in zip(group, states.split(1)):
                 for batch in batches(tokens, batch_size):
-                    matrix[row, [column for column, _ in batch]] = compute(state, [ids for _, ids in batch])
+                    matrix[row, [column for column, _ in batch]] = logits(state, [ids for _, ids in batch]).cpu()
             bar.update(len(group))
-    errors: list[tuple[Any, EmbeddingError]] = [((row, None), error) for row, error in row_errors.errors]
-    errors += [((None, column), error) for column, error in column_errors.errors]
-    return (matrix, errors) if row_errors.skip else matrix
+    return matrix

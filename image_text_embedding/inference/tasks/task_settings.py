@@ -40,6 +40,26 @@ class MatchSettings:
 
 
 @dataclass(frozen=True)
+class ClassifySettings:
+    """Settings of `Encoder.classify`.
+
+    Raises:
+        InputError: an unknown method or token, or a prompt that is no string.
+    """
+
+    method: str = "itc"
+    prompt: str | None = None
+    itm_token: str = "enc"
+
+    def __post_init__(self) -> None:
+        if self.method not in ("itc", "itm"):
+            raise InputError(f"method: expected 'itc' (cosines) or 'itm' (matching), got {self.method!r}")
+        if self.prompt is not None and not isinstance(self.prompt, str):
+            raise InputError(f"prompt: expected a string or None, got {self.prompt!r}")
+        _check_token("itm_token", self.itm_token)
+
+
+@dataclass(frozen=True)
 class CaptionSettings:
     """Settings of `Encoder.caption`.
 
@@ -115,6 +135,7 @@ class GroundSettings:
 TASK_SETTINGS: dict[str, type] = {
     "embed": EmbedSettings,
     "match": MatchSettings,
+    "classify": ClassifySettings,
     "caption": CaptionSettings,
     "answer": AnswerSettings,
     "reason": ReasonSettings,

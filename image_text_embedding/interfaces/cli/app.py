@@ -24,9 +24,11 @@ from image_text_embedding.interfaces.cli.model_commands import cache, info, mode
 from image_text_embedding.interfaces.cli.output import print_note, print_result
 from image_text_embedding.interfaces.cli.picture_commands import explain, ground, similarity
 from image_text_embedding.interfaces.cli.rank_command import rank
-from image_text_embedding.interfaces.cli.task_commands import ask, caption, entail, match, reason
+from image_text_embedding.interfaces.cli.score_command import score
+from image_text_embedding.interfaces.cli.task_commands import ask, caption, classify, entail, match, reason
 from image_text_embedding.interfaces.cli.towhee_commands import link, unlink
 from image_text_embedding.interfaces.cli.train_command import train
+from image_text_embedding.interfaces.serve_command import serve
 
 # click's error of wrong usage. typer has its own copy of click since version 0.26.
 UsageError: Any = typer.BadParameter.__base__
@@ -108,6 +110,7 @@ COMMANDS: dict[Callable[..., None], list[str]] = {
         "evaluate --images train2014 --refcoco data/refcoco+_test.json --model albef_refcoco",
     ],
     match: ['match "a teddy bear on a skateboard" teddy.jpg --model blip_itm_base_coco'],
+    classify: ['classify teddy.jpg --label "a teddy bear" --label "a dog" --model blip_itm_base_coco'],
     caption: ["caption teddy.jpg --model blip_caption_base"],
     ask: [
         'ask "how many bears are there?" teddy.jpg --model blip_vqa_base',
@@ -127,6 +130,11 @@ COMMANDS: dict[Callable[..., None], list[str]] = {
         'similarity photos/*.jpg --text "a dog" --text "a cat"',
         "similarity a.jpg b.jpg --texts texts.txt --match --out heat.png",
     ],
+    score: [
+        "score requests.json --model blip_caption_base --out answers.json",
+        "score questions.jsonl --model blip_vqa_base --out answers.jsonl",
+    ],
+    serve: ["serve", "serve --model blip_itm_base_coco --model blip_caption_base --port 9000"],
     info: ["info blip_base"],
     cache: ["cache", "cache --remove blip_base"],
 }

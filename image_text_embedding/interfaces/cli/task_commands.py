@@ -1,4 +1,4 @@
-"""The commands of one task on a few pictures: `match`, `caption`, `ask`, `reason`, `entail`."""
+"""The commands of one task on a few pictures: `match`, `classify`, `caption`, `ask`, `reason`, `entail`."""
 
 from __future__ import annotations
 
@@ -28,6 +28,32 @@ def match(
 
     probabilities, errors = load(model, device=device).match(pictures, text, on_error="skip")
     _print_results(pictures, [float(each) for each in probabilities], errors, "probability", as_json)
+
+
+def classify(
+    pictures: Pictures,
+    label: Annotated[list[str], typer.Option(metavar="LABEL", help="A possible label; repeat it to give several.")],
+    model: RequiredModel = "blip_demo",
+    method: Annotated[
+        str, typer.Option(metavar="itc|itm", help="By cosines, or by matching, which is slower and more accurate.")
+    ] = "itc",
+    prompt: Annotated[str | None, typer.Option(help="Stands before each label, such as 'a picture of '.")] = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Choose the label that fits each picture best, with the probability of each (zero-shot classification).
+
+    Pictures that cannot be read are named on stderr; the exit code is then 1.
+    """
+    from image_text_embedding.inference.loading import load
+
+    found, errors = load(model, device=device).classify(pictures, label, method=method, prompt=prompt, on_error="skip")
+    _print_results(pictures, found if as_json else _format_choices(found), errors, "labels", as_json)
+
+
+def _format_choices(found: list[Any]) -> list[Any]:
+    """(choice, probability) pairs as a line for each picture."""
+    return [each and ", ".join(f"{choice} ({p:.3f})" for choice, p in each) for each in found]
 
 
 def caption(
@@ -65,7 +91,7 @@ def ask(
 
     answers, errors = load(model, device=device).answer(pictures, question, choice or None, on_error="skip")
     if choice and not as_json:
-        answers = [each and ", ".join(f"{answer} ({p:.3f})" for answer, p in each) for each in answers]
+        answers = _format_choices(answers)
     _print_results(pictures, answers, errors, "answer", as_json)
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recompute
 
 from image_text_embedding.inputs.pixels import normalize_pixels
-from image_text_embedding.models.config import ModelConfig
+from image_text_embedding.models.config import INITIAL_TEMPERATURE, TEMPERATURE_RANGE, ModelConfig
 from image_text_embedding.models.networks.bert import LanguageHead, Layer, TextStack
 from image_text_embedding.models.networks.heads import build_decoder
 from image_text_embedding.models.networks.towers import ImageTower
@@ -24,10 +24,6 @@ from image_text_embedding.training.data.batches import ContrastiveKeys, TokenRow
 from image_text_embedding.training.objectives import losses
 from image_text_embedding.training.objectives.matches import Fits, matching_pairs
 from image_text_embedding.training.settings import TrainConfig
-
-INITIAL_TEMPERATURE = 0.07
-
-TEMPERATURE_RANGE = (0.001, 0.5)
 
 
 @dataclass(frozen=True)

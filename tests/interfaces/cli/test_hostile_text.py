@@ -109,8 +109,21 @@ def test_models_training_towhee_and_wrong_usage(run: Run, photos: Path, tmp_path
     assert "left alone" in assert_harmless(run, "unlink", "--towhee-home", home, code=1)
     assert_harmless(run, "unlink", "--towhee-home", tmp_path / HOSTILE, code=0)
     assert_harmless(run, "models", code=0)
-    tasks = (["match", "x", "y"], ["reason", "x", "y", "z"], ["entail", "x", "y"], ["ground", "x", "y"])
-    for words in (["info"], ["cache", "--remove"], ["rank", "--model"], *([*task, "--model"] for task in tasks)):
+    tasks = (
+        ["match", "x", "y"],
+        ["reason", "x", "y", "z"],
+        ["entail", "x", "y"],
+        ["ground", "x", "y"],
+        ["classify", "x", "--label", "y"],
+    )
+    for words in (
+        ["info"],
+        ["cache", "--remove"],
+        ["rank", "--model"],
+        *([*task, "--model"] for task in tasks),
+        ["score", "x", "--out", "y", "--model"],
+        ["serve", "--model"],
+    ):
         assert "owned" in assert_harmless(run, *words, HOSTILE, code=1)
     train = ["train", "--out", str(tmp_path / HOSTILE)]
     assert "owned" in assert_harmless(run, *train, "--pairs", HOSTILE, "--model", "blip_demo", code=1)

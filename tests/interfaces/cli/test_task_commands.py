@@ -1,4 +1,4 @@
-"""The commands `match`, `caption` and `ask`."""
+"""The commands `match`, `classify`, `caption` and `ask`."""
 
 from __future__ import annotations
 
@@ -86,3 +86,19 @@ def test_ground(run: Run, tmp_path: Path) -> None:
     ):
         code, _, err = run("ground", PATHS[0], "a teddy bear", *arguments)
         assert code == 1 and message in err
+
+
+def test_classify(run: Run, tmp_path: Path) -> None:
+    labels = ("--label", "a dog", "--label", QUERY)
+    code, out, _ = run("classify", PATHS[0], *labels)
+    assert code == 0 and re.fullmatch(r"a teddy bear on a skateboard \([01]\.\d{3}\), a dog \(0\.\d{3}\)\n", out)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    code, out, err = run("classify", PATHS[0], tmp_path / "broken.png", *labels, "--method", "itm", "--json")
+    good, bad = json.loads(out)
+    expected = ite.load("blip_demo").classify(PATHS[0], ["a dog", QUERY], method="itm")
+    assert [name for name, _ in good["labels"]] == [name for name, _ in expected]
+    assert code == 1 and bad["labels"] is None and "expected a picture" in bad["error"] and err.count("\n") == 1
+    code, _, err = run("classify", PATHS[0])
+    assert code == 2 and "--label" in err
+    code, _, err = run("classify", PATHS[0], *labels, "--method", "clip")
+    assert code == 1 and "method: expected 'itc'" in err

@@ -1,0 +1,137 @@
+"""Running the service: loading the models, and uvicorn until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import warnings
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+from image_text_embedding.foundation.errors import InputError
+from image_text_embedding.foundation.terminal_text import print_line
+from image_text_embedding.inference.loading import load
+from image_text_embedding.inputs.text_encoder import TruncatedTextWarning
+from image_text_embedding.interfaces.serving.app import create_app
+from image_text_embedding.interfaces.serving.service import Service
+from image_text_embedding.interfaces.serving.settings import ServingSettings
+from image_text_embedding.retrieval.gallery import Gallery
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+# Seconds until the head of a connection's first request must be there.
+HEAD_SECONDS = 30.0
+
+# Seconds beyond the deadline of requests that accepted ones have when the server ends.
+GRACE = 5
+
+
+def build_service(settings: ServingSettings) -> Service:
+    """The service with its models loaded.
+
+    Raises:
+        InputError: the gallery is empty.
+        And as `load` and `Gallery.open`.
+    """
+    options: dict[str, Any] = {"device": settings.device, "limits": settings.limits()}
+    encoders = [(model, load(model, **options)) for model in settings.models]
+    named = [(encoder.config.name if os.path.exists(model) else model, encoder) for model, encoder in encoders]
+    if settings.gallery is None:
+        return Service(settings, named)
+    gallery = Gallery.open(settings.gallery, **options)
+    if gallery.manifest is None:
+        gallery.close()
+        raise InputError(f"gallery: {settings.gallery} is empty: add pictures first (`image-text-embedding index`)")
+    for name, encoder in named:
+        if encoder.info["sha256"] == gallery.manifest["sha256"]:
+            # With the model that is served anyway. The file stays open meanwhile.
+            shared = Gallery.open(settings.gallery, encoder)
+            gallery.close()
+            return Service(settings, named, shared, name)
+    name = gallery.model.config.name
+    return Service(settings, [*named, (name, gallery.model)], gallery, name)
+
+
+def server_config(service: Service, host: str, port: int) -> uvicorn.Config:
+    """How uvicorn serves a service."""
+    return uvicorn.Config(
+        create_app(service),
+        host=host,
+        port=port,
+        http=_PunctualProtocol,
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        # Longer than load balancers keep an idle connection, so that none sends into one that is being closed.
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(service.settings.timeout) + GRACE,
+    )
+
+
+class _PunctualProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """uvicorn's protocol, where a connection on which no request begins is closed: otherwise it would be held forever."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Called by the event loop."""
+        super().connection_made(transport)
+        asyncio.get_running_loop().call_later(HEAD_SECONDS, self._close_if_silent)
+
+    def _close_if_silent(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
+
+
+def serve(settings: ServingSettings, host: str, port: int) -> int:
+    """Serve until SIGTERM or Ctrl-C: then accept nothing more, finish what was accepted, and return.
+
+    Returns:
+        The exit code: 0 after SIGTERM, 130 after Ctrl-C, 1 if the address cannot be used.
+    """
+    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", level=logging.WARNING)
+    # Texts of requests are cut as in the official code, and results whose pictures have moved have no match: a line in the
+    # log for each would only fill it.
+    warnings.filterwarnings("ignore", category=TruncatedTextWarning)
+    warnings.filterwarnings("ignore", message=".* pictures could not be re-ranked")
+    stopped_by: list[int] = []
+    handlers = {each: signal.signal(each, lambda number, _: stopped_by.append(number)) for each in _SIGNALS}
+    try:
+        service = build_service(settings)
+        server = _Server(server_config(service, host, port))
+        if stopped_by:
+            return _exit_code(stopped_by)
+        # uvicorn has its own handlers while it runs, and afterwards calls ours, so that we know what stopped it.
+        server.run()
+    except SystemExit:
+        # The address cannot be used; uvicorn has logged why.
+        return 1
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    code = _exit_code(stopped_by)
+    if any(model.queue.is_alive() for model in service.models):
+        # It still computes what nobody waits for any more. A thread in torch while Python ends would crash the process.
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which says where it listens."""
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Start to listen."""
+        await super().startup(sockets)
+        for listener in self.servers:
+            host, port = listener.sockets[0].getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            print_line(f"image-text-embedding: serving at http://{shown}:{port}", error=True)
+
+
+def _exit_code(stopped_by: list[int]) -> int:
+    return 130 if signal.SIGINT in stopped_by else 0

@@ -1,0 +1,241 @@
+"""How the HTTP service does under load: `python tests/benchmarks/bench_serve.py`.
+
+One script on loopback: the server is a process of its own, the clients are in this one, and they share the machine's
+processors. It prints the rows of the serving issue's table with what was measured. `--full-size` measures a made-up BLIP of
+the official base size at 384 pixels instead of `blip_demo`. `--seconds` is the length of each measurement, `--fuzz` the
+number of mutated requests, `--overload` the seconds of overload.
+
+Items per second are compared with `encode_text` and `encode_image` in batches of 32, in this process, while no server runs:
+that is what the machine can do if nobody has to speak HTTP.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import functools
+import platform
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from encode_bench.made_up_inputs import captions, make_weights
+from encode_bench.measuring import Bench
+from serve_bench.clients import Load, closed_loop, open_loop, post
+from serve_bench.mutated_requests import fuzz_service
+from serve_bench.server_process import ServerProcess, server_process
+
+SECTIONS = ("text", "pictures", "latency", "overload", "fuzz", "drip")
+
+
+@dataclass
+class Possible:
+    """What is possible without HTTP: items per second, and seconds of processors for each."""
+
+    rate: float
+    cpu_seconds: float
+
+
+def without_http(function: Callable[[Any], Any], items: list[Any], seconds: float) -> Possible:
+    """How fast the function is, 32 items at a time."""
+    function(items[:32])
+    done, start, cpu = 0, time.perf_counter(), time.process_time()
+    while (elapsed := time.perf_counter() - start) < seconds:
+        function([items[(done + i) % len(items)] for i in range(32)])
+        done += 32
+    return Possible(done / elapsed, (time.process_time() - cpu) / done)
+
+
+def texts_and_pictures(model: str) -> tuple[list[str], list[bytes]]:
+    """What the clients send: captions of usual lengths, and the packaged pictures (for a large model photos of 640 px)."""
+    import io
+
+    from PIL import Image
+
+    from image_text_embedding.demo.packaged_gallery import gallery
+
+    pictures = [Path(entry["path"]).read_bytes() for entry in gallery()]
+    if model == "blip_demo":
+        from image_text_embedding.demo.packaged_gallery import gallery as entries
+
+        sentences = [entry["caption"] for entry in entries() if entry.get("caption")] or ["a dog"]
+        return sentences, pictures
+    resized = []
+    for content in pictures[:16]:
+        file = io.BytesIO()
+        Image.open(io.BytesIO(content)).convert("RGB").resize((640, 480)).save(file, "JPEG", quality=90)
+        resized.append(file.getvalue())
+    return captions(500), resized
+
+
+def text_requests(texts: list[str]) -> list[bytes]:
+    return [post("/v1/embeddings", {"input": text, "encoding_format": "base64"}) for text in texts]
+
+
+def picture_requests(pictures: list[bytes]) -> list[bytes]:
+    return [
+        post("/v1/embeddings", {"input": [{"image": base64.b64encode(each).decode()}], "encoding_format": "base64"})
+        for each in pictures
+    ]
+
+
+def compare(load: Load, cpu_seconds: float, possible: Possible) -> str:
+    """The share of what is possible, by the clock and (less affected by others on the machine) by processor time."""
+    return (
+        f"{load.rate() / possible.rate:.0%} (by CPU time {possible.cpu_seconds * load.counts[200] / cpu_seconds:.0%})"
+    )
+
+
+def report(name: str, value: str, bar: str) -> None:
+    print(f"{name:58} {value:44} asked: {bar}", flush=True)
+
+
+def describe(load: Load) -> str:
+    counts = ", ".join(f"{count} x {status}" for status, count in sorted(load.counts.items()))
+    return f"{counts}; p50 {load.quantile(0.5) * 1e3:.1f} ms, p99 {load.quantile(0.99) * 1e3:.1f} ms"
+
+
+@contextmanager
+def dripping_server() -> Iterator[int]:
+    """A server on loopback that sends a byte now and then; yields its port."""
+    listener, stop = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+    def serve() -> None:
+        while not stop.is_set():
+            wire, _ = listener.accept()
+            threading.Thread(target=drip, args=(wire,), daemon=True).start()
+
+    def drip(wire: socket.socket) -> None:
+        with wire:
+            try:
+                wire.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+                while not stop.wait(0.1):
+                    wire.sendall(b"x")
+            except OSError:
+                return
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        stop.set()
+        listener.close()
+
+
+def measure(
+    server: ServerProcess, chosen: list[str], sizes: argparse.Namespace, possible: dict[str, float], sent: Any
+) -> None:
+    """Run the chosen sections against a running server, and print their rows."""
+    texts, pictures = text_requests(sent[0]), picture_requests(sent[1])
+    closed_loop(server.port, texts, 64, 1.0)
+    closed_loop(server.port, pictures, 8, 1.0)
+    if "text" in chosen:
+        alone = closed_loop(server.port, texts, 1, sizes.seconds)
+        cpu = server.cpu_seconds()
+        many = closed_loop(server.port, texts, 64, sizes.seconds)
+        cpu = server.cpu_seconds() - cpu
+        print(f"  1 client: {alone.rate():.0f}/s, {describe(alone)}; 64 clients: {many.rate():.0f}/s, {describe(many)}")
+        report("64 text clients / 1 at a time", f"{many.rate() / alone.rate():.1f} x", ">= 5 x (blip_demo)")
+        report("64 text clients / encode_text in batches", compare(many, cpu, possible["text"]), ">= 80%")
+    if "pictures" in chosen:
+        cpu = server.cpu_seconds()
+        many = closed_loop(server.port, pictures, 32, sizes.seconds)
+        cpu = server.cpu_seconds() - cpu
+        print(f"  32 clients: {many.rate():.1f}/s, {describe(many)}")
+        share = compare(many, cpu, possible["image"])
+        report("32 picture clients / encode_image in batches", share, ">= 90% (full size)")
+    if "latency" in chosen:
+        for name, requests, clients in (("texts", texts, 64), ("pictures", pictures, 32)):
+            alone = closed_loop(server.port, requests, 1, sizes.seconds)
+            full = closed_loop(server.port, requests, clients, sizes.seconds).rate()
+            half = open_loop(server.port, requests, full / 2, sizes.seconds)
+            ratio = half.quantile(0.99) / alone.quantile(0.5)
+            print(f"  {name}: alone {describe(alone)}; at {full / 2:.1f}/s {describe(half)}")
+            report(f"p99 at half load / unloaded p50, {name}", f"{ratio:.1f}", "<= 3")
+    if "overload" in chosen:
+        full = closed_loop(server.port, pictures, 32, sizes.seconds).rate()
+        before = server.memory()
+        load = open_loop(server.port, pictures, 4 * full, sizes.overload)
+        report(
+            f"4 x overload with pictures for {sizes.overload:.0f} s",
+            f"{describe(load)}; {before:.0f} -> {server.memory():.0f} MiB",
+            "only 200 and 429, none lost, memory flat",
+        )
+    if "fuzz" in chosen:
+        small = f"data:image/png;base64,{base64.b64encode(min(sent[1], key=len)).decode()}"
+        fuzz_service(server.port, small, 500, seed=1)
+        before = server.memory()
+        load, faults = fuzz_service(server.port, small, sizes.fuzz)
+        memory = f"{before:.0f} -> {server.memory():.0f} MiB"
+        report(
+            f"{sizes.fuzz} mutated requests",
+            f"{len(faults)} faults; {describe(load)}; {memory}",
+            "no 500, no hang, no growth",
+        )
+        for fault in faults[:5]:
+            print(f"    {fault}")
+
+
+def measure_drip(model: str, sizes: argparse.Namespace, sent: Any) -> None:
+    """Honest clients beside one whose URL drips."""
+    with dripping_server() as port, server_process("--model", model, "--allow-host", f"127.0.0.1:{port}") as server:
+        requests = text_requests(sent[0])
+        slow = [post("/v1/embeddings", {"input": [{"image": f"http://127.0.0.1:{port}/x.png"}]})]
+        closed_loop(server.port, requests, 10, 1.0)
+        alone = closed_loop(server.port, requests, 10, sizes.seconds)
+        thread = threading.Thread(target=closed_loop, args=(server.port, slow, 1, 1.0), daemon=True)
+        thread.start()
+        beside = closed_loop(server.port, requests, 10, sizes.seconds)
+        assert thread.is_alive()
+        report(
+            "p99 of honest requests beside a dripping URL / without",
+            f"{beside.quantile(0.99) * 1e3:.1f} / {alone.quantile(0.99) * 1e3:.1f} ms",
+            "unchanged",
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--full-size", action="store_true", help="a made-up BLIP of the official base size")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--overload", type=float, default=120.0)
+    parser.add_argument("--fuzz", type=int, default=100_000)
+    sizes = parser.parse_args()
+    import image_text_embedding as ite
+    from image_text_embedding.inputs.prefetch import available_cpus
+
+    with tempfile.TemporaryDirectory(prefix="bench-serve-") as folder:
+        name = "blip_demo"
+        if sizes.full_size:
+            name = str(make_weights(Bench(False, 1, "cpu", Path(folder))))
+        sent = texts_and_pictures(name)
+        versions = {each: metadata.version(each) for each in ("torch", "fastapi", "uvicorn")}
+        print(f"{Path(name).name} on {available_cpus()} CPUs, {platform.machine()}, {versions}")
+        model = ite.load(name)
+        encode_text = functools.partial(model.encode_text, show_progress_bar=False)
+        encode_image = functools.partial(model.encode_image, show_progress_bar=False)
+        possible = {
+            "text": without_http(encode_text, sent[0], sizes.seconds),
+            "image": without_http(encode_image, sent[1], sizes.seconds),
+        }
+        for what, found in possible.items():
+            print(f"  without HTTP: {found.rate:.1f} {what}s/s, {found.cpu_seconds * 1e3:.2f} ms of CPU for each")
+        if set(sizes.only) - {"drip"}:
+            # 32 pictures at once take a large model longer than the default deadline on two cores.
+            patient = ["--timeout", "600"] if sizes.full_size and "overload" not in sizes.only else []
+            with server_process("--model", name, *patient) as server:
+                measure(server, sizes.only, sizes, possible, sent)
+        if "drip" in sizes.only:
+            measure_drip(name, sizes, sent)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""The command `serve` in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+CODE = "import sys; sys.argv[0] = 'image-text-embedding'; from image_text_embedding.interfaces.cli import main; main()"
+
+
+class ServerProcess:
+    """A running server; `port` is where it listens."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self.process, self.port = process, port
+
+    def cpu_seconds(self) -> float:
+        """Seconds of processors that the process has used."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def memory(self) -> float:
+        """MiB that the process has in memory."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.search(r"VmRSS:\s+(\d+) kB", status)
+        assert found is not None
+        return int(found.group(1)) / 1024
+
+
+@contextmanager
+def server_process(*options: str) -> Iterator[ServerProcess]:
+    """Starts the server, waits until it is ready, and ends it."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", CODE, "serve", "--port", "0", *options], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        found = re.search(r":(\d+)$", line)
+        assert found is not None, line + process.stderr.read()
+        port = int(found.group(1))
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5).read()
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield ServerProcess(process, port)
+        process.terminate()
+        assert process.wait(120) == 0
+    finally:
+        process.kill()
+        process.wait()

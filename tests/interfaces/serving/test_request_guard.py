@@ -1,0 +1,163 @@
+"""Limits on requests, the key, and the one shape of every error."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from support.http_service import WAIT, RunningService, error_of, running_service
+
+from image_text_embedding.foundation.errors import InputError
+from image_text_embedding.interfaces.serving.service import Service
+from image_text_embedding.interfaces.serving.settings import ServingSettings
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def strict() -> Iterator[RunningService]:
+    """A service with a key and low limits."""
+    limits = {"max_body": 100_000, "max_items": 3, "max_pixels": 10_000, "max_text": 50}
+    with running_service(api_key="s3cret", **limits) as running:
+        running.client.headers["Authorization"] = "Bearer s3cret"
+        yield running
+
+
+def picture(width: int, height: int) -> str:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height)).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def test_the_key(strict: RunningService) -> None:
+    body = {"input": "a dog"}
+    assert strict.post("/v1/embeddings", body).status_code == 200
+    for wrong in (
+        "Bearer s3cre",
+        "Bearer s3crets",
+        "Bearer",
+        "Basic s3cret",
+        "s3cret",
+        "",
+        "Bearer \u00fc".encode("latin-1"),
+    ):
+        answer = strict.post("/v1/embeddings", body, headers={"Authorization": wrong})
+        assert error_of(answer, 401)["code"] == "invalid_api_key" and answer.headers["www-authenticate"] == "Bearer"
+        assert "s3cret" not in answer.text
+        for path in ("/v1/models", "/metrics", "/info", "/openapi.json", "/nothing"):
+            error_of(strict.get(path, headers={"Authorization": wrong}), 401)
+        assert strict.get("/healthz", headers={"Authorization": wrong}).status_code == 200
+
+
+def test_limits(strict: RunningService) -> None:
+    long = {"input": "a" * 100_000}
+    assert "at most 100000 bytes" in error_of(strict.post("/v1/embeddings", long), 413)["message"]
+    pieces = (b" " * 50_000 for _ in range(1000))
+    answer = strict.client.post("/v1/embeddings", content=pieces, headers=JSON)  # without Content-Length
+    assert "at most 100000 bytes" in error_of(answer, 413)["message"]
+    error = error_of(strict.post("/v1/embeddings", {"input": ["a dog"] * 4}), 413)
+    assert error["param"] == "input" and "at most 3 items, got 4" in error["message"]
+    error = error_of(strict.post("/v1/embeddings", {"input": ["a dog", "a" * 51]}), 413)
+    assert error["param"] == "input[1]" and "at most 50 characters, got 51" in error["message"]
+    error = error_of(strict.post("/v1/embeddings", {"input": [{"image": picture(101, 100)}]}), 422)
+    assert error["param"] == "input[0]" and "101 x 100 pixels are more than 10000" in error["message"]
+    body = {"input": [{"image": picture(100, 100)}, "a" * 50, "a dog"]}
+    assert strict.post("/v1/embeddings", body).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "a JSON object"),
+        (b"{", "expected JSON"),
+        (b"\xff\xfe", "expected JSON"),
+        (b'{"input": 1' + b"0" * 5000 + b"}", "expected JSON"),
+        (b'{"input": ' + b"[" * 50_000 + b"]" * 50_000 + b"}", "expected JSON"),
+        (b"[]", "expected an object"),
+        (b'"a dog"', "expected an object"),
+        (b"null", "expected an object"),
+    ],
+    ids=range(8),
+)
+def test_bodies_that_are_no_json_object(service: RunningService, content: bytes, message: str) -> None:
+    answer = service.client.post("/v1/embeddings", content=content, headers=JSON)
+    assert message in error_of(answer, 422)["message"]
+
+
+def test_other_sites_cannot_use_it(service: RunningService) -> None:
+    origin = {"Origin": "https://elsewhere.example"}
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", None):
+        headers = origin | ({"Content-Type": kind} if kind else {})
+        answer = service.client.post("/v1/embeddings", content=b'{"input": "a dog"}', headers=headers)
+        assert "application/json" in error_of(answer, 415)["message"]
+    asked = origin | {"Access-Control-Request-Method": "POST"}
+    for answer in (
+        service.client.options("/v1/embeddings", headers=asked),
+        service.post("/v1/embeddings", {"input": "a dog"}, headers=origin),
+    ):
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+    assert answer.status_code == 200
+
+
+def test_unknown_paths_and_methods(service: RunningService) -> None:
+    assert "'/v1/nothing'" in error_of(service.get("/v1/nothing"), 404)["message"]
+    assert "POST" in error_of(service.get("/v1/embeddings"), 405)["message"]
+    error_of(service.get("/v1/embeddings/"), 404)
+    for page in ("/docs", "/redoc"):
+        error_of(service.get(page), 404)
+
+
+def test_a_defect_says_nothing_to_clients(
+    service: RunningService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(*_: Any) -> Any:
+        raise RuntimeError("the password is hunter2")
+
+    monkeypatch.setattr(Service, "embed", broken)
+    with caplog.at_level(logging.CRITICAL):
+        answer = service.post("/v1/embeddings", {"input": "a dog"})
+    assert error_of(answer, 500)["type"] == "server_error" and "hunter2" not in answer.text
+
+
+def test_a_body_that_drips_is_given_up(data_urls: list[str]) -> None:
+    with running_service(timeout=0.3) as running:
+        with socket.create_connection(("127.0.0.1", running.port), timeout=WAIT) as wire:
+            head = "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+            wire.sendall(head.encode() + b"{")
+            # It holds up nobody else.
+            assert running.post("/v1/embeddings", {"input": "a dog"}).status_code == 200
+            answer = wire.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 408 ") and json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"]
+
+
+def test_a_silent_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("image_text_embedding.interfaces.serving.server.HEAD_SECONDS", 0.1)
+    with running_service() as running:
+        for sent in (b"", b"POST /v1/embeddings HTTP/1.1\r\nHost: "):
+            with socket.create_connection(("127.0.0.1", running.port), timeout=WAIT) as wire:
+                wire.sendall(sent)
+                assert wire.recv(100) == b""
+        # One that was used stays.
+        assert running.get("/healthz").status_code == running.get("/healthz").status_code == 200
+
+
+def test_settings_are_checked(tmp_path: Path) -> None:
+    for wrong, message in (
+        ({"timeout": 0}, "timeout: expected seconds above 0"),
+        ({"max_items": 0}, "max_items: expected a whole number"),
+        ({"queue": 5}, "queue: expected at least max_items=256, got 5"),
+        ({"api_key": "two words"}, "api_key: expected printable"),
+        ({"api_key": ""}, "api_key: expected printable"),
+        ({"allow_hosts": ("http://a.example",)}, "allow_hosts: expected a host name"),
+        ({"allow_roots": (tmp_path / "nothing",)}, "allow_roots: expected a folder"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ServingSettings(**wrong)  # type: ignore[arg-type]
