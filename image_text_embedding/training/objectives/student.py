@@ -300,7 +300,8 @@ class Student(ImageTower):
             for layer, (keys, values) in zip(layers, pictures_read):
                 x = layer(x, mask, (keys[pictures[part]], values[pictures[part]]))
             found.append(self.itm_head(x[:, 0]).float())
-        return losses.itm(torch.cat(found)[order.argsort()], labels, own)
+        logits = torch.cat(found)[order.argsort()]
+        return losses.itm(logits, labels, own) if own else losses.itm(logits, labels)
 
     def _answering_loss(self, states: torch.Tensor, batch: TrainingBatch, smoothing: float) -> torch.Tensor:
         """The loss of VQA: each answer is predicted from its question's states, fused with the picture."""

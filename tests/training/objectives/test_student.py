@@ -45,7 +45,7 @@ class TestStudent:
         labels = torch.ones(3 * n).long()
         monkeypatch.setattr(losses, "itm_pairs", lambda *_: (pictures, texts, labels))
         computed: list[torch.Tensor] = []
-        monkeypatch.setattr(losses, "itm", lambda logits, *_: computed.append(logits))
+        monkeypatch.setattr(losses, "itm", lambda logits, _: computed.append(logits))
         batch = TrainingBatch(numbers["pixel_values"], pictures, texts, TokenRows(ids, mask))
         nothing = torch.empty(0)
         with torch.no_grad():
