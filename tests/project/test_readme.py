@@ -44,6 +44,7 @@ def blocks(language: str) -> list[tuple[str, str]]:
 
 PYTHON = [code for mark, code in blocks("python") if mark == ""]
 TASKS = [code for mark, code in blocks("python") if mark == "tasks"]
+MORE_TASKS = [code for mark, code in blocks("python") if mark == "more tasks"]  # that no demonstration model can do
 
 
 def test_the_table_matches_the_yaml_files() -> None:
@@ -58,7 +59,7 @@ def test_the_examples_run(code: str, home, tmp_path, monkeypatch) -> None:
     exec(compile(code, "README.md", "exec"), {})
 
 
-@pytest.mark.parametrize("code", TASKS, ids=range(len(TASKS)))
+@pytest.mark.parametrize("code", TASKS + MORE_TASKS, ids=range(len(TASKS + MORE_TASKS)))
 def test_the_examples_of_the_other_tasks_run(code: str, small_models, tmp_path, monkeypatch) -> None:
     """With small made-up models under the official names."""
     monkeypatch.setattr("image_text_embedding.models.config_files.config_dir", lambda: small_models)
@@ -108,7 +109,7 @@ def test_the_example_of_towhee_090_runs(packaged: bool, small_models, tmp_path) 
 
 
 def test_every_python_block_is_run_by_a_test() -> None:
-    assert {mark for mark, _ in blocks("python")} == {"", "tasks", "towhee 0.9"}
+    assert {mark for mark, _ in blocks("python")} == {"", "tasks", "more tasks", "towhee 0.9"}
 
 
 def test_the_main_job_runs(tmp_path) -> None:
