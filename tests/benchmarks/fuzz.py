@@ -16,7 +16,7 @@ from fuzzing.cases import Kind
 
 KINDS = [
     Kind("pictures", pictures.case),
-    Kind("bombs", bombs.case, max_seconds=20.0),
+    Kind("bombs", bombs.case, max_seconds=90.0),
     Kind("tables", tables.case),
     Kind("data-urls", strings.data_url, max_seconds=30.0),
     Kind("configurations", strings.config, max_seconds=30.0),
