@@ -43,3 +43,8 @@ def split_words(text: str, rules: TextRules) -> list[str]:
     for old, new in rules.replace:
         text = text.replace(old, new)
     return re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ").split(" ")
+
+
+def swap_sides(text: str) -> str:
+    """A statement with left and right exchanged, within words too, as in BLIP's `data/nlvr_dataset.py`."""
+    return "right".join(part.replace("right", "left") for part in text.lower().split("left"))

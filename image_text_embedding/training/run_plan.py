@@ -15,6 +15,7 @@ import torch
 
 from image_text_embedding.foundation.errors import ConfigError, InputError
 from image_text_embedding.inputs.tokenizer import Tokenizer
+from image_text_embedding.models.checkpoints.initialization import reasoning_text
 from image_text_embedding.models.config import TASKS, ModelConfig, WeightsSource, config_from_mapping
 from image_text_embedding.models.config_files import list_models, model_config
 from image_text_embedding.models.model_lookup import ResolvedModel, find_vocabulary, resolve_model
@@ -172,8 +173,16 @@ def finished_config(
     if {"lm", "vqa"} <= set(tasks) and base.vision.width != base.text.width:
         raise ConfigError("lm and vqa share one decoder, which needs vision and text of the same width")
     size = settings.image_size or base.vision.image_size
+    text, captions = base.text, base.captions
+    if "nlvr" in tasks and text.pair is None:
+        text = reasoning_text(base)
+        # As in the official code, which does not cut statements by tokens. (`data/nlvr_dataset.py`; ALBEF's reads 30 words.)
+        words = 40 if base.family == "blip" else captions.max_words
+        captions = dataclasses.replace(captions, max_words=words, max_tokens=text.max_positions)
     config = dataclasses.replace(
         base,
+        text=text,
+        captions=captions,
         name=base.name if from_scratch else name,
         summary=base.summary if from_scratch else f"{base.name}, fine-tuned",
         tasks=tuple(task for task in TASKS if task in results),

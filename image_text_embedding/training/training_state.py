@@ -23,6 +23,7 @@ from image_text_embedding.training.objectives.student import (
 )
 from image_text_embedding.training.run_plan import RunPlan
 from image_text_embedding.training.schedules import learning_rate_factor
+from image_text_embedding.training.settings import CLASSIFYING
 
 
 class TrainingState:
@@ -47,7 +48,7 @@ class TrainingState:
         self.loss_sum, self.loss_count = 0.0, 0
         self.student = _build_student(plan, checkpoint).to(device).train()
         self.teacher: MomentumTeacher | None = None
-        if settings.has_momentum and {"itc", "mlm"} & set(plan.tasks):
+        if settings.has_momentum and {"itc", "mlm", *CLASSIFYING} & set(plan.tasks):
             self.teacher = MomentumTeacher(self.student, settings.momentum, settings.queue_size).to(device)
         if settings.gradient_checkpointing:
             self.student.enable_gradient_checkpointing()
@@ -112,7 +113,7 @@ def _build_student(plan: RunPlan, checkpoint: dict[str, Any] | None) -> Student:
     settings, tokenizer = plan.settings, plan.tokenizer
     vocabulary = VocabularyIds(tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id, tokenizer.vocab_size)
     if checkpoint is None and plan.start is not None:
-        student = pretrained_student(plan.start, plan.config, plan.tasks, vocabulary)
+        student = pretrained_student(plan.start, plan.config, plan.tasks, vocabulary, settings.seed)
         if settings.sinusoids is not None:
             student.add_sinusoids(settings.sinusoids)
     else:

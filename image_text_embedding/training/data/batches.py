@@ -23,7 +23,7 @@ class TrainingBatch:
     """N pictures and the texts that the objectives need.
 
     Attributes:
-        pixels: uint8 (N, S, S, 3), RGB.
+        pixels: uint8 (N, S, S, 3), RGB; for NLVR (2N, S, S, 3), the two pictures of a pair side by side.
         image_keys, caption_keys: int64 (N,); equal keys mean the same picture, or the same caption.
         captions: N rows that start with [CLS]; for ITC, ITM and MLM.
         prompted: n * N rows for LM, the n texts of a picture side by side: [DEC], the prompt, a caption, [SEP].
@@ -32,6 +32,7 @@ class TrainingBatch:
         answers: A >= n * N rows: [DEC], an answer, [SEP].
         answer_of: (A,), the question's row in `questions`.
         answer_weights: (A,), the share of the question's annotators who gave this answer.
+        labels: int64 (N,), of the captions, for NLVR (1 = true) and VE (of ENTAILMENT_CLASSES).
     """
 
     pixels: torch.Tensor
@@ -44,6 +45,7 @@ class TrainingBatch:
     answers: TokenRows | None = None
     answer_of: torch.Tensor | None = None
     answer_weights: torch.Tensor | None = None
+    labels: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> TrainingBatch:
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))

@@ -15,14 +15,16 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from image_text_embedding.foundation.errors import ConfigError, InputError, TextError
+from image_text_embedding.foundation.messages import abbreviate
 from image_text_embedding.inputs.image_loading import load_picture
 from image_text_embedding.inputs.pixels import to_pixels
-from image_text_embedding.inputs.text_rules import TextRules
+from image_text_embedding.inputs.text_rules import TextRules, swap_sides
 from image_text_embedding.inputs.tokenizer import Tokenizer
 from image_text_embedding.models.config import ModelConfig
+from image_text_embedding.models.networks.heads import ENTAILMENT_CLASSES
 from image_text_embedding.training.data.batches import TokenRows, TrainingBatch
 from image_text_embedding.training.data.pair_sources import PairSource
-from image_text_embedding.training.settings import TrainConfig
+from image_text_embedding.training.settings import CLASSIFYING, TrainConfig
 
 MAX_SKIPPED_IN_A_ROW = 100  # so many unusable pairs in a row mean that something is wrong with the source
 
@@ -43,10 +45,11 @@ class PairSample:
     """One pair, ready for a batch.
 
     Attributes:
-        pixels: uint8 (S, S, 3), RGB.
+        pixels: uint8 (S, S, 3), RGB; (2, S, S, 3) for NLVR.
         image_key: equal for equal pictures.
         caption, prompted, questions: token ids, as in `TrainingBatch`.
         answers: for each question its answers (token ids) and their shares.
+        label: of the caption, for NLVR and VE.
         skipped: the pairs before this one that cannot be used.
     """
 
@@ -56,6 +59,7 @@ class PairSample:
     prompted: list[list[int]]
     questions: list[list[int]]
     answers: list[dict[tuple[int, ...], float]]
+    label: int | None = None
     skipped: list[SkippedPair] = field(default_factory=list)
 
 
@@ -140,12 +144,23 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
             for text, answer_texts in self._choose_texts(_pair_questions(question, answer), rng):
                 questions.append(self.tokenizer(text, self.config.questions))
                 answers.append(self._answer_shares(answer_texts))
-        picture = load_picture(item.get("image"))
         texts = f"{captions} {question} {answer}"
-        pixels = to_pixels(self._augment(picture, texts, rng), self.config.vision.image_size)
         image = item.get("image")
         key = _hash_key(os.fspath(image) if isinstance(image, (str, os.PathLike)) else index)
-        return PairSample(pixels, key, caption_ids, prompted, questions, answers)
+        label = read_label(item.get("label"), self.tasks) if set(CLASSIFYING) & set(self.tasks) else None
+        if "nlvr" not in self.tasks:
+            pixels = self._pixels(image, texts, rng)
+        else:
+            if not isinstance(image, (list, tuple)) or len(image) != 2:
+                raise InputError(f"expected a pair of pictures under 'image', got {abbreviate(image)}")
+            pixels = np.stack([self._pixels(each, texts, rng) for each in image])
+            # BLIP's `data/nlvr_dataset.py` exchanges left and right at random.
+            if self.augment and self.config.family == "blip" and rng.random() < 0.5:
+                pixels, caption_ids = pixels[::-1], self.tokenizer(swap_sides(captions[0]), self.config.captions)
+        return PairSample(pixels, key, caption_ids, prompted, questions, answers, label)
+
+    def _pixels(self, image: Any, texts: str, rng: np.random.Generator) -> np.ndarray:
+        return to_pixels(self._augment(load_picture(image), texts, rng), self.config.vision.image_size)
 
     def _choose_texts(self, texts: Sequence[Any], rng: np.random.Generator) -> list[Any]:
         """Draw `settings.texts` of the texts without repetition; if there are fewer, each about equally often."""
@@ -200,7 +215,9 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
         questions = [row for sample in samples for row in sample.questions]
         captions = [sample.caption for sample in samples if sample.caption]
         batch = TrainingBatch(
-            pixels=torch.from_numpy(np.stack([sample.pixels for sample in samples])),
+            pixels=torch.from_numpy(
+                np.concatenate([each.pixels if each.pixels.ndim == 4 else each.pixels[None] for each in samples])
+            ),
             image_keys=torch.tensor([sample.image_key for sample in samples]),
             caption_keys=torch.tensor([_hash_key(sample.caption) for sample in samples]),
             captions=padded_rows(captions, pad) if captions else None,
@@ -210,6 +227,7 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
             answers=padded_rows([list(row) for row, _, _ in answers], pad) if answers else None,
             answer_of=torch.tensor([i for _, _, i in answers]) if answers else None,
             answer_weights=torch.tensor([weight for _, weight, _ in answers]) if answers else None,
+            labels=None if samples[0].label is None else torch.tensor([sample.label for sample in samples]),
         )
         return batch, skipped
 
@@ -222,6 +240,19 @@ def _pair_questions(question: Any, answer: Any) -> list[tuple[Any, Any]]:
         got = len(answer) if isinstance(answer, (list, tuple)) else type(answer).__name__
         raise TextError(f"expected an answer to each of {len(question)} questions, got {got}")
     return list(zip(question, answer))
+
+
+def read_label(label: Any, tasks: tuple[str, ...]) -> int:
+    """The class of a label: for NLVR true or false, as words or not; for VE one of ENTAILMENT_CLASSES.
+
+    Raises:
+        TextError: it is neither.
+    """
+    names = ("false", "true") if "nlvr" in tasks else ENTAILMENT_CLASSES
+    name = str(label).lower()
+    if name not in names:
+        raise TextError(f"label: expected {' or '.join(names)}, got {abbreviate(label)}")
+    return names.index(name)
 
 
 def _as_mapping(item: Any) -> Mapping[str, Any]:

@@ -17,15 +17,17 @@ from image_text_embedding.inputs.collections.parquet_tables import open_parquet
 from image_text_embedding.inputs.collections.tables import json_lines
 from image_text_embedding.inputs.url_fetch import is_url
 
-_COLUMNS = {"image": ("image", "file_name", "image_path"), "caption": ("caption", "text")}  # ours, then Hugging Face's
+# Ours, then Hugging Face's, then those of NLVR2 and SNLI-VE.
+_COLUMNS = {"image": ("image", "file_name", "image_path", "images"), "caption": ("caption", "text", "sentence")}
 
 
 class PairSource(Protocol):
     """Anything indexable. An item is a mapping or a pair (image, caption).
 
     Keys: `image`, what `load` calls a picture; `caption`, a string or several, of which some are drawn; `question`;
-    `answer`, a string or one of each annotator. Where `question` is a list, `answer` is one too, with as many entries. What
-    depends on anything but the index cannot be resumed exactly.
+    `answer`, a string or one of each annotator. Where `question` is a list, `answer` is one too, with as many entries. For
+    NLVR, `image` is a list of two pictures and `label` is true or false; for VE, `label` is entailment, neutral or
+    contradiction. What depends on anything but the index cannot be resumed exactly.
     """
 
     def __len__(self) -> int: ...
@@ -120,9 +122,12 @@ class _ListedPairs:
         picture = row["image"]
         if isinstance(picture, Mapping):  # as Hugging Face's datasets store it
             picture = picture.get("bytes") or picture.get("path")
-        if isinstance(picture, str) and not is_url(picture):
-            picture = str(self.folder / picture)
-        return {**row, "image": picture}
+        if isinstance(picture, list):  # a pair
+            picture = [self._located(each) for each in picture]
+        return {**row, "image": self._located(picture)}
+
+    def _located(self, picture: Any) -> Any:
+        return str(self.folder / picture) if isinstance(picture, str) and not is_url(picture) else picture
 
 
 class _ParquetRows(Sequence[dict[str, Any]]):
@@ -142,7 +147,7 @@ def _parquet(path: Path) -> Sequence[Mapping[str, Any]]:
     file = open_parquet(str(path))
     from pyarrow import ArrowException
 
-    known = {name for names in _COLUMNS.values() for name in names} | {"question", "answer"}
+    known = {name for names in _COLUMNS.values() for name in names} | {"question", "answer", "label"}
     try:
         return _ParquetRows(file.read(columns=[name for name in file.schema_arrow.names if name in known]))
     except (OSError, ArrowException) as error:

@@ -161,6 +161,23 @@ def mlm(
     return loss / max(len(targets), 1)
 
 
+def classification(
+    logits: torch.Tensor, labels: torch.Tensor, soft_logits: torch.Tensor | None = None, alpha: float = 0.0
+) -> torch.Tensor:
+    """Loss of NLVR and VE, with targets mixed with a share alpha of the momentum model's softmax.
+
+    Official `models/model_nlvr.py` and `models/model_ve.py` of ALBEF; BLIP's `models/blip_nlvr.py` has no momentum model.
+
+    Args:
+        logits, soft_logits: (N, classes).
+        labels: (N,)
+    """
+    loss = F.cross_entropy(logits, labels)
+    if soft_logits is not None:
+        loss = (1 - alpha) * loss + alpha * F.cross_entropy(logits, soft_logits.softmax(-1))
+    return loss
+
+
 def _token_losses(
     logits: torch.Tensor, input_ids: torch.Tensor, counted: torch.Tensor, label_smoothing: float
 ) -> torch.Tensor:

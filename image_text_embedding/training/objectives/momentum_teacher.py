@@ -33,7 +33,7 @@ class MomentumTeacher(nn.Module):
         self.momentum = momentum
         self.config = student.config
         self.vision = copy.deepcopy(student.vision)
-        for name in ("vision_proj", "text", "text_proj", "mlm_head"):
+        for name in ("vision_proj", "text", "text_proj", "mlm_head", "cls_head"):
             if hasattr(student, name):
                 setattr(self, name, copy.deepcopy(getattr(student, name)))
         size, dim = queue_size or 0, student.config.embed_dim or 0

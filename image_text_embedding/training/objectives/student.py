@@ -24,12 +24,14 @@ from image_text_embedding.models.checkpoints.weight_loading import is_untied, lo
 from image_text_embedding.models.config import ModelConfig
 from image_text_embedding.models.model_lookup import ResolvedModel
 from image_text_embedding.models.networks.bert import LanguageHead, Layer, TextStack
-from image_text_embedding.models.networks.heads import build_decoder
+from image_text_embedding.models.networks.heads import ENTAILMENT_CLASSES, build_classifier, build_decoder
 from image_text_embedding.models.networks.towers import ImageTower
 from image_text_embedding.models.part_cache import ignored_parameters
 from image_text_embedding.training.data.batches import ContrastiveKeys, TrainingBatch
 from image_text_embedding.training.objectives import losses
-from image_text_embedding.training.settings import TrainConfig
+from image_text_embedding.training.objectives.classifying import classifier_start, classifying_loss
+from image_text_embedding.training.objectives.sinusoids import sinusoid_positions
+from image_text_embedding.training.settings import CLASSIFYING, TrainConfig
 
 INITIAL_TEMPERATURE = 0.07
 
@@ -64,22 +66,6 @@ class Teacher(Protocol):
     def enqueue(self, new: ContrastiveKeys) -> None: ...
 
 
-def sinusoid_positions(patches: int, width: int, strength: float) -> torch.Tensor:
-    """Position embeddings (1, 1 + patches, width) of row and column; 0 for the class token.
-
-    Sines and cosines with the amplitude `strength`, as in "Attention Is All You Need" (§3.5): one half of the width encodes
-    the row, the other half the column.
-    """
-    side, quarter = int(patches**0.5), width // 4
-    rates = 100 ** (-torch.arange(quarter) / quarter)
-    angles = torch.arange(side)[:, None] * rates  # (side, quarter)
-    waves = torch.cat([angles.sin(), angles.cos()], dim=1)  # (side, width / 2)
-    rows, columns = waves[:, None].expand(-1, side, -1), waves.expand(side, -1, -1)
-    positions = torch.zeros(1, 1 + patches, width)
-    positions[0, 1:, : 4 * quarter] = strength * torch.cat([rows, columns], dim=2).flatten(0, 1)
-    return positions
-
-
 class Student(ImageTower):
     """The towers and heads that the chosen objectives train, and their losses."""
 
@@ -93,7 +79,7 @@ class Student(ImageTower):
         self.config, self.tasks, self.vocabulary = config, tasks, vocabulary
         vision, text = config.vision, config.text
         if tasks != ("lm",):
-            has_fusion = bool({"itm", "vqa", "mlm"} & set(tasks))
+            has_fusion = bool({"itm", "vqa", "mlm", *CLASSIFYING} & set(tasks))
             self.text = TextStack(text, vision.width if has_fusion else None)
         if "itc" in tasks:
             assert config.embed_dim is not None
@@ -105,6 +91,8 @@ class Student(ImageTower):
             self.decoder = build_decoder(config, vision.width if "lm" in tasks else text.width)
         if "mlm" in tasks:
             self.mlm_head = LanguageHead(text)
+        if set(CLASSIFYING) & set(tasks):
+            self.cls_head = build_classifier(text.width, 2 if "nlvr" in tasks else len(ENTAILMENT_CLASSES))
 
     def initialise(self, settings: TrainConfig) -> None:
         """Draw weights for training from scratch: std 0.02 as in BERT and ViT at width 768, larger for narrower layers.
@@ -194,7 +182,7 @@ class Student(ImageTower):
             left_out: objectives that start in a later step.
 
         Returns:
-            a scalar for each remaining objective, in the order itc, itm, lm, vqa, mlm
+            a scalar for each remaining objective, in the order of OBJECTIVES
         """
         states = self.encode_pixels(batch.pixels)
         teacher_states = None if teacher is None else teacher.encode_pixels(batch.pixels)
@@ -224,6 +212,10 @@ class Student(ImageTower):
         if "mlm" in tasks:
             probability = settings.mlm_probability
             found["mlm"] = self._masked_word_loss(states, batch, probability, teacher, teacher_states, alpha)
+        for task in set(CLASSIFYING) & tasks:
+            assert batch.captions is not None
+            ids = self._with_enc_token(batch.captions.ids)
+            found[task] = classifying_loss(self, ids, batch, states, teacher, teacher_states, alpha)
         return found
 
     def _contrastive_loss(
@@ -353,9 +345,12 @@ def new_student(
 
 
 def pretrained_student(
-    resolved: ResolvedModel, config: ModelConfig, tasks: tuple[str, ...], vocabulary: VocabularyIds
+    resolved: ResolvedModel, config: ModelConfig, tasks: tuple[str, ...], vocabulary: VocabularyIds, seed: int = 0
 ) -> Student:
     """A student with the weights of a checkpoint. Encoder and decoder share their layers if these are equal there.
+
+    Args:
+        seed: of what NLVR and VE need and the checkpoint lacks: the classifier, and BLIP's merging layers.
 
     Raises:
         CheckpointError: the weights cannot be read safely, or lack a part that an objective trains.
@@ -367,6 +362,8 @@ def pretrained_student(
     # Hugging Face's conversions lack the temperature.
     missing = {} if "temp" in list(checkpoint.tensors) else {"temp": torch.tensor(INITIAL_TEMPERATURE)}
     tensors: Mapping[str, torch.Tensor] = ChainMap(missing, cast("dict[str, torch.Tensor]", checkpoint.tensors))
+    if set(CLASSIFYING) & set(tasks):
+        tensors = classifier_start(student, checkpoint, config, seed)
     checkpoint = dataclasses.replace(checkpoint, tensors=tensors)
     if hasattr(student, "decoder") and is_untied(checkpoint, names):
         student.decoder.untie()
