@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from image_text_embedding.inference.features import features
 from image_text_embedding.inference.tasks.answering import answer
 from image_text_embedding.inference.tasks.captioning import caption
 from image_text_embedding.inference.tasks.entailment import entail
@@ -245,6 +246,35 @@ class Encoder(VectorEncoder):
             InputError: the checkpoint cannot match; a box is not finite, empty, or outside of its picture.
         """
         return ground(self.runtime, images, phrases, boxes, batch_size, show_progress_bar, on_error)
+
+    def features(
+        self,
+        images: Any = None,
+        texts: Any = None,
+        tokens: str = "all",
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        *,
+        on_error: str = "raise",
+    ) -> Any:
+        """Hidden states of all tokens, by the names of LAVIS' `extract_features`, for models that build on them.
+
+        Args:
+            images, texts: pictures, texts, or both, then in pairs, or one of either for all of the other.
+            tokens: "all"; or "first" for the class token of pictures and the first token of texts alone.
+
+        Returns:
+            A dictionary of float32 arrays for one picture or text (or pair), else a list of these. Of pictures
+            `image_embeds` (1 + patches, width) and `image_embeds_proj` (1 + patches, D), each token projected and of unit
+            length; of texts `text_embeds` (L, width) and `text_embeds_proj` (L, D); of pairs `multimodal_embeds` (L, width),
+            the text fused with the picture, with [ENC] as its first token in BLIP. Models that cannot embed lack the
+            projections and `text_embeds`, those that cannot match lack `multimodal_embeds`. The first rows of the
+            projections are the vectors of `encode_image` and `encode_text`.
+
+        Raises:
+            InputError: there is neither a picture nor a text, or the checkpoint reads no texts by themselves.
+        """
+        return features(self.runtime, images, texts, tokens, batch_size, show_progress_bar, on_error)
 
     def analyze(
         self,
