@@ -21,7 +21,17 @@ from image_text_embedding.models.config_files import list_models, model_config
 from image_text_embedding.models.model_lookup import ResolvedModel, find_vocabulary, resolve_model
 from image_text_embedding.training.data.pair_sources import as_pair_source
 from image_text_embedding.training.run_folder import VOCABULARY, RunFolder
-from image_text_embedding.training.settings import FINE_TUNING, OBJECTIVES, TrainConfig, chosen_tasks, train_config
+from image_text_embedding.training.settings import (
+    CLASSIFYING,
+    FINE_TUNING,
+    OBJECTIVES,
+    TrainConfig,
+    chosen_tasks,
+    train_config,
+)
+
+# BLIP's `models/blip_pretrain.py`, ALBEF's `Pretrain.py`; fine-tuned models read more.
+PRETRAINING_TOKENS = {"blip": 30, "albef": 25}
 
 _FROM_PYTHON = "from Python"  # in run.json, for pairs that have no path
 
@@ -35,6 +45,7 @@ class RunPlan:
         tasks: the objectives, in the order of OBJECTIVES.
         source, validation: a `PairSource` each; `validation` may be None.
         start: the weights to start from; None = from scratch, or from a checkpoint of this run.
+        from_scratch: whether the run, not only this part of it, started without weights.
     """
 
     config: ModelConfig
@@ -44,6 +55,15 @@ class RunPlan:
     source: Any
     validation: Any
     start: ResolvedModel | None
+    from_scratch: bool = False
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of a caption in training: the configuration's; in pretraining from scratch those of the official code."""
+        tokens = self.config.captions.max_tokens
+        if not self.from_scratch or set(CLASSIFYING) & set(self.tasks):
+            return tokens
+        return min(tokens, PRETRAINING_TOKENS[self.config.family])
 
 
 def plan_new_run(
@@ -76,7 +96,14 @@ def plan_new_run(
     tokenizer = Tokenizer.from_vocabulary(find_vocabulary(start or without_weights, vocabulary))
     _check_vocabulary(config, tokenizer)
     plan = RunPlan(
-        config, tasks, settings, tokenizer, _as_source(source, settings), _as_source(validation, settings), start
+        config,
+        tasks,
+        settings,
+        tokenizer,
+        _as_source(source, settings),
+        _as_source(validation, settings),
+        start,
+        from_scratch,
     )
     folder.write_description(
         {
@@ -140,6 +167,7 @@ def plan_resumed_run(
         _as_source(given_source, settings),
         _as_source(given_validation, settings),
         None,
+        from_scratch=start is None,
     )
     # Without a checkpoint the run starts again from its first weights.
     if start is not None and not folder.has_checkpoint():

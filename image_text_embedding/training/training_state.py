@@ -47,9 +47,11 @@ class TrainingState:
         self.step, self.best_score, self.is_best = 0, math.inf, False
         self.loss_sum, self.loss_count = 0.0, 0
         self.student = _build_student(plan, checkpoint).to(device).train()
+        self._new_teacher = lambda: MomentumTeacher(self.student, settings.momentum, settings.queue_size).to(device)
         self.teacher: MomentumTeacher | None = None
-        if settings.has_momentum and {"itc", "mlm", *CLASSIFYING} & set(plan.tasks):
-            self.teacher = MomentumTeacher(self.student, settings.momentum, settings.queue_size).to(device)
+        distilled = {"itc", "mlm", *CLASSIFYING, *(["vqa"] if plan.config.family == "albef" else [])}
+        if settings.has_momentum and distilled & set(plan.tasks):
+            self.teacher = self._new_teacher()
         if settings.gradient_checkpointing:
             self.student.enable_gradient_checkpointing()
         self.optimiser = AdamW(parameter_groups(self.student, settings.weight_decay), lr=settings.lr)
@@ -96,8 +98,10 @@ class TrainingState:
 
     def _load_state_dict(self, checkpoint: dict[str, Any]) -> None:
         self.student.load_state_dict(checkpoint["student"])
-        if self.teacher is not None:
+        if self.teacher is not None and checkpoint["teacher"] is not None:
             self.teacher.load_state_dict(checkpoint["teacher"])
+        elif self.teacher is not None:  # a run of an earlier version, which had none for this objective
+            self.teacher = self._new_teacher()
         self.optimiser.load_state_dict(checkpoint["optimiser"])
         self.schedule.load_state_dict(checkpoint["schedule"])
         self.scaler.load_state_dict(checkpoint["scaler"])

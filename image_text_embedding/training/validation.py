@@ -23,7 +23,9 @@ def validate(plan: RunPlan, state: TrainingState) -> dict[str, float]:
         InputError: too many pairs in a row cannot be used.
     """
     settings, student, device = plan.settings, state.student, state.device
-    pairs = PairDataset(plan.validation, plan.config, plan.tasks, plan.tokenizer, settings, augment=False)
+    pairs = PairDataset(
+        plan.validation, plan.config, plan.tasks, plan.tokenizer, settings, augment=False, max_tokens=plan.max_tokens
+    )
     order = validation_order(len(plan.validation), settings.batch_size)
     sums: dict[str, float] = {}
     skipped_count = 0

@@ -74,29 +74,32 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
         tokenizer: Tokenizer,
         settings: TrainConfig,
         augment: bool = True,
+        max_tokens: int | None = None,
     ) -> None:
         """
         Args:
             augment: crop and mirror the pictures.
+            max_tokens: of a caption; None = the configuration's.
 
         Raises:
             ConfigError: the prompt is too long.
         """
         self.source, self.config, self.tasks, self.tokenizer = source, config, tasks, tokenizer
         self.settings, self.augment = settings, augment
+        self.caption_rules = replace(config.captions, max_tokens=max_tokens or config.captions.max_tokens)
         self.prompt = (
             []
             if settings.prompt is None
             else tokenizer(settings.prompt, TextRules.as_it_is(config.text.max_positions, sep=False))[1:]
         )
-        max_tokens = config.text.max_positions - len(self.prompt)
-        if max_tokens < 3:
+        room = config.text.max_positions - len(self.prompt)
+        if room < 3:
             raise ConfigError(
                 f"prompt: expected one that leaves room for a caption in {config.text.max_positions} positions"
             )
         # A generated caption ends with [SEP], in families whose other texts do not as well.
         self.generation_rules = replace(
-            config.captions, max_tokens=min(config.captions.max_tokens, max_tokens), sep=True
+            self.caption_rules, max_tokens=min(self.caption_rules.max_tokens, room), sep=True
         )
 
     def __getitem__(self, key: tuple[int, int]) -> PairSample | list[SkippedPair]:
@@ -133,7 +136,7 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
         questions: list[list[int]] = []
         answers: list[dict[tuple[int, ...], float]] = []
         if set(self.tasks) != {"vqa"}:
-            caption_ids = self.tokenizer(captions[0], self.config.captions)
+            caption_ids = self.tokenizer(captions[0], self.caption_rules)
         if "lm" in self.tasks:
             prompted = [
                 [self._first_decoder_id(), *self.prompt, *self.tokenizer(text, self.generation_rules)[1:]]
@@ -156,7 +159,7 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
             pixels = np.stack([self._pixels(each, texts, rng) for each in image])
             # BLIP's `data/nlvr_dataset.py` exchanges left and right at random.
             if self.augment and self.config.family == "blip" and rng.random() < 0.5:
-                pixels, caption_ids = pixels[::-1], self.tokenizer(swap_sides(captions[0]), self.config.captions)
+                pixels, caption_ids = pixels[::-1], self.tokenizer(swap_sides(captions[0]), self.caption_rules)
         return PairSample(pixels, key, caption_ids, prompted, questions, answers, label)
 
     def _pixels(self, image: Any, texts: str, rng: np.random.Generator) -> np.ndarray:

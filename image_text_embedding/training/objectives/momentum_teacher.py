@@ -36,6 +36,8 @@ class MomentumTeacher(nn.Module):
         for name in ("vision_proj", "text", "text_proj", "mlm_head", "cls_head"):
             if hasattr(student, name):
                 setattr(self, name, copy.deepcopy(getattr(student, name)))
+        if "vqa" in student.tasks and student.config.family == "albef":  # BLIP's answering has no momentum model
+            self.decoder = copy.deepcopy(student.decoder)
         size, dim = queue_size or 0, student.config.embed_dim or 0
         self.register_buffer("image_queue", torch.zeros(size, dim))
         self.register_buffer("text_queue", torch.zeros(size, dim))

@@ -208,7 +208,7 @@ class Student(ImageTower):
             logits = self.decoder.logits(ids, self.decoder.read(states), attention_mask=mask)
             found["lm"] = losses.lm(logits.float(), ids, counted, smoothing)
         if "vqa" in tasks:
-            found["vqa"] = self._answering_loss(states, batch, smoothing)
+            found["vqa"] = self._answering_loss(states, batch, smoothing, teacher, teacher_states, alpha)
         if "mlm" in tasks:
             probability = settings.mlm_probability
             found["mlm"] = self._masked_word_loss(states, batch, probability, teacher, teacher_states, alpha)
@@ -284,16 +284,32 @@ class Student(ImageTower):
             x = layer(x, mask, (keys[pictures], values[pictures]))
         return losses.itm(self.itm_head(x[:, 0]).float(), labels)
 
-    def _answering_loss(self, states: torch.Tensor, batch: TrainingBatch, smoothing: float) -> torch.Tensor:
+    def _answering_loss(
+        self,
+        states: torch.Tensor,
+        batch: TrainingBatch,
+        smoothing: float,
+        teacher: Teacher | None = None,
+        teacher_states: torch.Tensor | None = None,
+        alpha: float = 0.0,
+    ) -> torch.Tensor:
         """The loss of VQA: each answer is predicted from its question's states, fused with the picture."""
-        assert batch.questions is not None and batch.answers is not None
-        assert batch.answer_of is not None and batch.answer_weights is not None
-        questions = batch.questions
-        question_states = self.text.fuse(self._with_enc_token(questions.ids), questions.mask, states)
-        context = self.decoder.read(question_states[batch.answer_of])
+        questions, answer_of = batch.questions, batch.answer_of
+        assert questions is not None and batch.answers is not None and batch.answer_weights is not None
+        question_ids = self._with_enc_token(questions.ids)
         ids, mask = batch.answers.ids, batch.answers.mask
-        logits = self.decoder.logits(ids, context, questions.mask[batch.answer_of], mask).float()
-        return losses.answers(logits, ids, mask.bool(), batch.answer_weights, len(questions.ids), smoothing)
+
+        def token_logits(model: Any, image_states: torch.Tensor) -> torch.Tensor:
+            question_states = model.text.fuse(question_ids, questions.mask, image_states)
+            context = model.decoder.read(question_states[answer_of])
+            return model.decoder.logits(ids, context, questions.mask[answer_of], mask).float()
+
+        soft_logits = None
+        if hasattr(teacher, "decoder") and teacher_states is not None and alpha:
+            with torch.no_grad():
+                soft_logits = token_logits(teacher, teacher_states)
+        logits, weights = token_logits(self, states), batch.answer_weights
+        return losses.answers(logits, ids, mask.bool(), weights, len(questions.ids), smoothing, soft_logits, alpha)
 
     def _masked_word_loss(
         self,
