@@ -54,7 +54,8 @@ class TrainConfig:
         label_smoothing: of LM and of answers; None = the family's: BLIP 0.1, ALBEF none.
         mlm_probability: share of the words that MLM predicts.
         queue_size: pairs of earlier batches that ITC compares the batch with; None = only the batch itself.
-        alpha: weight of the momentum model's predictions in the targets of ITC, MLM, NLVR, VE and ALBEF's VQA; None = 0. Papers: 0.4.
+        alpha: weight of the momentum model's predictions in the targets of ITC, MLM, NLVR, VE and ALBEF's VQA; None = 0.
+            Papers: 0.4.
         alpha_warmup_steps: steps in which alpha rises from 0; None = as in the official code, two epochs for BLIP and one
             for ALBEF, at most a tenth of the run.
         momentum: of the momentum model, which exists with a queue or with alpha.
