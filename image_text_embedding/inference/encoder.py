@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from image_text_embedding.inference.features import features
+from image_text_embedding.inference.features import features, fuse
 from image_text_embedding.inference.tasks.answering import answer
 from image_text_embedding.inference.tasks.captioning import caption
 from image_text_embedding.inference.tasks.entailment import entail
@@ -275,6 +275,22 @@ class Encoder(VectorEncoder):
             InputError: there is neither a picture nor a text, or the checkpoint reads no texts by themselves.
         """
         return features(self.runtime, images, texts, tokens, batch_size, show_progress_bar, on_error)
+
+    def fuse(
+        self,
+        images: Any,
+        texts: Any,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        *,
+        on_error: str = "raise",
+    ) -> Any:
+        """States of texts fused with pictures: the `multimodal` mode of BLIP's `models/blip.py`, and ALBEF's fusion layers.
+
+        Returns:
+            float32 (L, width) for one picture and one text, else a list of these; the first row is the matching head's input.
+        """
+        return fuse(self.runtime, images, texts, batch_size, show_progress_bar, on_error)
 
     def analyze(
         self,

@@ -13,6 +13,7 @@ from image_text_embedding.inference.tasks.image_text_batches import (
     PictureTextBatches,
     TokenIds,
     first_token,
+    require_texts,
     text_encoder_for,
 )
 from image_text_embedding.inputs.item_lists import ItemErrors, batches, is_single_text, progress_bar, require_iterable
@@ -49,6 +50,20 @@ def features(
     return pairs.failures.result(pairs.run(rows, extractor.compute, None, batch_size, show))
 
 
+def fuse(runtime: ModelRuntime, images: Any, texts: Any, batch_size: int, show: bool | None, on_error: str) -> Any:
+    """See `Encoder.fuse`."""
+    runtime.require("match")
+    extractor = _Extractor(runtime, first_only=False)
+    pairs = PictureTextBatches(runtime, images, on_error, texts=require_texts("texts", texts))
+    rows = pairs.rows("texts", encoder := text_encoder_for(runtime))
+    encoder.warn(2)
+
+    def compute(states: torch.Tensor, batch: list[TokenIds]) -> list[Any]:
+        return [found["multimodal_embeds"] for found in extractor.fused_features(states, batch)]
+
+    return pairs.failures.result(pairs.run(rows, compute, None, batch_size, show))
+
+
 class _Extractor:
     """Computes the features that a model has parts for; each item's as float32 arrays without padding."""
 
@@ -69,11 +84,15 @@ class _Extractor:
             for features, more in zip(found, self.text_features(texts)):
                 features |= more
         if texts and self._matches:
-            ids, mask = self.runtime.padded([[first_token(self.runtime, "enc"), *row[1:]] for row in texts])
-            fused = self.runtime.part("match").text.fuse(ids, mask, states)
-            for features, more in zip(found, self._arrays({"multimodal_embeds": fused}, list(map(len, texts)))):
+            for features, more in zip(found, self.fused_features(states, texts)):
                 features |= more
         return found
+
+    def fused_features(self, states: torch.Tensor, rows: list[TokenIds]) -> list[dict[str, Any]]:
+        """Picture states (B, 1 + patches, width) and R = n * B texts -> the states of each text fused with its picture."""
+        ids, mask = self.runtime.padded([[first_token(self.runtime, "enc"), *row[1:]] for row in rows])
+        fused = self.runtime.part("match").text.fuse(ids, mask, states)
+        return self._arrays({"multimodal_embeds": fused}, list(map(len, rows)))
 
     def text_features(self, rows: list[TokenIds]) -> list[dict[str, Any]]:
         """The features of texts alone."""

@@ -91,3 +91,19 @@ def test_skipping_and_bad_input(small_encoder: Callable, task_photos) -> None:
         with pytest.warns(ite.TruncatedTextWarning) as caught:
             call()
         assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("name", ["blip_base", "albef_14m"])
+def test_fuse(small_encoder: Callable, task_photos, name: str, vit_passes: list[int]) -> None:
+    model = small_encoder(name)
+    found = model.fuse(task_photos, SENTENCES, batch_size=3)
+    assert vit_passes == [3, 1]
+    for states, photo, text in zip(found, task_photos, SENTENCES):
+        np.testing.assert_allclose(states, model.features(photo, text)["multimodal_embeds"], atol=1e-5)
+    assert model.fuse(task_photos[0], SENTENCES[0]).shape == found[0].shape
+    states, errors = model.fuse([task_photos[0], "missing.jpg"], "a", on_error="skip")
+    assert states[1] is None and [index for index, _ in errors] == [1]
+    with pytest.raises(InputError, match="texts: expected one string"):
+        model.fuse(task_photos[0], None)
+    with pytest.raises(InputError, match="blip_caption_base cannot match"):
+        small_encoder("blip_caption_base").fuse(task_photos[0], "a")
