@@ -20,7 +20,6 @@ from image_text_embedding.foundation.argument_checks import require_integer
 from image_text_embedding.foundation.errors import ComputeError, EmbeddingError, InputError, at_index
 from image_text_embedding.foundation.messages import did_you_mean
 from image_text_embedding.inference.model_runtime import ModelRuntime
-from image_text_embedding.inference.vector_stream import VectorStream
 from image_text_embedding.inputs.item_lists import (
     ItemErrors,
     is_single_picture,
@@ -90,6 +89,26 @@ def encode_texts(
     reader.warn(2)
     tower = _Tower(runtime, runtime.text_vectors, "text", unit_length, failures)
     return _collect(tower, batches, len(items), show, convert_to_tensor, lambda: len(items), repetitions)
+
+
+class VectorStream(Generator[Any, None, None]):
+    """A generator of vectors (D,) float32, or of pairs of a vector and an error, that says why it has no pickle."""
+
+    def __init__(self, vectors: Generator[Any, None, None]) -> None:
+        self._vectors = vectors
+
+    def send(self, value: None) -> Any:
+        """The next vector."""
+        return self._vectors.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Raise an error where the stream waits, which ends it."""
+        return self._vectors.throw(*error)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise InputError(
+            "an open stream of vectors cannot be pickled or copied: send the Encoder and the items, and open it there"
+        )
 
 
 def stream_pictures(

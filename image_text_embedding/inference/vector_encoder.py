@@ -1,4 +1,4 @@
-"""The part of an `Encoder` that makes vectors: its towers are loaded here, heads only when a task needs them."""
+"""The part of an `Encoder` that makes vectors and states: its towers are loaded here, heads only when a task needs them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.inference.backends.backend import Backend, check_makes_vectors
 from image_text_embedding.inference.backends.compiled_tower import RemoteTower
 from image_text_embedding.inference.embedding import encode_pictures, encode_texts, stream_pictures, stream_texts
+from image_text_embedding.inference.features import features, fuse
 from image_text_embedding.inference.load_settings import LoadSettings, load_again
 from image_text_embedding.inference.model_runtime import ModelRuntime
 from image_text_embedding.inference.request_batching import BatchingEncoder
@@ -28,7 +29,7 @@ from image_text_embedding.models.model_lookup import ResolvedModel, find_vocabul
 
 
 class VectorEncoder:
-    """Pictures and texts -> comparable vectors of unit length. `Encoder` adds what else a checkpoint has heads for.
+    """Pictures and texts -> comparable vectors of unit length, and the states of their tokens. `Encoder` adds the tasks.
 
     Safe to call from many threads at once. These arguments mean the same in every method:
 
@@ -229,6 +230,51 @@ class VectorEncoder:
     ) -> Iterator[Any]:
         """As `stream_image`, for texts: 16 batches at a time are sorted by length."""
         return stream_texts(self.runtime, texts, batch_size, normalize_embeddings, on_error)
+
+    def features(
+        self,
+        images: Any = None,
+        texts: Any = None,
+        tokens: str = "all",
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        *,
+        on_error: str = "raise",
+    ) -> Any:
+        """Hidden states of all tokens, by the names of LAVIS' `extract_features`, for models that build on them.
+
+        Args:
+            images, texts: pictures, texts, or both, then in pairs, or one of either for all of the other.
+            tokens: "all"; or "first" for the class token of pictures and the first token of texts alone.
+
+        Returns:
+            A dictionary of float32 arrays for one picture or text (or pair), else a list of these. Of pictures
+            `image_embeds` (1 + patches, width) and `image_embeds_proj` (1 + patches, D), each token projected and of unit
+            length; of texts `text_embeds` (L, width) and `text_embeds_proj` (L, D); of pairs `multimodal_embeds` (L, width),
+            the text fused with the picture, with [ENC] as its first token in BLIP. Models that cannot embed lack the
+            projections and `text_embeds`, those that cannot match lack `multimodal_embeds`. The first rows of the
+            projections are the vectors of `encode_image` and `encode_text`.
+
+        Raises:
+            InputError: there is neither a picture nor a text, or the checkpoint reads no texts by themselves.
+        """
+        return features(self.runtime, images, texts, tokens, batch_size, show_progress_bar, on_error)
+
+    def fuse(
+        self,
+        images: Any,
+        texts: Any,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        *,
+        on_error: str = "raise",
+    ) -> Any:
+        """States of texts fused with pictures: the `multimodal` mode of BLIP's `models/blip.py`, and ALBEF's fusion layers.
+
+        Returns:
+            float32 (L, width) for one picture and one text, else a list of these; the first row is the matching head's input.
+        """
+        return fuse(self.runtime, images, texts, batch_size, show_progress_bar, on_error)
 
     def coalesce(self, max_batch: int = 32, max_wait: float = 0.005) -> BatchingEncoder:
         """This model for many threads that each have one item: simultaneous calls are computed together.

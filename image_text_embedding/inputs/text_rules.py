@@ -57,3 +57,8 @@ class QuestionRules(TextRules):
 def clean_text(text: str, rules: TextRules) -> str:
     """A sentence as the official code passes it to the tokenizer, truncated to `rules.max_words`."""
     return " ".join(rules.words(text)[: rules.max_words])
+
+
+def swap_sides(text: str) -> str:
+    """A statement with left and right exchanged, within words too, as in BLIP's `data/nlvr_dataset.py`."""
+    return "right".join(part.replace("right", "left") for part in text.lower().split("left"))

@@ -19,9 +19,20 @@ from image_text_embedding.models.config import TASKS, ModelConfig, WeightsSource
 from image_text_embedding.models.config_files import list_models, model_config
 from image_text_embedding.models.model_lookup import ResolvedModel, find_vocabulary, resolve_model
 from image_text_embedding.training.data.pair_sources import as_pair_source
+from image_text_embedding.training.objectives.classifier_start import reasoning_text
 from image_text_embedding.training.objectives.matches import Fits
 from image_text_embedding.training.run_folder import VOCABULARY, RunFolder
-from image_text_embedding.training.settings import FINE_TUNING, OBJECTIVES, TrainConfig, chosen_tasks, train_config
+from image_text_embedding.training.settings import (
+    CLASSIFYING,
+    FINE_TUNING,
+    OBJECTIVES,
+    TrainConfig,
+    chosen_tasks,
+    train_config,
+)
+
+# BLIP's `models/blip_pretrain.py`, ALBEF's `Pretrain.py`; fine-tuned models read more.
+PRETRAINING_TOKENS = {"blip": 30, "albef": 25}
 
 _FROM_PYTHON = "from Python"  # in run.json, for pairs that have no path
 
@@ -36,6 +47,7 @@ class RunPlan:
         source, validation: a `PairSource` each; `validation` may be None.
         start: the weights to start from; None = from scratch, or from a checkpoint of this run.
         fits: says which captions fit which pictures; None = only those of equal keys.
+        from_scratch: whether the run, not only this part of it, started without weights.
     """
 
     config: ModelConfig
@@ -46,6 +58,15 @@ class RunPlan:
     validation: Any
     start: ResolvedModel | None
     fits: Fits | None = None
+    from_scratch: bool = False
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of a caption in training: the configuration's; in pretraining from scratch those of the official code."""
+        tokens = self.config.captions.max_tokens
+        if not self.from_scratch or set(CLASSIFYING) & set(self.tasks):
+            return tokens
+        return min(tokens, PRETRAINING_TOKENS[self.config.family])
 
 
 def plan_new_run(
@@ -78,9 +99,19 @@ def plan_new_run(
     without_weights = ResolvedModel(base, Path(), "", None, None)
     tokenizer = Tokenizer.from_vocabulary(find_vocabulary(start or without_weights, vocabulary))
     _check_vocabulary(config, tokenizer)
-    pairs = _as_source(source, settings)
+    pairs = _as_source(source, settings, tasks)
     fits = _predicate(fits, pairs)
-    plan = RunPlan(config, tasks, settings, tokenizer, pairs, _as_source(validation, settings), start, fits)
+    plan = RunPlan(
+        config,
+        tasks,
+        settings,
+        tokenizer,
+        pairs,
+        _as_source(validation, settings, tasks),
+        start,
+        fits,
+        from_scratch,
+    )
     folder.write_description(
         {
             "config": dataclasses.asdict(config),
@@ -141,7 +172,7 @@ def plan_resumed_run(
         raise InputError(
             f"{folder.path}: the run was started with pairs from Python: pass the same pairs again to resume"
         )
-    pairs = _as_source(given_source, settings)
+    pairs = _as_source(given_source, settings, tasks)
     fits = _predicate(fits, pairs)
     if (fits is not None) != run.get("fits", False):  # version 0.1.0 recorded none
         raise InputError(
@@ -154,9 +185,10 @@ def plan_resumed_run(
         settings,
         Tokenizer.from_vocabulary(folder.path / VOCABULARY),
         pairs,
-        _as_source(given_validation, settings),
+        _as_source(given_validation, settings, tasks),
         None,
         fits,
+        from_scratch=start is None,
     )
     # Without a checkpoint the run starts again from its first weights.
     if start is not None and not folder.has_checkpoint():
@@ -190,8 +222,16 @@ def finished_config(
     if {"lm", "vqa"} <= set(tasks) and base.vision.width != base.text.width:
         raise ConfigError("lm and vqa share one decoder, which needs vision and text of the same width")
     size = settings.image_size or base.vision.image_size
+    text, captions = base.text, base.captions
+    if "nlvr" in tasks and text.pair is None:
+        text = reasoning_text(base)
+        # As in the official code, which does not cut statements by tokens. (`data/nlvr_dataset.py`; ALBEF's reads 30 words.)
+        words = 40 if base.family == "blip" else captions.max_words
+        captions = dataclasses.replace(captions, max_words=words, max_tokens=text.max_positions)
     config = dataclasses.replace(
         base,
+        text=text,
+        captions=captions,
         name=base.name if from_scratch else name,
         summary=base.summary if from_scratch else f"{base.name}, fine-tuned",
         tasks=tuple(task for task in TASKS if task in results),
@@ -228,10 +268,10 @@ def _check_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> None:
         )
 
 
-def _as_source(source: Any, settings: TrainConfig) -> Any:
+def _as_source(source: Any, settings: TrainConfig, tasks: tuple[str, ...]) -> Any:
     if source is None:
         return None
-    return as_pair_source(source, settings.steps * settings.batch_size * settings.accumulate)
+    return as_pair_source(source, settings.steps * settings.batch_size * settings.accumulate, "nlvr" in tasks)
 
 
 def _predicate(fits: Fits | None, source: Any) -> Fits | None:

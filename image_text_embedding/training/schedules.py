@@ -17,16 +17,20 @@ def learning_rate_factor(settings: TrainConfig, step: int) -> float:
     return minimum + (1 - minimum) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
 
-def distillation_weight(settings: TrainConfig, pair_count: int, step: int) -> float:
+RAMP_EPOCHS = {"albef": 1, "blip": 2}  # in which alpha rises: ALBEF's `Pretrain.py`, BLIP's `pretrain.py`
+
+
+def distillation_weight(settings: TrainConfig, pair_count: int, step: int, family: str = "blip") -> float:
     """The alpha of a step. It rises linearly, as the momentum model is of no use before it has learnt something.
 
     Args:
-        pair_count: pairs in the source; without `alpha_warmup_steps` alpha rises for two epochs, at most a tenth of the run.
+        pair_count: pairs in the source; without `alpha_warmup_steps` alpha rises for RAMP_EPOCHS, at most a tenth of the
+            run.
     """
     warmup_steps = settings.alpha_warmup_steps
     if warmup_steps is None:
         epoch_steps = pair_count / (settings.batch_size * settings.accumulate)
-        warmup_steps = max(1, math.ceil(min(2 * epoch_steps, settings.steps / 10)))
+        warmup_steps = max(1, math.ceil(min(RAMP_EPOCHS[family] * epoch_steps, settings.steps / 10)))
     return (settings.alpha or 0.0) * min(1.0, step / warmup_steps)
 
 

@@ -15,7 +15,18 @@ from image_text_embedding.models.config import ModelConfig, config_from_mapping
 from image_text_embedding.models.config_files import list_models, model_config, read_yaml
 
 # The objectives, and the task that the finished model gets from each.
-OBJECTIVES: dict[str, str | None] = {"itc": "embed", "itm": "match", "lm": "caption", "vqa": "answer", "mlm": None}
+OBJECTIVES: dict[str, str | None] = {
+    "itc": "embed",
+    "itm": "match",
+    "lm": "caption",
+    "vqa": "answer",
+    "mlm": None,
+    "nlvr": "reason",
+    "ve": "entail",
+}
+
+# Objectives whose model has a single head: they are trained alone.
+CLASSIFYING = ("nlvr", "ve")
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 
@@ -47,9 +58,10 @@ class TrainConfig:
         label_smoothing: of LM and of answers; None = the family's: BLIP 0.1, ALBEF none.
         mlm_probability: share of the words that MLM predicts.
         queue_size: pairs of earlier batches that ITC compares the batch with; None = only the batch itself.
-        alpha: weight of the momentum model's predictions in the targets of ITC and MLM; None = 0. Papers: 0.4.
-        alpha_warmup_steps: steps in which alpha rises from 0; None = two epochs as in the official code, at most a tenth of
-            the run.
+        alpha: weight of the momentum model's predictions in the targets of ITC, MLM, NLVR, VE and ALBEF's VQA; None = 0.
+            Papers: 0.4.
+        alpha_warmup_steps: steps in which alpha rises from 0; None = as in the official code, two epochs for BLIP and one
+            for ALBEF, at most a tenth of the run.
         momentum: of the momentum model, which exists with a queue or with alpha.
         image_size: pixels; None = the configuration's. The position embeddings of a fine-tuned model are resized.
         sinusoids: strength of sines and cosines of row and column in the position embeddings; 0.5 is about as strong as the
@@ -187,9 +199,12 @@ def chosen_tasks(base: ModelConfig, settings: TrainConfig, from_scratch: bool) -
     trainable = {task for task, result in OBJECTIVES.items() if result in base.tasks}
     if base.family == "albef" and {"embed", "match"} <= set(base.tasks):
         trainable.add("mlm")
+    defaults = trainable - {"mlm"}
+    if "match" in base.tasks and not from_scratch:  # the start of both in the papers
+        trainable |= {"nlvr", "ve"} if base.family == "albef" else {"nlvr"}
     chosen = settings.tasks
     if chosen is None:
-        chosen = tuple(trainable if from_scratch else trainable - {"mlm"})
+        chosen = tuple(trainable if from_scratch else defaults)
     elif "vqa" in chosen and "caption" in base.tasks and base.vision.width == base.text.width:
         # BLIP's answering models start from the pretrained captioning decoder (paper §5.3).
         trainable.add("vqa")
@@ -202,6 +217,8 @@ def chosen_tasks(base: ModelConfig, settings: TrainConfig, from_scratch: bool) -
                 else " Only ALBEF models learn masked words."
             )
             raise ConfigError(f"{base.name} has no head to train {task}: its tasks are {', '.join(base.tasks)}.{hint}")
+    if set(CLASSIFYING) & set(chosen) and len(chosen) > 1:
+        raise ConfigError(f"{' and '.join(CLASSIFYING)} are trained alone, got {', '.join(chosen)}")
     if "itm" in chosen and "itc" not in chosen:
         raise ConfigError(f"{base.name} matches but has no vectors: itm needs itc, which finds its hard negatives")
     if not dict(settings.later).keys() < set(chosen):

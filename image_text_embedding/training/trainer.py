@@ -151,7 +151,7 @@ class TrainingRun:
             ComputeError: a loss or a gradient is not finite.
         """
         settings, state, student = self.settings, self.state, self.state.student
-        alpha = distillation_weight(settings, len(self.plan.source), state.step)
+        alpha = distillation_weight(settings, len(self.plan.source), state.step, self.plan.config.family)
         left_out = postponed_objectives(settings, state.step)
         sums: dict[str, float] = {}
         if state.teacher is not None:
@@ -206,8 +206,15 @@ class TrainingRun:
         order = BatchOrder(
             len(plan.source), settings.batch_size, settings.seed, state.step * step_pairs, settings.steps * step_pairs
         )
-        labelled = plan.fits is not None
-        pairs = PairDataset(plan.source, plan.config, plan.tasks, plan.tokenizer, settings, labelled=labelled)
+        pairs = PairDataset(
+            plan.source,
+            plan.config,
+            plan.tasks,
+            plan.tokenizer,
+            settings,
+            labelled=plan.fits is not None,
+            max_tokens=plan.max_tokens,
+        )
         for batch, skipped in batch_loader(pairs, order, state.device):
             self._count_skipped(skipped)
             yield require_batch(batch, skipped).to(state.device)

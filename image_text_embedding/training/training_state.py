@@ -20,6 +20,7 @@ from image_text_embedding.training.objectives.student import Student, Vocabulary
 from image_text_embedding.training.objectives.student_weights import new_student, parameter_groups, pretrained_student
 from image_text_embedding.training.run_plan import RunPlan
 from image_text_embedding.training.schedules import learning_rate_factor
+from image_text_embedding.training.settings import CLASSIFYING
 
 
 class TrainingState:
@@ -46,9 +47,11 @@ class TrainingState:
         # The pieces that texts of the run contain, bool (vocabulary,); None = unknown, for weights that do not record theirs.
         seen = _seen_at_the_start(plan)
         self.seen = None if seen is None else seen.to(device)
+        self._new_teacher = lambda: MomentumTeacher(self.student, settings.momentum, settings.queue_size).to(device)
         self.teacher: MomentumTeacher | None = None
-        if settings.has_momentum and {"itc", "mlm"} & set(plan.tasks):
-            self.teacher = MomentumTeacher(self.student, settings.momentum, settings.queue_size).to(device)
+        distilled = {"itc", "mlm", *CLASSIFYING, *(["vqa"] if plan.config.family == "albef" else [])}
+        if settings.has_momentum and distilled & set(plan.tasks):
+            self.teacher = self._new_teacher()
         if settings.gradient_checkpointing:
             self.student.enable_gradient_checkpointing()
         self.optimiser = AdamW(parameter_groups(self.student, settings.weight_decay), lr=settings.lr)
@@ -98,9 +101,11 @@ class TrainingState:
 
     def _load_state_dict(self, checkpoint: dict[str, Any]) -> None:
         self.student.load_state_dict(checkpoint["student"])
-        if self.teacher is not None:
+        if self.teacher is not None and checkpoint["teacher"] is not None:
             self.teacher.load_state_dict(checkpoint["teacher"])
             self.teacher.queued_labels = checkpoint.get("queued_labels", self.teacher.queued_labels)  # not in 0.1.0
+        elif self.teacher is not None:  # a run of an earlier version, which had none for this objective
+            self.teacher = self._new_teacher()
         self.optimiser.load_state_dict(checkpoint["optimiser"])
         self.schedule.load_state_dict(checkpoint["schedule"])
         self.scaler.load_state_dict(checkpoint["scaler"])
@@ -125,7 +130,7 @@ def _build_student(plan: RunPlan, checkpoint: dict[str, Any] | None) -> Student:
     settings, tokenizer = plan.settings, plan.tokenizer
     vocabulary = VocabularyIds(tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id, tokenizer.vocab_size)
     if checkpoint is None and plan.start is not None:
-        student = pretrained_student(plan.start, plan.config, plan.tasks, vocabulary)
+        student = pretrained_student(plan.start, plan.config, plan.tasks, vocabulary, settings.seed)
         if settings.sinusoids is not None:
             student.add_sinusoids(settings.sinusoids)
     else:

@@ -33,6 +33,7 @@ def validate(plan: RunPlan, state: TrainingState) -> dict[str, float]:
         settings,
         augment=False,
         labelled=plan.fits is not None,
+        max_tokens=plan.max_tokens,
     )
     order = validation_order(len(plan.validation), settings.batch_size)
     sums: dict[str, float] = {}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 from support.models import SMALL
 
 import image_text_embedding as ite
 from image_text_embedding.foundation.errors import ConfigError, UnknownModelError
+from image_text_embedding.inputs.text_rules import TextRules
+from image_text_embedding.inputs.tokenizer import Tokenizer
 from image_text_embedding.models import config_files
 from image_text_embedding.models.checkpoints import transformers_config
 from image_text_embedding.models.config import DecoderConfig, config_from_mapping
@@ -187,3 +190,28 @@ def test_the_public_face_is_what_is_exported() -> None:
         assert getattr(ite, name).__module__.startswith("image_text_embedding"), name
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
         ite.lode  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "asked"),
+    [
+        ("albef_coco_lavis", 30, None),
+        ("albef_flickr_lavis", 30, None),
+        ("albef_nlvr", 40, None),
+        ("albef_ve", 40, None),
+        ("albef_vqa_lavis", 30, "what is it - a dog,"),
+        ("albef_coco", 30, None),
+    ],
+)
+def test_weights_of_lavis_have_its_text_rules(name: str, tokens: int, asked: str | None, vocabulary: Path) -> None:
+    """bert-base-uncased with [SEP], BLIP's cleaning; ALBEF's own weights have neither."""
+    config, tokenizer = ite.model_config(name), Tokenizer.from_vocabulary(vocabulary)
+    lavis = "/LAVIS/" in str(config.source.url)
+    cleaned = "a dog - on the , beach" if lavis else "a dog on the beach"
+    rules = TextRules.as_it_is(512, sep=lavis)
+    assert tokenizer("A dog - on the , beach!", config.captions) == tokenizer(cleaned, rules)
+    assert len(tokenizer("word " * 60, config.captions)) == tokens
+    if asked is not None:
+        assert config.questions is not None and config.decoder is not None
+        assert tokenizer(f"{asked.upper()}!", config.questions) == tokenizer(asked, rules)
+        assert config.decoder.label_smoothing == 0.1 and not config.decoder.first_token_twice

@@ -37,7 +37,11 @@ def export_transformers(runtime: ModelRuntime, folder: Path, task: str | None) -
         raise InputError(f"unknown task {task!r}{did_you_mean(str(task), TASKS)} Tasks: {', '.join(TASKS)}.")
     runtime.require(task)
     head = "match" if task == "embed" else task
-    kind = next(kind for kind, name in TRANSFORMERS_CLASSES.items() if head in model_config(name).tasks)
+    kind = next((kind for kind, name in TRANSFORMERS_CLASSES.items() if head in model_config(name).tasks), None)
+    if kind is None:
+        raise InputError(
+            f"transformers has no BLIP that can {task}; expected a model with another task, got {config.name}"
+        )
     parts = ("image", "text", "match") if head == "match" else ("image", head)
     ours = {name: tensor for part in parts for name, tensor in runtime.part(part).state_dict().items()}
     if head != "match":

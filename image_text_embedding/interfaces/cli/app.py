@@ -97,6 +97,7 @@ COMMANDS: dict[Callable[..., None], list[str]] = {
     train: [
         "train --config my.yaml --pairs pairs.jsonl --vocabulary vocab.txt --out run",
         "train --model blip_base --pairs photos/ --out run --tasks lm",
+        "train --model albef_14m --pairs snli_ve.jsonl --out run --tasks ve",
     ],
     index: ["index photos --uri gallery.db --model blip_itm_base_coco"],
     search: [

@@ -39,7 +39,10 @@ def train(
     ] = None,
     tasks: Annotated[
         str | None,
-        typer.Option(metavar="LIST", help="Some of itc,itm,lm,vqa,mlm; the default is all that the model has."),
+        typer.Option(
+            metavar="LIST",
+            help="Some of itc,itm,lm,vqa,mlm; or nlvr or ve, alone. The default is all that the model has a head for.",
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.", show_default=False)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pairs per batch.", show_default=False)] = None,

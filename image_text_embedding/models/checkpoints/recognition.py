@@ -54,6 +54,8 @@ def recognise_checkpoint(checkpoint: Checkpoint) -> ModelConfig:
     parts = frozenset(name.split(".")[0] for name in keys) & {"text", "decoder", "itm_head"}
     if "cls_head.2.bias" in keys:
         parts |= {f"cls_head of {checkpoint.tensors[keys['cls_head.2.bias']].numel()}"}
+    if "ta_head.weight" in keys:  # ALBEF's `pretrain_model_nlvr.pth`, which NLVR is trained from
+        parts = _REASONS
     vectors_only = parts == {"text"} and "text_proj.weight" in keys
     try:
         pos_embed = checkpoint.tensors[keys["vision.pos_embed"]]  # (1, 1 + patches, width)
@@ -69,6 +71,9 @@ def recognise_checkpoint(checkpoint: Checkpoint) -> ModelConfig:
             "no known model has). Name the model and pass the file as its checkpoint: "
             f"load(NAME, checkpoint={str(checkpoint.path)!r}); names: {', '.join(list_models())}."
         ) from error
+    if "ta_head.weight" in keys:  # trained by ALBEF's own code, so with its text rules
+        captions = dataclasses.replace(model_config("albef_14m").captions, max_tokens=base.text.max_positions)
+        base = dataclasses.replace(base, captions=captions)
     return dataclasses.replace(
         base,
         name=checkpoint.path.stem,

@@ -14,6 +14,7 @@ from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.inference.encoder import Encoder
 from image_text_embedding.inference.tasks.image_text_batches import TokenIds, text_encoder_for
 from image_text_embedding.inference.tasks.reasoning import PicturePairBatches, make_reasoner
+from image_text_embedding.inputs.text_rules import swap_sides
 from image_text_embedding.retrieval.evaluation.annotation_files import find_picture, read_records
 
 LABELS = {"true": True, "false": False}
@@ -105,11 +106,6 @@ def evaluate_nlvr2(
     right = [[(p > 0.5) is each.label for p in judged] for judged, each in zip(found, statements)]
     given, swapped = (sum(column) / len(statements) for column in zip(*right))
     return Nlvr2Accuracy(given, swapped)
-
-
-def swap_sides(text: str) -> str:
-    """A statement with left and right exchanged, within words too, as in BLIP's `data/nlvr_dataset.py`."""
-    return "right".join(part.replace("right", "left") for part in text.lower().split("left"))
 
 
 def _pictures(record: Mapping[str, Any], folder: Path, where: str) -> tuple[Path, Path]:

@@ -34,10 +34,10 @@ class TrainingBatch:
     """N pictures and the texts that the objectives need.
 
     Attributes:
-        pixels: uint8 (N, S, S, 3), RGB.
+        pixels: uint8 (N, S, S, 3), RGB; for NLVR (2N, S, S, 3), the two pictures of a pair side by side.
         image_keys, caption_keys: int64 (C,), of each caption; equal keys mean the same picture (or group), or caption.
         labels: C claims and facts, for a predicate that says which captions fit which pictures.
-        captions: C = n * N rows that start with [CLS], the n captions of a picture side by side; for ITC, ITM and MLM.
+        captions: C = n * N rows that start with [CLS], the n captions of a picture side by side; for all but LM and VQA.
         negatives: M rows, as long as `captions`: wrong texts for ITM.
         negative_of: (M,), the picture of each that it does not fit.
         prompted: n * N rows for LM, the n texts of a picture side by side: [DEC], the prompt, a caption, [SEP].
@@ -46,6 +46,7 @@ class TrainingBatch:
         answers: A >= n * N rows: [DEC], an answer, [SEP].
         answer_of: (A,), the question's row in `questions`.
         answer_weights: (A,), the share of the question's annotators who gave this answer.
+        classes: int64 (C,), of each caption, for NLVR (1 = true) and VE (of ENTAILMENT_CLASSES).
     """
 
     pixels: torch.Tensor
@@ -61,6 +62,7 @@ class TrainingBatch:
     labels: MatchLabels | None = None
     negatives: TokenRows | None = None
     negative_of: torch.Tensor | None = None
+    classes: torch.Tensor | None = None
 
     @property
     def captions_per_picture(self) -> int:

@@ -15,14 +15,16 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from image_text_embedding.foundation.errors import ConfigError, InputError, TextError
+from image_text_embedding.foundation.messages import abbreviate
 from image_text_embedding.inputs.image_loading import decoded_picture
 from image_text_embedding.inputs.pixels import to_pixels
-from image_text_embedding.inputs.text_rules import TextRules
+from image_text_embedding.inputs.text_rules import TextRules, swap_sides
 from image_text_embedding.inputs.tokenizer import Tokenizer
 from image_text_embedding.models.config import ModelConfig
+from image_text_embedding.models.networks.heads import ENTAILMENT_CLASSES
 from image_text_embedding.training.data.batches import MatchLabels, TokenRows, TrainingBatch
 from image_text_embedding.training.data.pair_sources import PairSource, as_pair
-from image_text_embedding.training.settings import TrainConfig
+from image_text_embedding.training.settings import CLASSIFYING, TrainConfig
 
 MAX_SKIPPED_IN_A_ROW = 100  # so many unusable pairs in a row mean that something is wrong with the source
 
@@ -43,12 +45,13 @@ class PairSample:
     """One pair, ready for a batch.
 
     Attributes:
-        pixels: uint8 (S, S, 3), RGB.
+        pixels: uint8 (S, S, 3), RGB; (2, S, S, 3) for NLVR.
         image_key: equal for equal pictures, and for the pictures of a group.
         captions, prompted, questions: token ids, as in `TrainingBatch`.
         answers: for each question its answers (token ids) and their shares.
         negatives: token ids of texts that do not fit the picture.
         claims, facts: of each caption and of the picture, for a predicate.
+        label: of the captions, for NLVR and VE.
         skipped: the pairs before this one that cannot be used.
     """
 
@@ -61,6 +64,7 @@ class PairSample:
     negatives: list[list[int]] = field(default_factory=list)
     claims: list[Any] = field(default_factory=list)
     facts: Any = None
+    label: int | None = None
     skipped: list[SkippedPair] = field(default_factory=list)
 
 
@@ -76,30 +80,33 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
         settings: TrainConfig,
         augment: bool = True,
         labelled: bool = False,
+        max_tokens: int | None = None,
     ) -> None:
         """
         Args:
             augment: crop and mirror the pictures.
             labelled: add the `MatchLabels` to the batches.
+            max_tokens: of a caption; None = the configuration's.
 
         Raises:
             ConfigError: the prompt is too long.
         """
         self.source, self.config, self.tasks, self.tokenizer = source, config, tasks, tokenizer
         self.settings, self.augment, self.labelled = settings, augment, labelled
+        self.caption_rules = replace(config.captions, max_tokens=max_tokens or config.captions.max_tokens)
         self.prompt = (
             []
             if settings.prompt is None
             else tokenizer(settings.prompt, TextRules.as_it_is(config.text.max_positions, sep=False))[1:]
         )
-        max_tokens = config.text.max_positions - len(self.prompt)
-        if max_tokens < 3:
+        room = config.text.max_positions - len(self.prompt)
+        if room < 3:
             raise ConfigError(
                 f"prompt: expected one that leaves room for a caption in {config.text.max_positions} positions"
             )
         # A generated caption ends with [SEP], in families whose other texts do not as well.
         self.generation_rules = replace(
-            config.captions, max_tokens=min(config.captions.max_tokens, max_tokens), sep=True
+            self.caption_rules, max_tokens=min(self.caption_rules.max_tokens, room), sep=True
         )
 
     def __getitem__(self, key: tuple[int, int]) -> PairSample | list[SkippedPair]:
@@ -149,7 +156,7 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
         questions: list[list[int]] = []
         answers: list[dict[tuple[int, ...], float]] = []
         if set(self.tasks) != {"vqa"}:
-            captions = [self.tokenizer(text, self.config.captions) for text, _ in chosen]
+            captions = [self.tokenizer(text, self.caption_rules) for text, _ in chosen]
         if "lm" in self.tasks:
             if described is not None:
                 texts = _choose_texts(_as_list(described), self.settings.texts, rng)
@@ -165,12 +172,21 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
         wrong = item.get("negatives")
         negatives = self._negatives(wrong, rng) if wrong is not None and "itm" in self.tasks else []
         said = f"{texts} {chosen} {question} {answer} {wrong} {item.get('facts')}"
-        with decoded_picture(item.get("image")) as picture:
-            pixels = to_pixels(self._augment(picture, said, rng), self.config.vision.image_size)
-        key = _image_key(item, index)
+        label = read_label(item.get("label"), self.tasks) if set(CLASSIFYING) & set(self.tasks) else None
+        image = item.get("image")
+        if "nlvr" not in self.tasks:
+            pixels = self._pixels(image, said, rng)
+        else:
+            if not isinstance(image, (list, tuple)) or len(image) != 2:
+                raise InputError(f"expected a pair of pictures under 'image', got {abbreviate(image)}")
+            pixels = np.stack([self._pixels(each, said, rng) for each in image])
+            # BLIP's `data/nlvr_dataset.py` exchanges left and right at random.
+            if self.augment and self.config.family == "blip" and rng.random() < 0.5:
+                pixels = pixels[::-1]
+                captions = [self.tokenizer(swap_sides(text), self.caption_rules) for text, _ in chosen]
         return PairSample(
             pixels,
-            key,
+            _image_key(item, index),
             captions,
             prompted,
             questions,
@@ -178,14 +194,19 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
             negatives,
             [each for _, each in chosen],
             item.get("facts"),
+            label,
         )
+
+    def _pixels(self, image: Any, said: str, rng: np.random.Generator) -> np.ndarray:
+        with decoded_picture(image) as picture:
+            return to_pixels(self._augment(picture, said, rng), self.config.vision.image_size)
 
     def _negatives(self, texts: Any, rng: np.random.Generator) -> list[list[int]]:
         """Draw up to `settings.negatives` of an item's wrong texts, as token ids."""
         if not isinstance(texts, (list, tuple)):
             raise TextError(f"negatives: expected a list of texts, got {type(texts).__name__}")
         order = rng.permutation(len(texts))[: self.settings.negatives or 0]
-        return [self.tokenizer(texts[int(i)], self.config.captions) for i in order]
+        return [self.tokenizer(texts[int(i)], self.caption_rules) for i in order]
 
     def _answer_shares(self, texts: Any) -> dict[tuple[int, ...], float]:
         """The distinct answers to a question as token ids, with the share of annotators who gave each."""
@@ -234,7 +255,9 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
         # Of one length, because ITM reads both in one batch.
         rows = padded_rows([*captions, *negatives], pad) if captions else None
         batch = TrainingBatch(
-            pixels=torch.from_numpy(np.stack([sample.pixels for sample in samples])),
+            pixels=torch.from_numpy(
+                np.concatenate([each.pixels if each.pixels.ndim == 4 else each.pixels[None] for each in samples])
+            ),
             image_keys=torch.tensor([sample.image_key for sample in of_caption]),
             caption_keys=torch.tensor([_hash_key(row) for row in captions or [[]] * len(of_caption)]),
             labels=MatchLabels(
@@ -253,6 +276,7 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
             answers=padded_rows([list(row) for row, _, _ in answers], pad) if answers else None,
             answer_of=torch.tensor([i for _, _, i in answers]) if answers else None,
             answer_weights=torch.tensor([weight for _, weight, _ in answers]) if answers else None,
+            classes=None if samples[0].label is None else torch.tensor([sample.label for sample in of_caption]),
         )
         return batch, skipped
 
@@ -301,6 +325,19 @@ def _pair_questions(question: Any, answer: Any) -> list[tuple[Any, Any]]:
         got = len(answer) if isinstance(answer, (list, tuple)) else type(answer).__name__
         raise TextError(f"expected an answer to each of {len(question)} questions, got {got}")
     return list(zip(question, answer))
+
+
+def read_label(label: Any, tasks: tuple[str, ...]) -> int:
+    """The class of a label: for NLVR true or false, as words or not; for VE one of ENTAILMENT_CLASSES.
+
+    Raises:
+        TextError: it is neither.
+    """
+    names = ("false", "true") if "nlvr" in tasks else ENTAILMENT_CLASSES
+    name = str(label).lower()
+    if name not in names:
+        raise TextError(f"label: expected {' or '.join(names)}, got {abbreviate(label)}")
+    return names.index(name)
 
 
 def random_crop_box(

@@ -25,17 +25,18 @@ from image_text_embedding.inputs.collections.parquet_tables import holds_lists, 
 from image_text_embedding.inputs.collections.tables import table_rows
 from image_text_embedding.inputs.url_fetch import is_url
 
-_COLUMNS = {"image": IMAGE_COLUMNS, "caption": TEXT_COLUMNS}
+_COLUMNS = {"image": IMAGE_COLUMNS, "caption": (*TEXT_COLUMNS, "sentence")}  # the last as in NLVR2 and SNLI-VE
 
-_MORE_COLUMNS = {"question", "answer", "group", "facts", "claims", "description", "negatives"}
+_MORE_COLUMNS = {"question", "answer", "label", "group", "facts", "claims", "description", "negatives"}
 
 
 class PairSource(Protocol):
     """Anything indexable. An item is a mapping or a pair (image, caption).
 
     Keys: `image`, what `load` calls a picture; `caption`, a string or several, of which some are drawn; `question`;
-    `answer`, a string or one of each annotator. Where `question` is a list, `answer` is one too, with as many entries. What
-    depends on anything but the index cannot be resumed exactly.
+    `answer`, a string or one of each annotator. Where `question` is a list, `answer` is one too, with as many entries. For
+    NLVR, `image` is a list of two pictures and `label` is true or false; for VE, `label` is entailment, neutral or
+    contradiction. What depends on anything but the index cannot be resumed exactly.
 
     More keys, which are optional, say which texts fit which pictures:
 
@@ -59,7 +60,7 @@ class PairSource(Protocol):
     def __getitem__(self, index: int, /) -> Any: ...
 
 
-def read_pairs(location: str | os.PathLike[str]) -> PairSource:
+def read_pairs(location: str | os.PathLike[str], joined: bool = False) -> PairSource:
     """Pairs from a file or a folder.
 
     Args:
@@ -67,6 +68,7 @@ def read_pairs(location: str | os.PathLike[str]) -> PairSource:
             a folder with `metadata.jsonl`, `.csv` or `.parquet` (Hugging Face's imagefolder), or with `x.jpg` beside `x.txt`,
             a caption per line; a `.tar` with these; or `package.module:name`, a source in Python, or a function without
             arguments that returns one. Columns are called `question`, `answer`, and as in `inputs.collections.Collection`.
+        joined: the pictures of a list in a table belong together, as for NLVR; else each is a pair with the row's texts.
 
     Raises:
         InputError: it does not exist, is something else, holds no pairs, or has a row that cannot be used.
@@ -79,9 +81,9 @@ def read_pairs(location: str | os.PathLike[str]) -> PairSource:
     if path.is_dir():
         names = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
         listed = next((path / name for name in names if (path / name).is_file()), None)
-        rows = _captioned_pictures(path) if listed is None else _table(listed)
+        rows = _captioned_pictures(path) if listed is None else _table(listed, joined)
     elif path.is_file():
-        rows = _captioned_pictures(path) if suffix == ".tar" else _table(path)
+        rows = _captioned_pictures(path) if suffix == ".tar" else _table(path, joined)
     else:
         raise InputError(
             "pairs: expected a .jsonl, .csv, .tsv, .parquet or .tar file, a folder, or package.module:name, got "
@@ -89,19 +91,20 @@ def read_pairs(location: str | os.PathLike[str]) -> PairSource:
         )
     if not len(rows):
         raise InputError(f"{path}: expected pairs of pictures and captions, got none")
-    return _ListedPairs(rows, path if path.is_dir() else path.parent)
+    return _ListedPairs(rows, path if path.is_dir() else path.parent, joined)
 
 
-def as_pair_source(source: Any, length: int) -> PairSource:
+def as_pair_source(source: Any, length: int, joined: bool = False) -> PairSource:
     """Anything that a caller may pass as pairs -> a source.
 
     Args:
         source: a location for `read_pairs`, a source, an iterable of items (kept in memory), or a function from an
             index to an item, which draws pictures on the fly.
         length: how many pairs the run uses: such a function is called with the indices below it.
+        joined: as in `read_pairs`.
     """
     if isinstance(source, (str, os.PathLike)):
-        return read_pairs(source)
+        return read_pairs(source, joined)
     if (isinstance(source, Mapping) and 0 not in list(source)) or hasattr(source, "iloc"):
         hint = ": pass df.to_dict('records')" if hasattr(source, "iloc") else ""
         raise InputError(f"expected a list of pairs of pictures and captions, got one {type(source).__name__}{hint}")
@@ -169,6 +172,7 @@ class _ListedPairs:
 
     rows: Any  # a list, or a parquet table
     folder: Path
+    joined: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -178,12 +182,15 @@ class _ListedPairs:
         for name, others in _COLUMNS.items():
             found = next((key for key in others if row.get(key) is not None), None)
             row[name] = None if found is None else row[found]
-        (picture, *_) = picture_values(row["image"]) or [None]
+        pictures = picture_values(row["image"])
+        return {**row, "image": [*map(self._picture, pictures)] if self.joined else self._picture(*pictures[:1])}
+
+    def _picture(self, picture: Any = None) -> Any:
         if isinstance(picture, StoredPicture):
-            picture = picture.read()
+            return picture.read()
         if isinstance(picture, str) and not is_url(picture := picture.strip()):
-            picture = str(self.folder / picture)
-        return {**row, "image": picture}
+            return str(self.folder / picture)
+        return picture
 
 
 class _ParquetRows(Sequence[dict[str, Any]]):
@@ -207,29 +214,28 @@ class _ParquetRows(Sequence[dict[str, Any]]):
         )
 
 
-def _table(path: Path) -> Sequence[Mapping[str, Any]]:
+def _table(path: Path, joined: bool) -> Sequence[Mapping[str, Any]]:
     if suffix_of(str(path)) == ".parquet":
-        return _parquet(path)
+        return _parquet(path, joined)
     rows = []
     for row in table_rows(str(path)):
         if isinstance(row, str):
             raise InputError(f"{path}, {row}")
-        lists = [
-            name for name, value in row.items() if isinstance(value, list) and name.strip().lower() in IMAGE_COLUMNS
-        ]
-        rows += [{**row, lists[0]: [picture]} for picture in row[lists[0]]] if lists and row[lists[0]] else [row]
+        names = (name for name in row if name.strip().lower() in IMAGE_COLUMNS)
+        several = None if joined else next((name for name in names if isinstance(row[name], list)), None)
+        rows += [{**row, several: [picture]} for picture in row[several] or [None]] if several else [row]
     return rows
 
 
-def _parquet(path: Path) -> Sequence[Mapping[str, Any]]:
+def _parquet(path: Path, joined: bool) -> Sequence[Mapping[str, Any]]:
     file = open_parquet(str(path))
     from pyarrow import ArrowException
 
-    known = {*IMAGE_COLUMNS, *TEXT_COLUMNS, *_MORE_COLUMNS}
+    known = {*_COLUMNS["image"], *_COLUMNS["caption"], *_MORE_COLUMNS}
     columns = [name for name in file.schema_arrow.names if name.strip().lower() in known]
     lists = (name for name in columns if name.strip().lower() in IMAGE_COLUMNS and holds_lists(file, name))
     try:
-        return _ParquetRows(file.read(columns=columns), next(lists, None))
+        return _ParquetRows(file.read(columns=columns), None if joined else next(lists, None))
     except (OSError, ArrowException) as error:
         raise InputError(f"cannot read {path}: {error}") from error
 

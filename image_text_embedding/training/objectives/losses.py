@@ -116,15 +116,25 @@ def answers(
     weights: torch.Tensor,
     questions: int,
     label_smoothing: float = 0.0,
+    soft_logits: torch.Tensor | None = None,
+    alpha: float = 0.0,
 ) -> torch.Tensor:
     """Loss of answering: the sum over an answer's tokens, times its weight, per question (official `models/blip_vqa.py`).
+
+    In ALBEF, the targets are mixed with a share alpha of the momentum model's softmax (`BertLMHeadModel` of its
+    `models/xbert.py`).
 
     Args:
         logits, input_ids, counted: as in `lm`, of A answers.
         weights: (A,): the share of the question's annotators who gave the answer.
         questions: number of questions.
+        soft_logits: of the momentum model, as `logits`.
     """
     losses = _token_losses(logits, input_ids, counted, label_smoothing)
+    if soft_logits is not None:
+        soft_targets = soft_logits[:, :-1].softmax(-1).transpose(1, 2)
+        soft = F.cross_entropy(logits[:, :-1].transpose(1, 2), soft_targets, reduction="none")
+        losses = (1 - alpha) * losses + alpha * soft * counted[:, 1:]
     return (losses.sum(1) * weights).sum() / questions
 
 
@@ -170,6 +180,23 @@ def mlm(
     if soft_logits is not None:
         loss = (1 - alpha) * loss + alpha * F.cross_entropy(logits, soft_logits.softmax(-1), reduction="sum")
     return loss / max(len(targets), 1)
+
+
+def classification(
+    logits: torch.Tensor, labels: torch.Tensor, soft_logits: torch.Tensor | None = None, alpha: float = 0.0
+) -> torch.Tensor:
+    """Loss of NLVR and VE, with targets mixed with a share alpha of the momentum model's softmax.
+
+    Official `models/model_nlvr.py` and `models/model_ve.py` of ALBEF; BLIP's `models/blip_nlvr.py` has no momentum model.
+
+    Args:
+        logits, soft_logits: (N, classes).
+        labels: (N,)
+    """
+    loss = F.cross_entropy(logits, labels)
+    if soft_logits is not None:
+        loss = (1 - alpha) * loss + alpha * F.cross_entropy(logits, soft_logits.softmax(-1))
+    return loss
 
 
 def _token_losses(

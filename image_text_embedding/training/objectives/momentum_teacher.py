@@ -35,9 +35,11 @@ class MomentumTeacher(nn.Module):
         self.momentum = momentum
         self.config = student.config
         self.vision = copy.deepcopy(student.vision)
-        for name in ("vision_proj", "text", "text_proj", "mlm_head"):
+        for name in ("vision_proj", "text", "text_proj", "mlm_head", "cls_head"):
             if hasattr(student, name):
                 setattr(self, name, copy.deepcopy(getattr(student, name)))
+        if "vqa" in student.tasks and student.config.family == "albef":  # BLIP's answering has no momentum model
+            self.decoder = copy.deepcopy(student.decoder)
         size, dim = queue_size or 0, student.config.embed_dim or 0
         self.register_buffer("image_queue", torch.zeros(size, dim))
         self.register_buffer("text_queue", torch.zeros(size, dim))

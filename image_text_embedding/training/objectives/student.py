@@ -17,13 +17,15 @@ from torch.utils.checkpoint import checkpoint as recompute
 from image_text_embedding.inputs.pixels import normalize_pixels
 from image_text_embedding.models.config import INITIAL_TEMPERATURE, TEMPERATURE_RANGE, ModelConfig
 from image_text_embedding.models.networks.bert import LanguageHead, Layer, TextStack
-from image_text_embedding.models.networks.heads import build_decoder
+from image_text_embedding.models.networks.heads import ENTAILMENT_CLASSES, build_classifier, build_decoder
 from image_text_embedding.models.networks.towers import ImageTower
 from image_text_embedding.models.networks.vision_transformer import Block
 from image_text_embedding.training.data.batches import ContrastiveKeys, TokenRows, TrainingBatch
 from image_text_embedding.training.objectives import losses
+from image_text_embedding.training.objectives.classifying import classifying_loss
 from image_text_embedding.training.objectives.matches import Fits, matching_pairs
-from image_text_embedding.training.settings import TrainConfig
+from image_text_embedding.training.objectives.sinusoids import sinusoid_positions
+from image_text_embedding.training.settings import CLASSIFYING, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -54,22 +56,6 @@ class Teacher(Protocol):
     def enqueue(self, new: ContrastiveKeys) -> None: ...
 
 
-def sinusoid_positions(patches: int, width: int, strength: float) -> torch.Tensor:
-    """Position embeddings (1, 1 + patches, width) of row and column; 0 for the class token.
-
-    Sines and cosines with the amplitude `strength`, as in "Attention Is All You Need" (§3.5): one half of the width encodes
-    the row, the other half the column.
-    """
-    side, quarter = int(patches**0.5), width // 4
-    rates = 100 ** (-torch.arange(quarter) / quarter)
-    angles = torch.arange(side)[:, None] * rates  # (side, quarter)
-    waves = torch.cat([angles.sin(), angles.cos()], dim=1)  # (side, width / 2)
-    rows, columns = waves[:, None].expand(-1, side, -1), waves.expand(side, -1, -1)
-    positions = torch.zeros(1, 1 + patches, width)
-    positions[0, 1:, : 4 * quarter] = strength * torch.cat([rows, columns], dim=2).flatten(0, 1)
-    return positions
-
-
 class Student(ImageTower):
     """The towers and heads that the chosen objectives train, and their losses."""
 
@@ -83,7 +69,7 @@ class Student(ImageTower):
         self.config, self.tasks, self.vocabulary = config, tasks, vocabulary
         vision, text = config.vision, config.text
         if tasks != ("lm",):
-            has_fusion = bool({"itm", "vqa", "mlm"} & set(tasks))
+            has_fusion = bool({"itm", "vqa", "mlm", *CLASSIFYING} & set(tasks))
             self.text = TextStack(text, vision.width if has_fusion else None)
         if "itc" in tasks:
             assert config.embed_dim is not None
@@ -95,6 +81,8 @@ class Student(ImageTower):
             self.decoder = build_decoder(config, vision.width if "lm" in tasks else text.width)
         if "mlm" in tasks:
             self.mlm_head = LanguageHead(text)
+        if set(CLASSIFYING) & set(tasks):
+            self.cls_head = build_classifier(text.width, 2 if "nlvr" in tasks else len(ENTAILMENT_CLASSES))
 
     def initialise(self, settings: TrainConfig) -> None:
         """Draw weights for training from scratch: std 0.02 as in BERT and ViT at width 768, larger for narrower layers.
@@ -185,7 +173,7 @@ class Student(ImageTower):
             fits: the predicate that reads the labels of the batch; None = only equal keys match.
 
         Returns:
-            a scalar for each remaining objective, in the order itc, itm, lm, vqa, mlm
+            a scalar for each remaining objective, in the order of OBJECTIVES
         """
         states = self.encode_pixels(batch.pixels)
         teacher_states = None if teacher is None else teacher.encode_pixels(batch.pixels)
@@ -214,10 +202,14 @@ class Student(ImageTower):
             logits = self.decoder.logits(ids, self.decoder.read(states), attention_mask=mask)
             found["lm"] = losses.lm(logits.float(), ids, counted, smoothing)
         if "vqa" in tasks:
-            found["vqa"] = self._answering_loss(states, batch, smoothing)
+            found["vqa"] = self._answering_loss(states, batch, smoothing, teacher, teacher_states, alpha)
         if "mlm" in tasks:
             probability = settings.mlm_probability
             found["mlm"] = self._masked_word_loss(states, batch, probability, teacher, teacher_states, alpha)
+        for task in set(CLASSIFYING) & tasks:
+            assert batch.captions is not None
+            ids = self._with_enc_token(batch.captions.ids)
+            found[task] = classifying_loss(self, ids, batch, states, teacher, teacher_states, alpha)
         return found
 
     def _contrastive_loss(
@@ -303,16 +295,32 @@ class Student(ImageTower):
         logits = torch.cat(found)[order.argsort()]
         return losses.itm(logits, labels, own) if own else losses.itm(logits, labels)
 
-    def _answering_loss(self, states: torch.Tensor, batch: TrainingBatch, smoothing: float) -> torch.Tensor:
+    def _answering_loss(
+        self,
+        states: torch.Tensor,
+        batch: TrainingBatch,
+        smoothing: float,
+        teacher: Teacher | None = None,
+        teacher_states: torch.Tensor | None = None,
+        alpha: float = 0.0,
+    ) -> torch.Tensor:
         """The loss of VQA: each answer is predicted from its question's states, fused with the picture."""
-        assert batch.questions is not None and batch.answers is not None
-        assert batch.answer_of is not None and batch.answer_weights is not None
-        questions = batch.questions
-        question_states = self.text.fuse(self._with_enc_token(questions.ids), questions.mask, states)
-        context = self.decoder.read(question_states[batch.answer_of])
+        questions, answer_of = batch.questions, batch.answer_of
+        assert questions is not None and batch.answers is not None and batch.answer_weights is not None
+        question_ids = self._with_enc_token(questions.ids)
         ids, mask = batch.answers.ids, batch.answers.mask
-        logits = self.decoder.logits(ids, context, questions.mask[batch.answer_of], mask).float()
-        return losses.answers(logits, ids, mask.bool(), batch.answer_weights, len(questions.ids), smoothing)
+
+        def token_logits(model: Any, image_states: torch.Tensor) -> torch.Tensor:
+            question_states = model.text.fuse(question_ids, questions.mask, image_states)
+            context = model.decoder.read(question_states[answer_of])
+            return model.decoder.logits(ids, context, questions.mask[answer_of], mask).float()
+
+        soft_logits = None
+        if hasattr(teacher, "decoder") and teacher_states is not None and alpha:
+            with torch.no_grad():
+                soft_logits = token_logits(teacher, teacher_states)
+        logits, weights = token_logits(self, states), batch.answer_weights
+        return losses.answers(logits, ids, mask.bool(), weights, len(questions.ids), smoothing, soft_logits, alpha)
 
     def _masked_word_loss(
         self,

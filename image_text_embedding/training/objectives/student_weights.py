@@ -13,11 +13,12 @@ from torch import nn
 from image_text_embedding.models.checkpoints.checkpoint_files import read_checkpoint
 from image_text_embedding.models.checkpoints.parameter_names import MLM_HEAD_NAMES, PARAMETER_NAMES
 from image_text_embedding.models.checkpoints.weight_loading import is_untied, load_weights
-from image_text_embedding.models.config import ModelConfig
+from image_text_embedding.models.config import INITIAL_TEMPERATURE, ModelConfig
 from image_text_embedding.models.model_lookup import ResolvedModel
 from image_text_embedding.models.part_cache import ignored_parameters
-from image_text_embedding.training.objectives.student import INITIAL_TEMPERATURE, Student, VocabularyIds
-from image_text_embedding.training.settings import TrainConfig
+from image_text_embedding.training.objectives.classifier_start import classifier_start
+from image_text_embedding.training.objectives.student import Student, VocabularyIds
+from image_text_embedding.training.settings import CLASSIFYING, TrainConfig
 
 
 def new_student(
@@ -34,9 +35,12 @@ def new_student(
 
 
 def pretrained_student(
-    resolved: ResolvedModel, config: ModelConfig, tasks: tuple[str, ...], vocabulary: VocabularyIds
+    resolved: ResolvedModel, config: ModelConfig, tasks: tuple[str, ...], vocabulary: VocabularyIds, seed: int = 0
 ) -> Student:
     """A student with the weights of a checkpoint. Encoder and decoder share their layers if these are equal there.
+
+    Args:
+        seed: of what NLVR and VE need and the checkpoint lacks: the classifier, and BLIP's merging layers.
 
     Raises:
         CheckpointError: the weights cannot be read safely, or lack a part that an objective trains.
@@ -48,6 +52,8 @@ def pretrained_student(
     # Hugging Face's conversions lack the temperature.
     missing = {} if "temp" in list(checkpoint.tensors) else {"temp": torch.tensor(INITIAL_TEMPERATURE)}
     tensors: Mapping[str, torch.Tensor] = ChainMap(missing, cast("dict[str, torch.Tensor]", checkpoint.tensors))
+    if set(CLASSIFYING) & set(tasks):
+        tensors = classifier_start(student, checkpoint, config, seed)
     checkpoint = dataclasses.replace(checkpoint, tensors=tensors)
     if hasattr(student, "decoder") and is_untied(checkpoint, names):
         student.decoder.untie()

@@ -121,6 +121,8 @@ class TestTransformers:
     def test_models_that_cannot_be_exported(self, small_encoder: Callable, tmp_path) -> None:
         with pytest.raises(InputError, match="transformers has no ALBEF"):
             small_encoder("albef_14m").export_transformers(tmp_path / "x")
+        with pytest.raises(InputError, match="transformers has no BLIP that can reason"):
+            small_encoder("blip_nlvr").export_transformers(tmp_path / "x")
         with pytest.raises(InputError, match="cannot answer"):
             small_encoder("blip_base").export_transformers(tmp_path / "x", task="answer")
         with pytest.raises(InputError, match="unknown task 'match1'"):

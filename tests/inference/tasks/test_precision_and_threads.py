@@ -28,6 +28,19 @@ class TestHalfPrecisionAndThreads:
             for answer, chance in small_encoder(name, dtype=dtype).answer(task_photos[0], QUESTIONS[0], CHOICES):
                 assert chance == pytest.approx(expected[answer], abs=0.1)
 
+    @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+    def test_judging_in_half_precision(self, small_encoder: Callable, task_photos, dtype: str) -> None:
+        for name in ("blip_nlvr", "albef_nlvr"):
+            exact, half = (small_encoder(name, dtype=kind) for kind in ("fp32", dtype))
+            pair = task_photos[:2]
+            assert half.reason(pair, SENTENCES[0]) == pytest.approx(exact.reason(pair, SENTENCES[0]), abs=0.1)
+        exact, half = (small_encoder("albef_ve", dtype=kind) for kind in ("fp32", dtype))
+        expected = exact.entail(task_photos[0], SENTENCES[0])
+        assert half.entail(task_photos[0], SENTENCES[0]) == pytest.approx(expected, abs=0.1)
+        exact, half = (small_encoder("albef_14m", dtype=kind) for kind in ("fp32", dtype))
+        full, found = (model.ground(task_photos[0], SENTENCES[0]) for model in (exact, half))
+        assert found.map == pytest.approx(full.map, abs=0.15 * float(full.map.max())) and found.map.dtype == np.float32
+
     def test_damaged_weights_are_an_error(self, small_weights: dict, task_photos) -> None:
         model = ite.load(small_weights["blip_itm_base_coco"], tokenizer=VOCABULARY, device="cpu")
         model.match(task_photos[0], "a")

@@ -29,3 +29,12 @@ def test_files_of_one_head_are_recognised() -> None:
         assert (config.family, config.tasks, config.decoder) == (expected.family, expected.tasks, expected.decoder)
         assert config.text == expected.text
         assert config.vision.image_size == 384
+
+
+def test_the_text_assignment_pretraining_is_a_start_for_reasoning() -> None:
+    """ALBEF's `pretrain_model_nlvr.pth`: projections, and a head for text assignment instead of a classifier."""
+    keys = "ta_head.weight", "text_proj.weight", "text_encoder.embeddings.token_type_embeddings.weight"
+    tensors = {key: torch.zeros(1) for key in keys} | {"visual_encoder.pos_embed": torch.zeros(1, 257, 768)}
+    config = recognise_checkpoint(Checkpoint(Path("pretrain_model_nlvr.pth"), tensors, {}))
+    assert config.tasks == ("reason",) and config.text == model_config("albef_nlvr").text
+    assert config.vision.image_size == 256 and not config.captions.sep and config.captions.max_tokens == 512

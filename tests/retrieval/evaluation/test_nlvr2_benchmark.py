@@ -12,7 +12,8 @@ from support.environment import Run
 from support.packaged_pictures import PATHS
 
 from image_text_embedding.foundation.errors import InputError
-from image_text_embedding.retrieval.evaluation.nlvr2_benchmark import evaluate_nlvr2, read_nlvr2, swap_sides
+from image_text_embedding.inputs.text_rules import swap_sides
+from image_text_embedding.retrieval.evaluation.nlvr2_benchmark import evaluate_nlvr2, read_nlvr2
 
 FOLDER = Path(PATHS[0]).parent
 NAMES = [Path(path).name for path in PATHS]

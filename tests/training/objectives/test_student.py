@@ -25,7 +25,8 @@ from image_text_embedding.training import TrainConfig
 from image_text_embedding.training.data.batches import TokenRows, TrainingBatch
 from image_text_embedding.training.data.pair_dataset import PairDataset
 from image_text_embedding.training.objectives import losses
-from image_text_embedding.training.objectives.student import VocabularyIds, sinusoid_positions
+from image_text_embedding.training.objectives.sinusoids import sinusoid_positions
+from image_text_embedding.training.objectives.student import VocabularyIds
 from image_text_embedding.training.objectives.student_weights import new_student, parameter_groups
 
 
