@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -102,6 +103,9 @@ def serve(settings: ServingSettings, host: str, port: int) -> int:
     try:
         service = build_service(settings)
         server = _Server(server_config(service, host, port))
+        # What is loaded now stays: to look at its million objects in every full collection would hold up all requests.
+        gc.collect()
+        gc.freeze()
         if stopped_by:
             return _exit_code(stopped_by)
         # uvicorn has its own handlers while it runs, and afterwards calls ours, so that we know what stopped it.
