@@ -128,7 +128,7 @@ def test_a_defect_says_nothing_to_clients(
 
 
 def test_a_body_that_drips_is_given_up(data_urls: list[str]) -> None:
-    with running_service(timeout=0.3) as running:
+    with running_service(timeout=2.0) as running:
         with socket.create_connection(("127.0.0.1", running.port), timeout=WAIT) as wire:
             head = "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
             wire.sendall(head.encode() + b"{")
