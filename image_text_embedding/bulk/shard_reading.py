@@ -29,6 +29,7 @@ A shard may be removed: its items are then embedded again, in new rows.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -131,6 +132,9 @@ def shard_errors(file: Path) -> Iterator[None]:
     except EmbeddingError:
         raise
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        # Such as a missing permission or too many open files. (pyarrow's errors about the content have no number.)
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) not in (None, errno.ENOENT, errno.EIO):
+            raise InputError(f"{file}: cannot be read: {error}") from error
         raise InputError(
             f"{file}: the shard is damaged: {error}. Remove it and run the same command to embed its items again"
         ) from error

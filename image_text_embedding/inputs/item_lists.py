@@ -65,7 +65,7 @@ def is_single_picture(images: Any) -> bool:
 
 def is_single_text(texts: Any) -> bool:
     """Whether an argument is one text, not several. (bytes count as one item, so that the error is about bytes.)"""
-    return isinstance(texts, (str, bytes))
+    return isinstance(texts, (str, bytes, bytearray, memoryview))
 
 
 def require_iterable(items: Any, what: str) -> Iterable[Any]:
@@ -82,7 +82,7 @@ def require_iterable(items: Any, what: str) -> Iterable[Any]:
         raise InputError(
             f"expected one or a list of {what}, got a {kind}: pass one of its columns, such as df['caption']"
         )
-    scalar = getattr(items, "ndim", None) == 0
+    scalar = has_attribute(items, "ndim") and items.ndim == 0
     if scalar or not isinstance(items, Iterable) or isinstance(items, (set, frozenset)):
         raise InputError(f"expected one or a list of {what}, got {'a 0-d ' * scalar}{kind}")
     return items

@@ -226,15 +226,21 @@ class Gallery:
             new += len(fresh)
         return new
 
-    def remove(self, pictures: Any = (), texts: Any = (), *, ids: Sequence[str] = ()) -> int:
+    def remove(self, pictures: Any = (), texts: Any = (), *, ids: str | Sequence[str] = ()) -> int:
         """Remove pictures and texts. Returns how many were removed.
 
         Args:
             pictures: one or many: paths and URLs as they were added, other pictures by their content.
             texts: one string or many.
             ids: the `id` of search results.
+
+        Raises:
+            InputError: an item is not of its type.
+            StoreError: as in `open`.
         """
-        wanted = list(ids)
+        wanted = [ids] if isinstance(ids, str) else list(require_iterable(ids, "ids"))
+        if not all(isinstance(each, str) for each in wanted):
+            raise InputError("ids: expected strings, the `id` of search results")
         paths = []
         for item in [pictures] if is_single_picture(pictures) else require_iterable(pictures, "pictures"):
             if isinstance(item, (str, os.PathLike)):
@@ -261,13 +267,14 @@ class Gallery:
         """The best results for a query by vectors (ITC), optionally re-ranked by matching (ITM) as in `Encoder.rerank`.
 
         Args:
-            query: a text; a picture, as in `Encoder.encode_image`; or a vector, (D,) floats.
+            query: a text; a picture, as in `Encoder.encode_image` (a path as a Path object, or with modality="image"); or a
+                vector, (D,) floats.
             k: how many results to return.
             rerank: how many of the best results by ITC are re-ordered by the family's own rule; the others stay behind them.
                 The papers use 256 on COCO and 128 on Flickr30k. Matching compares a text with a picture: the query must be
                 one, and `find` the other. 0 = none.
-            modality: what the query is, "text" or "image". None = detect it: a string is a text, unless it is a URL or
-                an existing file; anything else that is no vector is a picture.
+            modality: what the query is, "text" or "image". None = by its type: a string is a text. With "image", a string is
+                the path or URL of a picture. (So a text that somebody typed never opens a file or a connection.)
             find: what to look for, "image" or "text".
             itm_token: as in `Encoder.match`.
             batch_size: pairs computed at once when re-ranking.
@@ -278,7 +285,7 @@ class Gallery:
 
         Raises:
             ImageError, TextError: the query cannot be used.
-            InputError: k or rerank is out of range, or re-ranking has nothing to match.
+            InputError: not one query; k or rerank is out of range; or re-ranking has nothing to match.
             ConfigError, StoreError: as in `open`.
         """
         k = require_integer("k", k)
@@ -291,11 +298,9 @@ class Gallery:
         if find not in MODALITIES or modality not in (None, *MODALITIES):
             name, got = ("find", find) if find not in MODALITIES else ("modality", modality)
             raise InputError(f"{name}: expected 'image' or 'text', got {got!r}")
+        kind = query_kind(query, modality)
         if self.manifest is None:
             raise StoreError(f"{self._store.location} is empty: add pictures first (`image-text-embedding index`)")
-        if isinstance(query, (list, tuple)) and query and all(map(is_number, query)):
-            query = np.array(query, dtype=np.float32)
-        kind = query_kind(query, modality)
         if rerank and {kind, find} != set(MODALITIES):
             raise InputError(
                 f"rerank: matching compares a text with a picture, got a query of kind {kind!r} to find {find!r}"
@@ -369,9 +374,11 @@ class Gallery:
             InputError: they have another number, length or norm.
         """
         dim = (self.manifest or {})["dim"]
+        if isinstance(vectors, torch.Tensor):
+            vectors = vectors.detach().float().cpu()
         try:
             array = np.asarray(vectors, dtype=np.float32)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InputError(
                 f"expected vectors of length {dim}, got different lengths, or values that are not numbers"
             ) from error

@@ -5,6 +5,7 @@ Errors are one sentence; the exceptions of Milvus are their cause, and its log s
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import logging
@@ -25,6 +26,8 @@ from image_text_embedding.bulk.vector_manifest import FORMAT, check_comparable
 from image_text_embedding.foundation.errors import InputError, StoreError
 from image_text_embedding.foundation.optional_imports import missing_package
 from image_text_embedding.inputs.url_fetch import display_url
+from image_text_embedding.retrieval.lite_files import LiteFiles, check_location
+from image_text_embedding.retrieval.milvus_errors import is_milvus_error, known_reason, one_line
 
 # The property of a Milvus collection that stores the manifest.
 MANIFEST_PROPERTY = "image_text_embedding.manifest"
@@ -73,7 +76,8 @@ class MilvusCollection:
         self._client: Any = None
         self._finalizer: Any = None
         self._closed = False
-        self._writing = threading.Lock()
+        self._files = None if self.is_server else LiteFiles(Path(self.uri), name)
+        self._writing = threading.RLock() if self._files is None else self._files.writing
         _check_location(self)
         if self.is_server or os.path.exists(self.uri):
             self._connect()
@@ -153,13 +157,30 @@ class MilvusCollection:
         if self._closed:
             raise StoreError(f"{self.location} was closed: open it again")
         with self._milvus_errors("open it"):
+            if self._files is not None and (missing := self._files.find_missing()):
+                raise StoreError(f"{self.location}: cannot open it: {self._damaged(missing)}")
             self._client = _connect_client(self)
             self._finalizer = weakref.finalize(self, _release, self._client, None if self.is_server else self.uri)
             try:
                 self._read_manifest()
+                if self._files is not None:
+                    self._check_row_count(self._files)
             except BaseException:
                 self.close()
                 raise
+
+    def _check_row_count(self, files: LiteFiles) -> None:
+        """
+        Raises:
+            StoreError: rows are missing.
+        """
+        with self._writing:
+            missing = files.find_missing_rows(None if self.manifest is None else len(self))
+        if missing:
+            raise StoreError(
+                f"{self.location}: cannot open it: {self._damaged(missing)}. If another program removed rows on purpose, "
+                f"remove {str(files.row_count)!r} instead"
+            )
 
     # --- Rows ---
 
@@ -209,15 +230,24 @@ class MilvusCollection:
             if vector.shape != (self.manifest["dim"],) or not np.isfinite(vector).all():
                 raise InputError(f"expected finite vectors of length {self.manifest['dim']}, got shape {vector.shape}")
         listed = [{**row, "vector": vector.tolist()} for row, vector in zip(rows, vectors)]
-        with self._writing, self._milvus_errors("write"):
+        with (
+            self._writing,
+            self._milvus_errors("write"),
+            self._changing(self._count_new(rows) if self._files is not None else 0),
+        ):
             self._milvus.upsert(self.name, listed, timeout=self._timeout)
+
+    def _count_new(self, rows: Sequence[Mapping[str, Any]]) -> int:
+        ids = list({row["id"] for row in rows})
+        return len(ids) - len(self.rows(ids, []))
 
     def remove(self, ids: Sequence[str]) -> int:
         """Remove rows. Returns how many were removed."""
-        existing = list(self.rows(ids))
-        if existing:
-            with self._writing, self._milvus_errors("remove"):
-                self._milvus.delete(self.name, ids=existing, timeout=self._timeout)
+        with self._writing, self._milvus_errors("remove"):
+            existing = list(self.rows(ids, []))
+            if existing:
+                with self._changing(-len(existing)):
+                    self._milvus.delete(self.name, ids=existing, timeout=self._timeout)
         return len(existing)
 
     def search(self, vector: np.ndarray, k: int, kind: str) -> list[dict[str, Any]]:
@@ -246,26 +276,22 @@ class MilvusCollection:
         try:
             yield
         except Exception as error:
-            import grpc
-            from pymilvus.exceptions import MilvusException
-
-            if not isinstance(error, (MilvusException, grpc.RpcError, OSError)):
+            if not is_milvus_error(error):
                 raise
-            raise StoreError(f"{self.location}: cannot {doing}: {self._reason(error)}") from error
+            reason = known_reason(error, self._timeout)
+            if reason is None and self._files is not None:
+                damage = self._files.find_damage()
+                reason = damage and self._damaged(damage)
+            raise StoreError(f"{self.location}: cannot {doing}: {reason or one_line(error)}") from error
 
-    def _reason(self, error: Exception) -> str:
-        message = " ".join(str(getattr(error, "message", "") or error).split())[:300].rstrip(".")
-        if "No space left" in message or "Disk quota exceeded" in message:
-            return f"the disk is full ({message}). Rows written before are safe: free some space and repeat the command"
-        if "Fail connecting" in message:
-            return (
-                f"no Milvus server answered within {self._timeout:g} s. Is it running, and are address and token right?"
-            )
-        if "timeout" in message.lower() or "deadline" in message.lower():
-            return f"the server did not answer within {self._timeout:g} s ({message})"
-        if self.is_server:
-            return message
-        return f"the file or the disk is damaged ({message}). Move the file away and build the index again"
+    def _damaged(self, what: str) -> str:
+        return f"the file or the disk is damaged ({what}). Move the file away and build the index again"
+
+    @contextmanager
+    def _changing(self, rows: int) -> Iterator[None]:
+        """Where rows are added, or -removed: their number is recorded. Not for a server, where others may write, too."""
+        with contextlib.nullcontext() if self._files is None else self._files.recording(rows, lambda: len(self)):
+            yield
 
 
 def _filter_any_of(field: str, values: Sequence[str]) -> str:
@@ -300,22 +326,7 @@ def _check_location(store: MilvusCollection) -> None:
         if not valid:
             raise InputError(f"uri: expected a server's address such as http://host:19530, got {store.location}")
         return
-    path = Path(store.uri)
-    if path.suffix != ".db":
-        raise InputError(
-            f"uri: expected a file that ends in .db, or a server's address (http://host:19530), got {store.location}"
-        )
-    # Not Path.is_dir, which raises without permission.
-    if not os.path.isdir(path.parent):
-        raise StoreError(f"{store.location}: the folder {str(path.parent)!r} is not found or not readable")
-    if os.path.isdir(path) and not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-        raise StoreError(f"{store.location}: not readable and writable by this user")
-    # Since version 3 the "file" of Milvus Lite is a folder.
-    if os.path.exists(path) and not os.path.isdir(path / "collections"):
-        raise StoreError(
-            f"{store.location}: expected an index made by Milvus Lite 3 or later, got something else or a damaged one. "
-            "Move it away and build the index again"
-        )
+    check_location(Path(store.uri), store.location)
 
 
 def _connect_client(store: MilvusCollection) -> Any:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
-from image_text_embedding.foundation.errors import ImageError
-from image_text_embedding.inference.tasks.reranking import Reranker, names_a_picture
+from image_text_embedding.foundation.argument_checks import is_number
+from image_text_embedding.foundation.errors import ImageError, InputError
+from image_text_embedding.inference.tasks.reranking import Reranker
+from image_text_embedding.inputs.collections.collection_items import PICTURE_SUFFIXES
+from image_text_embedding.inputs.item_lists import has_attribute
 from image_text_embedding.inputs.limits import Limits
+from image_text_embedding.inputs.url_fetch import is_url
 from image_text_embedding.retrieval.gallery_entries import picture_entry
 
 
@@ -55,14 +62,50 @@ def read_again(hit: Mapping[str, Any], limits: Limits) -> Any:
 
 
 def query_kind(query: Any, modality: str | None) -> str:
-    """The kind of a query: its `modality` if given, or else "text", "image" or "vector" by its type."""
-    if modality is not None:
-        return modality
-    if isinstance(query, (np.ndarray, torch.Tensor)) and query.ndim == 1:
-        return "vector"
+    """The kind of a query, "text", "image" or "vector": by its type, and for a string its `modality`.
+
+    Raises:
+        InputError: it is not a single text, picture or vector, or not of its modality.
+    """
+    kind = _kind_by_type(query)
+    if kind == "text" and modality == "image":
+        return "image"
+    if kind is None or modality not in (None, kind):
+        expected = {"text": "text, a string", "image": "picture"}.get(modality or "", "text, picture or vector (D,)")
+        raise InputError(f"query: expected one query, a {expected}; got {_described(query)}")
+    if (
+        kind == "text"
+        and modality is None
+        and (is_url(query) or os.path.splitext(query)[1].lower() in PICTURE_SUFFIXES)
+    ):
+        warnings.warn(
+            "the query is searched for as a text: pass modality='image' or a Path to search for the picture of that name",
+            stacklevel=3,
+        )
+    return kind
+
+
+def _kind_by_type(query: Any) -> str | None:
     if isinstance(query, str):
-        return "image" if names_a_picture(query) else "text"
-    return "image"
+        return "text"
+    if isinstance(query, (list, tuple)):
+        return "vector" if query and all(map(is_number, query)) else None
+    if isinstance(query, torch.Tensor):
+        return "vector" if query.ndim == 1 and not query.is_complex() else None
+    if isinstance(query, np.ndarray) and query.ndim == 1:
+        return "vector" if query.dtype.kind in "fiu" else None
+    if isinstance(query, np.ndarray):
+        # A row of floats is a list of one vector; other arrays of the wrong type have an error of their own.
+        return "image" if query.ndim == 3 or (query.ndim == 2 and query.dtype.kind not in "fcOUS") else None
+    encoded = isinstance(query, (bytes, bytearray, memoryview, os.PathLike))
+    return "image" if encoded or isinstance(query, Image.Image) or has_attribute(query, "read") else None
+
+
+def _described(query: Any) -> str:
+    name = type(query).__name__
+    if isinstance(query, (np.ndarray, np.generic, torch.Tensor)):
+        return f"{name} of shape {tuple(query.shape)}"
+    return f"{name} of {len(query)}" if isinstance(query, (list, tuple, dict, set)) else name
 
 
 def result_of_hit(hit: Mapping[str, Any], kind: str, itm: float | None, reranker: Reranker | None) -> SearchResult:

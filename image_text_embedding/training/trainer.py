@@ -12,7 +12,6 @@ import json
 import math
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -26,6 +25,7 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from image_text_embedding.foundation.errors import ComputeError, InputError
+from image_text_embedding.foundation.terminal_text import print_line
 from image_text_embedding.models.config import ModelConfig
 from image_text_embedding.models.devices import default_device, require_device
 from image_text_embedding.training.data.batch_loading import BatchOrder, batch_loader, require_batch
@@ -303,5 +303,6 @@ class _DeferredInterrupt:
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        print("\nfinishing the step, then writing a checkpoint; Ctrl-C again stops at once", file=sys.stderr)
+        print_line("", error=True)  # ends the line of the progress bar
+        print_line("finishing the step, then writing a checkpoint; Ctrl-C again stops at once", error=True)
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -13,7 +13,7 @@ from support.mean_encoder import Mean
 
 from image_text_embedding.bulk import vector_shards
 from image_text_embedding.bulk.embed_collection import embed
-from image_text_embedding.bulk.shard_reading import read_shards
+from image_text_embedding.bulk.shard_reading import read_shards, shard_errors
 from image_text_embedding.bulk.vector_manifest import manifest_of
 from image_text_embedding.bulk.vector_shards import Row, VectorShards
 from image_text_embedding.foundation.errors import InputError
@@ -78,3 +78,17 @@ def test_a_layout_that_there_is_not(photos: Path, tmp_path: Path) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), "layout": []}))
     with pytest.raises(InputError, match="expected a layout of parquet, npy, got"):
         next(read_shards(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PermissionError(13, "Permission denied"), r"part\.parquet: cannot be read: .*Permission denied"),
+        (OSError(24, "Too many open files"), r"part\.parquet: cannot be read: .*Too many open files"),
+        (OSError("Couldn't deserialize thrift"), r"part\.parquet: the shard is damaged: Couldn't"),
+        (FileNotFoundError(2, "No such file"), r"part\.parquet: the shard is damaged: .*No such file"),
+    ],
+)
+def test_only_what_is_damaged_is_called_so(error: Exception, message: str) -> None:
+    with pytest.raises(InputError, match=message), shard_errors(Path("part.parquet")):
+        raise error

@@ -45,3 +45,12 @@ def test_columns_are_lists() -> None:
     expected = model.encode_text(TABLE["caption"])
     for column in (pd.DataFrame(TABLE)["caption"], np.array(TABLE["caption"]), iter(TABLE["caption"])):
         np.testing.assert_array_equal(model.encode_text(column), expected)
+
+
+def test_a_released_memoryview_is_an_item_of_its_own() -> None:
+    view = memoryview(b"two dogs")
+    view.release()
+    model = ite.load("blip_demo")
+    for encode in (model.encode_text, model.coalesce().encode_text, model.encode_image):
+        with pytest.raises(ite.InputError):
+            encode(view)

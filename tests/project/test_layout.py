@@ -40,6 +40,10 @@ def test_foundation_imports_no_torch() -> None:
     assert rules.torch_in_foundation(MODULES) == []
 
 
+def test_one_place_prints() -> None:
+    assert rules.printing_calls(MODULES) == []
+
+
 @pytest.mark.parametrize("folder", [PACKAGE, TESTS], ids=["package", "tests"])
 def test_no_file_is_long(folder: Path) -> None:
     assert rules.long_files(folder, MAX_LINES) == []
@@ -211,6 +215,24 @@ def test_torch_in_foundation(write: Write, source: str, violations: int) -> None
     assert (
         len(rules.torch_in_foundation(write({"foundation/a.py": source, "models/b.py": "import torch"}))) == violations
     )
+
+
+@pytest.mark.parametrize(
+    ("source", "violations"),
+    [
+        ("print('a')", 1),
+        ("typer.echo('a')\nclick.secho('b')", 2),
+        ("from rich import print as p\nrich.print('a')", 1),
+        ("Console(stderr=True)", 1),
+        ("sys.stderr.write('a')", 1),
+        ("tqdm(items, desc=name)\nbar.set_description(name)", 2),
+        ("file.write('a')\nprint_line('a')\ntqdm(total=1)\nprint_json(1)", 0),
+        ("other.print_json(1)", 1),
+    ],
+)
+def test_printing(write: Write, source: str, violations: int) -> None:
+    modules = write({"interfaces/cli/a.py": source, "interfaces/cli/output.py": "def print_json(x): Console()"})
+    assert len(rules.printing_calls(modules)) == violations
 
 
 def test_long_files(tmp_path: Path) -> None:

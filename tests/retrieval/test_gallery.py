@@ -141,7 +141,7 @@ def test_vectors_from_elsewhere(tmp_path: Path, model: Any) -> None:
 def test_many_threads(tmp_path: Path, model: Any) -> None:
     with Gallery.open(tmp_path / "g.db", model) as found, ThreadPoolExecutor(6) as pool:
         assert sum(pool.map(found.add, PATHS[:18])) == 18
-        results = list(pool.map(lambda path: found.search(path, 1)[0].path, PATHS[:18]))
+        results = list(pool.map(lambda path: found.search(Path(path), 1)[0].path, PATHS[:18]))
     assert results == PATHS[:18]
 
 

@@ -132,10 +132,12 @@ def test_a_damaged_file(tmp_path: Path, model: Any, damage: str, capfd: pytest.C
 
 def test_unusable_locations(tmp_path: Path, model: Any) -> None:
     (tmp_path / "file.db").write_bytes(b"SQLite format 3\0")
+    (tmp_path / "other.db").write_bytes(b"")
     (tmp_path / "folder.db").mkdir()
     for uri, kind, message in (
-        (tmp_path / "file.db", StoreError, "something else or a damaged one"),
-        (tmp_path / "folder.db", StoreError, "something else or a damaged one"),
+        (tmp_path / "file.db", StoreError, "SQLite file, as Milvus Lite 2 wrote them.*Build the index again"),
+        (tmp_path / "other.db", StoreError, "got something else: choose another path"),
+        (tmp_path / "folder.db", StoreError, "a folder without 'collections' in it: choose another path"),
         (tmp_path / "no" / "g.db", StoreError, "is not found or not readable"),
         (tmp_path / "g.sqlite", InputError, "ends in .db"),
     ):
@@ -221,7 +223,7 @@ def test_a_killed_build_loses_nothing(tmp_path: Path, model: Any) -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == -signal.SIGKILL
     with Gallery.open(uri, model) as found:
         assert len(found) == 8 and found.add(PATHS[:12]) == 4 and len(found) == 12
-        assert found.search(PATHS[5], 1)[0].path == PATHS[5]
+        assert found.search(Path(PATHS[5]), 1)[0].path == PATHS[5]
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ def test_a_folder_of_pictures_and_those_below(tmp_path: Path, model: Any) -> Non
         assert [path for path, _ in done.errors] == [str(photos / "broken.PNG")]
         again = index_collection(gallery, photos)
         assert (again.total, again.new, len(again.errors)) == (7, 0, 1)
-        assert gallery.search(PATHS[1], 1)[0].path == str(photos / "below" / Path(PATHS[1]).name)
+        assert gallery.search(Path(PATHS[1]), 1)[0].path == str(photos / "below" / Path(PATHS[1]).name)
 
 
 def test_a_file_of_texts(tmp_path: Path, model: Any) -> None:

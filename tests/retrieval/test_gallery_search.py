@@ -23,7 +23,7 @@ def test_results_equal_those_of_a_plain_computation(filled: Any, model: Any) -> 
     pictures, texts = model.encode_image(PATHS), model.encode_text(CAPTIONS)
     queries = (
         (QUERY, {}, pictures @ model.encode_text(QUERY), PATHS),
-        (PATHS[3], {"find": "text"}, texts @ pictures[3], CAPTIONS),
+        (PATHS[3], {"find": "text", "modality": "image"}, texts @ pictures[3], CAPTIONS),
         (Image.open(PATHS[3]), {}, pictures @ pictures[3], PATHS),
         (pictures[3], {}, pictures @ pictures[3], PATHS),
         (CAPTIONS[5], {"find": "text"}, texts @ texts[5], CAPTIONS),

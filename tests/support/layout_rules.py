@@ -271,3 +271,35 @@ def unmirrored_test_folders(tests: Path, package: Path) -> list[str]:
 
 def dotted(module: Module) -> str:
     return ".".join(module) or PACKAGE
+
+
+# Printing
+
+# The only modules that print: lines, and tables.
+PRINTERS: dict[Module, set[str]] = {
+    ("foundation", "terminal_text"): {"print"},
+    ("interfaces", "cli", "output"): {"Console", "print"},
+}
+PRINTING = {"print", "echo", "secho", "pprint", "print_json", "print_exc", "rprint", "Console", "Progress", "track"}
+STREAMS = {"stdout", "stderr", "__stdout__", "__stderr__"}
+
+
+def printing_calls(modules: Modules) -> list[str]:
+    """Calls that write to the terminal outside of the modules for it, and descriptions of progress bars."""
+    ours = modules.get(("interfaces", "cli", "output"))
+    own_names = {node.name for node in ast.walk(ours) if isinstance(node, ast.FunctionDef)} if ours else set()
+    found = []
+    for module, tree in modules.items():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call):
+                continue
+            chain = attribute_chain(node.func)
+            name = chain[-1] if chain else getattr(node.func, "attr", "")
+            prints = name in PRINTING - PRINTERS.get(module, set()) and not (len(chain) == 1 and name in own_names)
+            writes = name in ("write", "writelines") and len(chain) > 1 and chain[-2] in STREAMS
+            describes = name in ("set_description", "set_description_str") or (
+                name == "tqdm" and any(keyword.arg == "desc" for keyword in node.keywords)
+            )
+            if prints or writes or describes:
+                found.append(f"{dotted(module)}:{node.lineno} calls {'.'.join(chain) or name}")
+    return found

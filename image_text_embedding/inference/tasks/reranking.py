@@ -144,7 +144,7 @@ def _best_texts(
     return [(index, score) for (index, _), score in zip(best, scores.tolist())]
 
 
-def names_a_picture(text: str) -> bool:
+def _names_a_picture(text: str) -> bool:
     """Whether a string is the URL or the existing file of a picture."""
     return is_url(text) or (len(text) < 4096 and "\0" not in text and os.path.isfile(text))
 
@@ -159,8 +159,8 @@ def _query_modality(query: Any, candidates: list[Any], modality: str | None) -> 
         return "image"
     if any(not isinstance(candidate, str) for candidate in candidates):
         return "text"
-    query_is_picture = names_a_picture(query)
-    candidates_are_pictures = bool(candidates) and all(map(names_a_picture, candidates))
+    query_is_picture = _names_a_picture(query)
+    candidates_are_pictures = bool(candidates) and all(map(_names_a_picture, candidates))
     if query_is_picture == candidates_are_pictures:
         raise InputError(
             "cannot tell whether the query is a text or the location of a picture: pass modality='text' (candidates are "

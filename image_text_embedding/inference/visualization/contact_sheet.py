@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from image_text_embedding.foundation.atomic_files import atomic_write
+from image_text_embedding.foundation.terminal_text import printable_text
 
 THUMBNAIL_SIDE, GAP, LINE_HEIGHT = 168, 12, 20  # pixels
 
@@ -70,7 +71,9 @@ def write_png(path: str | os.PathLike[str], picture: Image.Image) -> Path:
 
 
 def cut_to_width(text: str, width: int, font: Font) -> str:
-    """A text, shortened to fit `width` pixels; a shortened text ends in "…"."""
+    """A text in printable characters, shortened to fit `width` pixels; a shortened text ends in "…"."""
+    # One more than can be drawn, so that a longer text is shortened. (PIL cannot measure a text with line breaks.)
+    text = printable_text(text[: MAX_CHARACTERS + 1])
     if len(text) <= MAX_CHARACTERS and font.getlength(text) <= width:
         return text
     # An untrusted text may be one word of a million characters.

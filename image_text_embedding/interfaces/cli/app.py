@@ -5,19 +5,23 @@ Exit codes: 0 = success; 1 = the command failed, or some items failed (stderr sa
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from image_text_embedding.foundation.errors import EmbeddingError
+from image_text_embedding.foundation.terminal_text import printable_text, replace_unencodable
 from image_text_embedding.interfaces.cli.embed_command import EmbedCommand, embed
 from image_text_embedding.interfaces.cli.gallery_commands import evaluate, index, search
 from image_text_embedding.interfaces.cli.model_commands import cache, info, models
-from image_text_embedding.interfaces.cli.output import print_note
+from image_text_embedding.interfaces.cli.output import print_note, print_result
 from image_text_embedding.interfaces.cli.picture_commands import explain, similarity
 from image_text_embedding.interfaces.cli.rank_command import rank
 from image_text_embedding.interfaces.cli.score_command import score
@@ -26,7 +30,36 @@ from image_text_embedding.interfaces.cli.towhee_commands import link, unlink
 from image_text_embedding.interfaces.cli.train_command import train
 from image_text_embedding.interfaces.serve_command import serve
 
+# click's error of wrong usage. typer has its own copy of click since version 0.26.
+UsageError: Any = typer.BadParameter.__base__
+
+
+@contextlib.contextmanager
+def _printable_usage_errors() -> Iterator[None]:
+    try:
+        yield
+    except UsageError as error:
+        # They quote arguments, which may be file names that a shell filled in for *.
+        error.message = printable_text(error.message)
+        raise
+
+
+class CommandGroup(TyperGroup):
+    """Wrong usage is printed by typer, from errors whose text is made printable here."""
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        """Parse the options before the command."""
+        with _printable_usage_errors():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Find the command, parse its arguments and run it."""
+        with _printable_usage_errors():
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
+    cls=CommandGroup,
     help="Embed pictures and texts with BLIP and ALBEF, so that you can compare and search them.",
     epilog="Examples: `image-text-embedding rank` and `image-text-embedding models`",
     no_args_is_help=True,
@@ -37,7 +70,7 @@ app = typer.Typer(
 
 def _version(requested: bool) -> None:
     if requested:
-        print(metadata.version("image-text-embedding"))
+        print_result(metadata.version("image-text-embedding"))
         raise typer.Exit
 
 
@@ -112,8 +145,20 @@ def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     print_note(message)
 
 
+class _LogNotes(logging.Handler):
+    """Prints what is logged at WARNING or above and handled by nobody else, which would otherwise go to stderr as it is."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print_note(record.getMessage())
+        except Exception:
+            self.handleError(record)
+
+
 def main() -> None:
-    """The entry point. Our errors and warnings become one line each on stderr."""
+    """The entry point. Our errors and warnings, and what is logged, become one line each on stderr."""
+    replace_unencodable()
+    last_resort, logging.lastResort = logging.lastResort, _LogNotes(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _print_warning
@@ -122,3 +167,5 @@ def main() -> None:
     except EmbeddingError as error:
         print_note(error)
         sys.exit(1)
+    finally:
+        logging.lastResort = last_resort

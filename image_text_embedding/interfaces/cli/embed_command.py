@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from image_text_embedding.interfaces.cli.options import MODEL_HELP
-from image_text_embedding.interfaces.cli.output import print_note
+from image_text_embedding.interfaces.cli.output import print_json, print_note, print_result
 
 
 class EmbedCommand(TyperCommand):
@@ -110,12 +109,12 @@ def embed(
         print_note("stopped; finished rows are saved, run the same command again to resume")
         raise typer.Exit(130) from stopped
     if as_json:
-        print(json.dumps(dataclasses.asdict(summary), indent=2))
+        print_json(dataclasses.asdict(summary))
     else:
         rate = f", {summary.new / summary.seconds:,.1f} per second" if summary.new and summary.seconds else ""
         counts = f"{summary.new:,} new, {summary.already:,} already there, {summary.failed:,} failed"
-        print(f"{counts}; {summary.seconds:,.1f} s{rate}")
-        print(f"{summary.rows:,} rows in {out}")
+        print_result(f"{counts}; {summary.seconds:,.1f} s{rate}")
+        print_result(f"{summary.rows:,} rows in {out}")
     if summary.failed:
         print_note(f"{summary.failed:,} failed; {out / 'errors.parquet'} says why")
         raise typer.Exit(1)

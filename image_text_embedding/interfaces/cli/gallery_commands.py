@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from image_text_embedding.foundation.errors import ImageError, InputError
-from image_text_embedding.foundation.terminal_text import printable_text
+from image_text_embedding.foundation.terminal_text import print_line
 from image_text_embedding.inputs.url_fetch import display_url, is_url
 from image_text_embedding.interfaces.cli.options import AsJson, BatchSize, Device, ListedModel
-from image_text_embedding.interfaces.cli.output import console, print_skipped
+from image_text_embedding.interfaces.cli.output import print_json, print_result, print_skipped, print_table
 from image_text_embedding.models.config_files import list_models
 
 if TYPE_CHECKING:
@@ -82,11 +78,11 @@ def index(
         print_skipped(error)
     if as_json:
         row = {"total": summary.total, "new": summary.new, "failed": len(summary.errors)}
-        print(json.dumps({**row, "size": size, "model": model_name}))
+        print_json({**row, "size": size, "model": model_name}, indent=None)
     else:
         already = summary.total - summary.new - len(summary.errors)
         counts = f"{summary.new} new, {already} already there, {len(summary.errors)} left out"
-        print(f"{counts}; {display_url(uri) if is_url(uri) else uri} holds {size} ({model_name})")
+        print_result(f"{counts}; {display_url(uri) if is_url(uri) else uri} holds {size} ({model_name})")
     if summary.errors:
         raise typer.Exit(1)
 
@@ -134,9 +130,9 @@ def search(
         model_name = (gallery.manifest or {}).get("model", "")
         size = len(gallery)
     if as_json:
-        print(json.dumps([dataclasses.asdict(result) for result in results], indent=2))
+        print_json([dataclasses.asdict(result) for result in results])
     else:
-        console().print(_results_table(results))
+        _print_results(results)
     about = f"{len(results)} of {size}, {model_name}" + (f", the best {rerank} re-ranked" if rerank else "")
     try:
         _draw(text, image, results, sheet, page, about)
@@ -172,28 +168,26 @@ def evaluate(
     if as_json:
         rows = {"itc": result.itc._asdict(), "reranked": result.reranked and result.reranked._asdict()}
         sizes = {"pictures": len(data.pictures), "captions": len(data.captions)}
-        print(json.dumps({"model": model, "split": split, "rerank": rerank, **sizes, **rows}, indent=2))
+        print_json({"model": model, "split": split, "rerank": rerank, **sizes, **rows})
         return
-    table = Table(title=f"{model}: {len(data.pictures)} pictures, {len(data.captions)} captions ({split})", box=None)
-    for column in ("", "text → picture", "R@1", "R@5", "R@10", "picture → text", "R@1", "R@5", "R@10"):
-        table.add_column(column, justify="right" if column.startswith("R@") else "left")
+    lines = []
     for name, recall in recalls.items():
         to_pictures, to_texts = ([f"{100 * shares[k]:.1f}" for k in (1, 5, 10)] for shares in reversed(recall))
-        table.add_row(name, "", *to_pictures, "", *to_texts)
-    console().print(table)
+        lines.append((name, "", *to_pictures, "", *to_texts))
+    header = ("", "text → picture", "R@1", "R@5", "R@10", "picture → text", "R@1", "R@5", "R@10")
+    title = f"{model}: {len(data.pictures)} pictures, {len(data.captions)} captions ({split})"
+    print_table(lines, header, right=(2, 3, 4, 6, 7, 8), title=title)
 
 
-def _results_table(results: Sequence[SearchResult]) -> Table:
-    table = Table(box=None)
+def _print_results(results: Sequence[SearchResult]) -> None:
     reranked = any(result.itm is not None for result in results)
-    for column in ("", "score", "ITC", *(["ITM"] if reranked else [])):
-        table.add_column(column, justify="right")
-    table.add_column("found", overflow="fold")
+    rows = []
     for number, result in enumerate(results, 1):
         itm = [] if not reranked else ["-" if result.itm is None else f"{result.itm:.3f}"]
         shown = result.path or result.text or result.id
-        table.add_row(str(number), f"{result.score:.3f}", f"{result.itc:.3f}", *itm, Text(printable_text(shown)))
-    return table
+        rows.append((number, f"{result.score:.3f}", f"{result.itc:.3f}", *itm, shown))
+    header = ("", "score", "ITC", *(["ITM"] if reranked else []), "found")
+    print_table(rows, header, right=range(len(header) - 1))
 
 
 def _draw(
@@ -219,7 +213,7 @@ def _draw(
                 picture.thumbnail((PAGE_THUMBNAIL_SIDE, PAGE_THUMBNAIL_SIDE))
             pictures.append(picture)
         except ImageError as error:
-            print(f"not shown: {printable_text(str(error))}", file=sys.stderr)
+            print_line(f"not shown: {error}", error=True)
             pictures.append(None)
     if sheet is not None:
         shown = [(picture, result) for picture, result in zip(pictures, results) if picture is not None]
@@ -227,7 +221,7 @@ def _draw(
             raise InputError("--sheet: expected pictures to draw, got none that can be read (--html also shows texts)")
         captions = [f"{result.score:.3f}  {Path(result.path or '').name}" for _, result in shown]
         title = f"{text or image} ({about})"
-        print(contact_sheet([picture for picture, _ in shown], captions, title, sheet), file=sys.stderr)
+        print_line(contact_sheet([picture for picture, _ in shown], captions, title, sheet), error=True)
     if page is not None:
         query: Any = text if image is None else load_picture(image)
-        print(results_page(query, results, pictures, about, page), file=sys.stderr)
+        print_line(results_page(query, results, pictures, about, page), error=True)

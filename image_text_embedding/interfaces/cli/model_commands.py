@@ -7,13 +7,10 @@ import os
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from image_text_embedding.foundation.errors import InputError
-from image_text_embedding.foundation.terminal_text import printable_text
 from image_text_embedding.interfaces.cli.options import AsJson
-from image_text_embedding.interfaces.cli.output import console
+from image_text_embedding.interfaces.cli.output import print_json, print_result, print_table
 from image_text_embedding.models.config_files import list_models, model_config
 
 
@@ -38,12 +35,12 @@ def models(
         for config in configs
     ]
     if as_json:
-        print(json.dumps(rows, indent=2))
+        print_json(rows)
         return
-    table = Table(*(column.replace("_", " ") for column in rows[0]), box=None)
-    for row in rows:
-        table.add_row(*map(_format_cell, row.values()))
-    console().print(table)
+    print_table(
+        [[_format_cell(value) for value in row.values()] for row in rows],
+        [column.replace("_", " ") for column in rows[0]],
+    )
 
 
 def _format_cell(value: Any) -> str:
@@ -90,13 +87,13 @@ def info(
             f"expected a name that `models` lists or a file, got {model!r}; names: {', '.join(list_models())}"
         )
     if as_json:
-        print(json.dumps(facts, indent=2))
+        print_json(facts)
         return
-    table = Table(box=None, show_header=False)
+    rows = []
     for key, value in facts.items():
         shown = ", ".join(value) if isinstance(value, list) else json.dumps(value) if isinstance(value, dict) else value
-        table.add_row(key.replace("_", " "), Text(printable_text("-" if shown is None else str(shown))))
-    console().print(table)
+        rows.append((key.replace("_", " "), "-" if shown is None else shown))
+    print_table(rows)
 
 
 def cache(
@@ -113,7 +110,10 @@ def cache(
         removed = forget(model_config(remove).source)
         if removed is None:
             raise InputError(f"no downloaded weights of {model_config(remove).name} are in the cache")
-        print(json.dumps({"removed": str(removed)}) if as_json else f"removed {removed}")
+        if as_json:
+            print_json({"removed": str(removed)}, indent=None)
+        else:
+            print_result(f"removed {removed}")
         return
     rows: list[dict[str, Any]] = []
     for name in list_models():
@@ -122,12 +122,8 @@ def cache(
         if path is not None:
             rows.append({"name": name, "bytes": path.stat().st_size, "path": str(path)})
     if as_json:
-        print(json.dumps(rows, indent=2))
-        return
-    if not rows:
-        print("no downloaded weights are in the cache")
-        return
-    table = Table("name", "MB", "path", box=None)
-    for row in rows:
-        table.add_row(row["name"], f"{row['bytes'] / 1e6:,.0f}", Text(row["path"]))
-    console().print(table)
+        print_json(rows)
+    elif rows:
+        print_table([(row["name"], f"{row['bytes'] / 1e6:,.0f}", row["path"]) for row in rows], ("name", "MB", "path"))
+    else:
+        print_result("no downloaded weights are in the cache")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,9 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from image_text_embedding.foundation.errors import ImageError, InputError
-from image_text_embedding.foundation.terminal_text import printable_text
 from image_text_embedding.interfaces.cli.options import AsJson, Device, RequiredModel
-from image_text_embedding.interfaces.cli.output import print_skipped, writing_out
+from image_text_embedding.interfaces.cli.output import print_json, print_result, print_skipped, writing_out
 
 
 def explain(
@@ -48,13 +46,15 @@ def explain(
             {"word": word, "peak": peak.tolist(), "map": heat.tolist()}
             for word, peak, heat in zip(explanation.words, explanation.peaks, explanation.maps)
         ]
-        print(json.dumps({"match": explanation.match, "layers": explanation.layers, "words": words, "out": str(out)}))
+        print_json(
+            {"match": explanation.match, "layers": explanation.layers, "words": words, "out": str(out)}, indent=None
+        )
         return
-    print(f"match {explanation.match:.3f}")
+    print_result(f"match {explanation.match:.3f}")
     width = max(map(len, explanation.words))
     for word, (x, y) in zip(explanation.words, explanation.peaks):
-        print(f"{word:{width}}  {x:.2f} {y:.2f}")
-    print(printable_text(str(out)))
+        print_result(f"{word:{width}}  {x:.2f} {y:.2f}")
+    print_result(out)
 
 
 def similarity(
@@ -95,8 +95,10 @@ def similarity(
         matrix = encoder.similarity(encoder.encode_image(pixels), encoder.encode_text(columns))
     with writing_out(out):
         heat_map(matrix, thumbnails, columns, out)
-    result = {"images": readable, "texts": columns, "matrix": matrix.tolist(), "out": str(out)}
-    print(json.dumps(result) if as_json else printable_text(str(out)))
+    if as_json:
+        print_json({"images": readable, "texts": columns, "matrix": matrix.tolist(), "out": str(out)}, indent=None)
+    else:
+        print_result(out)
     if len(readable) < len(images):
         raise typer.Exit(1)
 

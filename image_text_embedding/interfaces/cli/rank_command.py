@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import track
 
 from image_text_embedding.foundation.errors import ImageError, InputError
-from image_text_embedding.foundation.terminal_text import printable_text
 from image_text_embedding.inputs.collections.collection_items import PICTURE_SUFFIXES
+from image_text_embedding.inputs.item_lists import progress_bar
 from image_text_embedding.interfaces.cli.options import ListedModel
-from image_text_embedding.interfaces.cli.output import print_skipped, writing_out
+from image_text_embedding.interfaces.cli.output import print_result, print_skipped, writing_out
 from image_text_embedding.models.config_files import model_config
 
 
@@ -43,25 +40,27 @@ def rank(
     operator = registered_operator(f"image-text-embedding/{model_config(model).family}")
     embed_image, embed_text = operator(model, "image"), operator(model, "text")
     vectors, readable = [], []
-    for path in track(paths, "embedding", console=Console(stderr=True), disable=not sys.stderr.isatty()):
-        try:
-            vectors.append(embed_image(path))
-            readable.append(path)
-        except ImageError as error:
-            print_skipped(error)
+    with progress_bar(len(paths), "picture", None) as bar:
+        for path in paths:
+            try:
+                vectors.append(embed_image(path))
+                readable.append(path)
+            except ImageError as error:
+                print_skipped(error)
+            bar.update()
     if readable:
         cosines = np.stack(vectors) @ embed_text(text)
         best = np.argsort(-cosines, kind="stable")[:count]
         for number, i in enumerate(best, 1):
             shown = readable[i].name if images is None else str(readable[i])
-            print(f"{number:3}  {cosines[i]:6.3f}  {printable_text(shown)}")
+            print_result(f"{number:3}  {cosines[i]:6.3f}  {shown}")
         # Shrunk one by one: a hundred full-size photos take gigabytes.
         pictures = [thumbnail(load_picture(readable[i]), THUMBNAIL_SIDE) for i in best]
-        captions = [f"{cosines[i]:.3f}  {printable_text(readable[i].name)}" for i in best]
+        captions = [f"{cosines[i]:.3f}  {readable[i].name}" for i in best]
         # Printing stays outside: a closed pipe (`| head`) is an OSError, too, and not one of `out`.
         with writing_out(out):
             sheet = contact_sheet(pictures, captions, f"{text} ({model})", out)
-        print(printable_text(str(sheet)))
+        print_result(sheet)
     if len(readable) < len(paths):
         raise typer.Exit(1)
 

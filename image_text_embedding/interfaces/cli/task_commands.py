@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
 
 from image_text_embedding.foundation.errors import EmbeddingError
-from image_text_embedding.foundation.terminal_text import printable_text
 from image_text_embedding.interfaces.cli.options import AsJson, Device, RequiredModel
-from image_text_embedding.interfaces.cli.output import print_skipped
+from image_text_embedding.interfaces.cli.output import print_json, print_result, print_skipped
 
 Pictures = Annotated[list[str], typer.Argument(metavar="PICTURE...", help="Paths or URLs.", show_default=False)]
 
@@ -100,7 +98,7 @@ def ask(
 def _print_results(
     pictures: list[str], results: list[Any], errors: list[tuple[int, EmbeddingError]], key: str, as_json: bool
 ) -> None:
-    failed = {index: printable_text(str(error)) for index, error in errors}
+    failed = {index: str(error) for index, error in errors}
     if as_json:
         rows = [
             {
@@ -110,12 +108,12 @@ def _print_results(
             }
             for i, picture in enumerate(pictures)
         ]
-        print(json.dumps(rows, indent=2))
+        print_json(rows)
     else:
         for i, picture in enumerate(pictures):
             if i not in failed:
                 value = f"{results[i]:.3f}" if isinstance(results[i], float) else results[i]
-                print(value if len(pictures) == 1 else f"{printable_text(picture)}: {value}")
+                print_result(value if len(pictures) == 1 else f"{picture}: {value}")
     for message in failed.values():
         print_skipped(message)
     if failed:

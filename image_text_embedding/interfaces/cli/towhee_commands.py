@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from image_text_embedding.foundation.terminal_text import print_line
+from image_text_embedding.interfaces.cli.output import print_result
 from image_text_embedding.interfaces.towhee_operators.operator_folders import (
     Outcome,
     default_towhee_home,
@@ -43,7 +44,9 @@ def link(towhee_home: Home = None) -> None:
     home = (towhee_home or default_towhee_home()).expanduser().absolute()
     _report(link_operators(home))
     if home != Path("~/.towhee").expanduser():
-        print(f"towhee 0.9.0 does not look there by itself; call this first: towhee.add_cache_path({str(home)!r})")
+        print_result(
+            f"towhee 0.9.0 does not look there by itself; call this first: towhee.add_cache_path({str(home)!r})"
+        )
 
 
 def unlink(towhee_home: Home = None) -> None:
@@ -51,12 +54,12 @@ def unlink(towhee_home: Home = None) -> None:
     home = (towhee_home or default_towhee_home()).expanduser().absolute()
     outcomes = unlink_operators(home)
     if not outcomes:
-        print(f"nothing to remove under {home}")
+        print_result(f"nothing to remove under {home}")
     _report(outcomes)
 
 
 def _report(outcomes: list[Outcome]) -> None:
     for outcome in outcomes:
-        print(OUTCOME_TEXTS[outcome.state], outcome.folder, file=sys.stdout if outcome.ok else sys.stderr)
+        print_line(f"{OUTCOME_TEXTS[outcome.state]} {outcome.folder}", error=not outcome.ok)
     if not all(outcome.ok for outcome in outcomes):
         raise typer.Exit(1)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from image_text_embedding.interfaces.cli.options import Device
-from image_text_embedding.interfaces.cli.output import print_note
+from image_text_embedding.interfaces.cli.output import print_note, print_result
 
 
 def train(
@@ -77,4 +77,4 @@ def train(
     except KeyboardInterrupt as stopped:
         print_note(f"{stopped or 'stopped'}; continue with --resume")
         raise typer.Exit(130) from stopped
-    print(model_file)
+    print_result(model_file)

@@ -93,7 +93,7 @@ class TestVectors:
         pytest.importorskip("milvus_lite")
         with ite.Gallery.open(tmp_path / "g.db", model) as gallery:
             gallery.add(PICTURES, TEXTS)
-            assert gallery.search(PICTURES[0], 1)[0].path == str(PICTURES[0])
+            assert gallery.search(Path(PICTURES[0]), 1)[0].path == str(PICTURES[0])
             assert gallery.search(TEXTS[1], 1, find="text")[0].text == TEXTS[1]
         assert model.runtime.parts == {}
 
