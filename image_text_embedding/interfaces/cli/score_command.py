@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from image_text_embedding.interfaces.cli.options import AsJson, BatchSize, Device, RequiredModel
-from image_text_embedding.interfaces.cli.output import print_note
+from image_text_embedding.interfaces.cli.output import print_json, print_note, print_result
 
 
 def score(
@@ -51,9 +50,9 @@ def score(
         print_note("stopped; what is finished is saved, run the same command again to resume")
         raise typer.Exit(130) from stopped
     if as_json:
-        print(json.dumps(dataclasses.asdict(summary)))
+        print_json(dataclasses.asdict(summary), indent=None)
     else:
         already = f", {summary.already:,} lines already there" if summary.already else ""
-        print(f"{summary.rows:,} rows, {summary.failed:,} failed{already}; {out}")
+        print_result(f"{summary.rows:,} rows, {summary.failed:,} failed{already}; {out}")
     if summary.failed:
         raise typer.Exit(1)

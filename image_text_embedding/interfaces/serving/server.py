@@ -15,6 +15,7 @@ import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from image_text_embedding.foundation.errors import InputError
+from image_text_embedding.foundation.terminal_text import print_line
 from image_text_embedding.inference.loading import load
 from image_text_embedding.inputs.text_encoder import TruncatedTextWarning
 from image_text_embedding.interfaces.serving.app import create_app
@@ -132,7 +133,7 @@ class _Server(uvicorn.Server):
         for listener in self.servers:
             host, port = listener.sockets[0].getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
-            print(f"image-text-embedding: serving at http://{shown}:{port}", file=sys.stderr, flush=True)
+            print_line(f"image-text-embedding: serving at http://{shown}:{port}", error=True)
 
 
 def _exit_code(stopped_by: list[int]) -> int:
