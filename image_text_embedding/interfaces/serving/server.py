@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -98,15 +99,17 @@ def serve(settings: ServingSettings, host: str, port: int) -> int:
     # log for each would only fill it.
     warnings.filterwarnings("ignore", category=TruncatedTextWarning)
     warnings.filterwarnings("ignore", message=".* pictures could not be re-ranked")
+    service = build_service(settings)
+    server = _Server(server_config(service, host, port))
     stopped_by: list[int] = []
+    # uvicorn has its own handlers while it runs, and afterwards calls ours, so that we know what stopped it.
     handlers = {each: signal.signal(each, lambda number, _: stopped_by.append(number)) for each in _SIGNALS}
     try:
-        service = build_service(settings)
-        server = _Server(server_config(service, host, port))
-        if stopped_by:
-            return _exit_code(stopped_by)
-        # uvicorn has its own handlers while it runs, and afterwards calls ours, so that we know what stopped it.
-        server.run()
+        # What is loaded now stays: to look at its million objects in every full collection would hold up all requests.
+        gc.collect()
+        gc.freeze()
+        if not stopped_by:
+            server.run()
     except SystemExit:
         # The address cannot be used; uvicorn has logged why.
         return 1

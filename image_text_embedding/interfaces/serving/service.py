@@ -145,8 +145,11 @@ class Service:
         """Pixels or token ids -> a unit vector (D,), or an error, for each. An error among them is its own result."""
         return await model.queue.run(embed_operation(model.encoder, modality, self.settings.max_batch), prepared)
 
-    async def compute_one(self, model: ServedModel, kind: str, compute: Callable[[], Any]) -> Any:
+    async def compute_one(self, model: ServedModel, kind: str, compute: Callable[[], Any], count: int = 1) -> Any:
         """What `compute()` returns in the model's thread.
+
+        Args:
+            count: how many items of the kind it computes.
 
         Raises:
             ServingError: it failed.
@@ -158,7 +161,7 @@ class Service:
             except (EmbeddingError, ServingError) as error:
                 return [error]
 
-        (result,) = await model.queue.run(Operation(kind, None, compute_all), [None])
+        (result,) = await model.queue.run(Operation(kind, None, compute_all, weight=count), [None])
         if isinstance(result, Exception):
             raise serving_error(result)
         return result

@@ -13,7 +13,8 @@ import image_text_embedding as ite
 from image_text_embedding.demo.packaged_gallery import gallery
 
 
-@pytest.fixture(scope="session")
+# Not for the session: it computes a vector now and then, which other tests would count.
+@pytest.fixture(scope="module")
 def service() -> Iterator[RunningService]:
     with running_service() as running:
         yield running

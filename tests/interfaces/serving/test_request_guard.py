@@ -128,14 +128,29 @@ def test_a_defect_says_nothing_to_clients(
 
 
 def test_a_body_that_drips_is_given_up(data_urls: list[str]) -> None:
-    with running_service(timeout=0.3) as running:
+    with running_service(timeout=2.0) as running:
         with socket.create_connection(("127.0.0.1", running.port), timeout=WAIT) as wire:
             head = "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
             wire.sendall(head.encode() + b"{")
             # It holds up nobody else.
             assert running.post("/v1/embeddings", {"input": "a dog"}).status_code == 200
-            answer = wire.recv(65536)
+            answer = b""
+            while not answer.endswith(b"}}"):
+                answer += wire.recv(65536)
         assert answer.startswith(b"HTTP/1.1 408 ") and json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"]
+
+
+def test_large_bodies_share_a_budget_that_small_ones_do_not_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("image_text_embedding.interfaces.serving.request_guard.LARGE_BODIES", 0)
+    with running_service() as running:
+        refused = running.post("/v1/embeddings", {"input": "a" * 100_000})
+        assert "large bodies" in error_of(refused, 429)["message"] and refused.headers["retry-after"] == "1"
+        assert running.post("/v1/embeddings", {"input": "a " * 4_000}).status_code == 200
+    # What was read is given back: there is room for one of these at a time.
+    monkeypatch.setattr("image_text_embedding.interfaces.serving.request_guard.LARGE_BODIES", 1)
+    with running_service(max_body=150_000) as running:
+        for _ in range(5):
+            error_of(running.post("/v1/embeddings", {"input": "a" * 140_000}), 413)
 
 
 def test_a_silent_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:

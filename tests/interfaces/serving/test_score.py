@@ -131,3 +131,10 @@ def test_wrong_bodies(service: RunningService, body: dict[str, Any], message: st
         assert answer.status_code == 200  # empty params
     else:
         assert message in error_of(answer, 422)["message"]
+
+
+def test_it_learns_how_long_a_row_takes_and_not_how_long_a_batch(service: RunningService, cells) -> None:
+    """By which it judges how many rows it can answer in time."""
+    answer = service.post("/score", request(["image"], [[cell] for cell in cells[:32]], task="embeddings"))
+    assert answer.status_code == 200
+    assert 32 * service.service._pace.seconds("blip_demo score_embed") < 2 * answer.elapsed.total_seconds()

@@ -32,6 +32,7 @@ class Operation:
         kind: its name in the metrics.
         key: items of operations with equal keys are computed together. None = never with others.
         compute: prepared items -> for each its result, or the exception that it gets.
+        weight: how many pictures or texts an item stands for, to judge how long one takes.
         can_be_cached: whether an item has the same result every time, and `key` says all else that it depends on.
     """
 
@@ -39,6 +40,7 @@ class Operation:
     key: Hashable | None
     compute: Callable[[list[Any]], Sequence[Any]]
     can_be_cached: bool = False
+    weight: int = 1
 
 
 class _Job:
@@ -196,7 +198,8 @@ class ComputeQueue:
         started = time.monotonic()
         results = compute_each(operation.compute, items)
         seconds = time.monotonic() - started
-        self._metrics.computed(self.name, operation.kind, len(items), seconds)
+        count = len(items) * operation.weight
+        self._metrics.computed(self.name, operation.kind, count, seconds)
         for result in results:
             if not isinstance(result, Exception):
                 self.last_success = time.monotonic()
@@ -206,7 +209,7 @@ class ComputeQueue:
         for job in jobs:
             answers.append((job, results[: len(job.items)]))
             results = results[len(job.items) :]
-        self._pace.learn(f"{self.name} {operation.kind}", seconds / len(items))
+        self._pace.learn(f"{self.name} {operation.kind}", seconds / count)
         self._on_loop(_answer, answers)
 
     def _on_loop(self, function: Callable[..., None], *arguments: Any) -> None:

@@ -69,8 +69,9 @@ def score_router(service: Service) -> APIRouter:
             size = service.settings.max_batch
             for start in range(0, count, size):
                 rows = slice(start, start + size)
-                compute = partial(score, model.encoder, _part(request, rows), cells[rows], size)
-                found += await service.compute_one(model, f"score_{request.task}", compute)
+                part = _part(request, rows)
+                compute = partial(score, model.encoder, part, cells[rows], size)
+                found += await service.compute_one(model, f"score_{request.task}", compute, len(part.images))
         try:
             return json_response(answer_rows(found, request.on_error))
         except InputError as error:

@@ -41,7 +41,7 @@ def search_router(service: Service) -> APIRouter:
             service.models.named(body.model)
         options = {"find": body.find, "k": body.k}
         count = max(1, body.rerank) if isinstance(body.rerank, int) else 1
-        kind = "rerank" if body.rerank else "embed_text" if body.image is None else "embed_image"
+        kind = "search_rerank" if body.rerank else "embed_text" if body.image is None else "embed_image"
         pictures = [] if body.image is None else [read_picture(body.image)]
         rows: list[Any] = []
         if body.image is None:
@@ -53,7 +53,7 @@ def search_router(service: Service) -> APIRouter:
             if body.rerank:
                 query, modality = (pixels[0], "image") if pixels else (text, "text")
                 found = await service.compute_one(
-                    model, "rerank", lambda: run(query, rerank=body.rerank, modality=modality, **options)
+                    model, kind, lambda: run(query, rerank=body.rerank, modality=modality, **options), count
                 )
             else:
                 modality, prepared = ("image", pixels) if pixels else ("text", rows)

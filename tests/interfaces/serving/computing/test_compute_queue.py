@@ -105,7 +105,7 @@ def test_beyond_the_queue_it_answers_429_at_once(gate: Gate, pool: ThreadPoolExe
 
 
 def test_work_of_a_request_that_is_too_late_is_dropped(gate: Gate, pool: ThreadPoolExecutor) -> None:
-    with running_service(timeout=0.5) as running:
+    with running_service(timeout=2.0) as running:
         first = pool.submit(ask, running, "first")
         gate.wait_for_entry()
         late = ask(running, TEXTS)
