@@ -152,7 +152,7 @@ def stream_texts(runtime: ModelRuntime, texts: Any, batch_size: int, unit_length
             _repeat_errors(failures, repetitions)
             found |= {index: found[first].copy() for index, first in repetitions}
             yield from _in_order(asked, found, failures)
-        reader.warn(1)
+        reader.warn(3)  # of `send` and `__next__` of VectorStream, and the caller
 
     return VectorStream(run())
 
