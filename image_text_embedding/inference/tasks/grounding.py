@@ -34,7 +34,7 @@ from image_text_embedding.inputs.pixels import to_pixels
 
 MAX_MAP_PIXELS = 2**22  # of a map as large as its picture; larger pictures are scored on a smaller map
 SEARCH_GRID = 24  # a found box has its edges on the lines of a grid this fine, or on those of the patches
-BACKGROUND = 1.3  # found boxes cover what exceeds this multiple of the map's mean: the best on scenes drawn for this
+BACKGROUND = 1.5  # found boxes cover what exceeds this multiple of the map's mean: the best on drawn scenes
 OUTSIDE_TOLERANCE = 1.0  # pixels by which a given box may leave its picture: rounding
 
 
@@ -180,7 +180,7 @@ def box_scores(heat: np.ndarray, size: tuple[int, int], boxes: np.ndarray) -> np
 
 
 def best_box(heat: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The box of a map: the one with the largest sum of what exceeds BACKGROUND times the map's mean.
+    """The box of a map: around the connected region at its peak that exceeds BACKGROUND times the map's mean.
 
     The official score is for boxes around things. Of all boxes it prefers those within a thing, around the map's peak.
 
@@ -189,12 +189,17 @@ def best_box(heat: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     n = max(SEARCH_GRID, *heat.shape)
     enlarged = F.interpolate(torch.from_numpy(heat)[None, None], (n, n), mode="bicubic")[0, 0].double().numpy()
-    sums = np.zeros((n + 1, n + 1))
-    sums[1:, 1:] = (enlarged - BACKGROUND * enlarged.mean()).cumsum(0).cumsum(1)
-    first, last = np.triu_indices(n + 1, 1)  # every range of rows, or of columns
-    rows = sums[last] - sums[first]
-    y, x = np.divmod(int((rows[:, last] - rows[:, first]).argmax()), len(first))
-    edges = np.array([first[x], first[y], last[x] - first[x], last[y] - first[y]])
+    high = enlarged > BACKGROUND * enlarged.mean()
+    region = np.zeros((n + 2, n + 2), dtype=bool)  # with a margin, so that it can grow at the edges, too
+    inner = region[1:-1, 1:-1]
+    inner.flat[enlarged.argmax()] = True
+    count = 0
+    while inner.sum() > count:
+        count = inner.sum()
+        grown = region[:-2, 1:-1] | region[2:, 1:-1] | region[1:-1, :-2] | region[1:-1, 2:]
+        inner |= grown & high
+    rows, columns = (np.flatnonzero(inner.any(axis)) for axis in (1, 0))
+    edges = np.array([columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]])
     return edges / n * [*size, *size]
 
 
