@@ -1,4 +1,4 @@
-"""Hostile input of every kind, and what became of it: `python tests/benchmarks/fuzz.py`, about five minutes; needs Linux.
+"""Hostile input of every kind, and what became of it: `python tests/benchmarks/fuzz.py`, about six minutes; needs Linux.
 
 Every kind has a process of its own. Allowed are a result, or one of the package's own errors; foreign errors, crashes, hangs
 and cases that take too much time or memory are faults, listed with the case's number. `--seed`, `--only`, `--start` and
@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from fuzzing import bombs, checkpoints, execution, pictures, strings, tables
+from fuzzing import bombs, checkpoints, execution, pictures, service_requests, strings, tables
 from fuzzing.cases import Kind
 
 KINDS = [
@@ -28,6 +28,7 @@ KINDS = [
     Kind("recipes", checkpoints.recipes),
     Kind("vocabularies", checkpoints.vocabularies),
     Kind("shards", checkpoints.shards),
+    Kind("requests", service_requests.case, max_seconds=120.0),
 ]
 
 
