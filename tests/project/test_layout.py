@@ -260,3 +260,9 @@ def test_test_folders_that_mirror_nothing(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     assert rules.unmirrored_test_folders(tmp_path / "tests", tmp_path / "package") == ["attic"]
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """pytest would collect only the first of them."""
+    names = [path.name for path in TESTS.rglob("test_*.py")]
+    assert sorted(set(names)) == sorted(names)
