@@ -47,7 +47,7 @@ class RunPlan:
         source, validation: a `PairSource` each; `validation` may be None.
         start: the weights to start from; None = from scratch, or from a checkpoint of this run.
         fits: says which captions fit which pictures; None = only those of equal keys.
-        from_scratch: whether the run, not only this part of it, started without weights.
+        max_tokens: of a caption; None = the configuration's.
     """
 
     config: ModelConfig
@@ -58,15 +58,7 @@ class RunPlan:
     validation: Any
     start: ResolvedModel | None
     fits: Fits | None = None
-    from_scratch: bool = False
-
-    @property
-    def max_tokens(self) -> int:
-        """Tokens of a caption in training: the configuration's; in pretraining from scratch those of the official code."""
-        tokens = self.config.captions.max_tokens
-        if not self.from_scratch or set(CLASSIFYING) & set(self.tasks):
-            return tokens
-        return min(tokens, PRETRAINING_TOKENS[self.config.family])
+    max_tokens: int | None = None
 
 
 def plan_new_run(
@@ -110,7 +102,7 @@ def plan_new_run(
         _as_source(validation, settings, tasks),
         start,
         fits,
-        from_scratch,
+        caption_tokens(config, tasks, from_scratch),
     )
     folder.write_description(
         {
@@ -121,6 +113,7 @@ def plan_new_run(
             "source": _source_reference(source),
             "validation": _source_reference(validation),
             "fits": fits is not None,
+            "caption_tokens": plan.max_tokens,
             "version": metadata.version("image-text-embedding"),
             "torch": torch.__version__,
         },
@@ -188,7 +181,7 @@ def plan_resumed_run(
         _as_source(given_validation, settings, tasks),
         None,
         fits,
-        from_scratch=start is None,
+        run.get("caption_tokens"),  # version 0.1.0 recorded none, and read as many as the configuration allows
     )
     # Without a checkpoint the run starts again from its first weights.
     if start is not None and not folder.has_checkpoint():
@@ -198,6 +191,13 @@ def plan_resumed_run(
                 f"{folder.path}: the run was started with other weights than {start['model']} contains now: start a new run"
             )
     return plan
+
+
+def caption_tokens(config: ModelConfig, tasks: tuple[str, ...], from_scratch: bool) -> int:
+    """Tokens of a caption in training: the configuration's; in pretraining from scratch those of the official code."""
+    tokens = config.captions.max_tokens
+    pretrains = from_scratch and not set(CLASSIFYING) & set(tasks)
+    return min(tokens, PRETRAINING_TOKENS[config.family]) if pretrains else tokens
 
 
 def finished_config(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from image_text_embedding.training.objectives.momentum_teacher import MomentumTe
 from image_text_embedding.training.objectives.student import Student, VocabularyIds
 from image_text_embedding.training.objectives.student_weights import new_student
 from image_text_embedding.training.run_folder import RunFolder
-from image_text_embedding.training.run_plan import RunPlan, finished_config
+from image_text_embedding.training.run_plan import RunPlan, caption_tokens, finished_config
 from image_text_embedding.training.schedules import distillation_weight
 from image_text_embedding.training.trainer import TrainingRun
 from image_text_embedding.training.training_state import TrainingState
@@ -51,7 +52,7 @@ def test_the_momentum_model_moves_as_in_the_original_loop(
         tasks=tasks, steps=60, batch_size=8, lr=1e-2, momentum=0.9, alpha=0.4, queue_size=8, crop_scale=None
     )
     config, tasks = finished_config(tiny(family, answers), settings, "x", True)
-    plan = RunPlan(config, tasks, settings, Tokenizer.from_vocabulary(words), Walls(), None, None, from_scratch=True)
+    plan = RunPlan(config, tasks, settings, Tokenizer.from_vocabulary(words), Walls(), None, None)
     alphas: list[float] = []
     real = Student.losses
     monkeypatch.setattr(
@@ -111,7 +112,7 @@ def test_a_run_without_a_momentum_model_goes_on(words: Path) -> None:
     """ALBEF's answering had none in version 0.1.0."""
     settings = TrainConfig(tasks=("vqa",), alpha=0.4)
     config, tasks = finished_config(tiny("albef", ("answer",)), settings, "x", True)
-    plan = RunPlan(config, tasks, settings, Tokenizer.from_vocabulary(words), Walls(), None, None, from_scratch=True)
+    plan = RunPlan(config, tasks, settings, Tokenizer.from_vocabulary(words), Walls(), None, None)
     state = TrainingState(plan, None, torch.device("cpu"))
     with torch.no_grad():
         for parameter in state.student.parameters():
@@ -136,8 +137,8 @@ def test_captions_in_pretraining_have_the_official_length(words: Path, train_tin
         config, tasks = finished_config(tiny(family), settings, "x", True)
         tokenizer = Tokenizer.from_vocabulary(words)
         for from_scratch, length in ((True, pretraining), (False, tuning)):
-            plan = RunPlan(config, tasks, settings, tokenizer, Long(), None, None, from_scratch=from_scratch)
-            dataset = PairDataset(plan.source, config, tasks, tokenizer, settings, max_tokens=plan.max_tokens)
+            tokens = caption_tokens(config, tasks, from_scratch)
+            dataset = PairDataset(Long(), config, tasks, tokenizer, settings, max_tokens=tokens)
             sample = dataset[0, 0]
             assert not isinstance(sample, list) and len(sample.captions[0]) == length
     seen: list[int] = []
@@ -151,4 +152,11 @@ def test_captions_in_pretraining_have_the_official_length(words: Path, train_tin
         patch.setattr(Student, "losses", noted)
         start = train_tiny("albef", Long(), out="start", steps=2, tasks=("itc",), validation=Long(8))
         train_tiny(start / "model.safetensors", Long(), out="tuned", steps=1, tasks=("itc",))
-    assert set(seen[:-1]) == {25} and seen[-1] == 30
+        assert set(seen[:-1]) == {25} and seen[-1] == 30
+        # A run of version 0.1.0 recorded no length, and read captions as the configuration says; it continues like that.
+        run = json.loads((start / "run.json").read_text())
+        for recorded, length in ((25, 25), (None, 30)):
+            (start / "run.json").write_text(json.dumps({**run, "caption_tokens": recorded}))
+            (start / "last.pt").unlink(missing_ok=True)
+            train_tiny(None, Long(), out="start", resume=True, steps=2, tasks=("itc",), validation=Long(8))
+            assert seen[-1] == length
