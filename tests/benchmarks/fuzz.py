@@ -8,27 +8,40 @@ and cases that take too much time or memory are faults, listed with the case's n
 from __future__ import annotations
 
 import argparse
+import importlib
+import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from fuzzing import bombs, checkpoints, execution, pictures, service_requests, strings, tables
-from fuzzing.cases import Kind
+from fuzzing import execution
+from fuzzing.cases import Case, Kind
+
+
+def _from(module: str, name: str = "case") -> Callable[[random.Random, int], Case | None]:
+    """A function of `fuzzing`; its module is imported in the worker that needs it."""
+
+    def case(random: random.Random, number: int) -> Case | None:
+        found: Case | None = getattr(importlib.import_module(f"fuzzing.{module}"), name)(random, number)
+        return found
+
+    return case
+
 
 KINDS = [
-    Kind("pictures", pictures.case),
-    Kind("bombs", bombs.case, max_seconds=90.0),
-    Kind("tables", tables.case),
-    Kind("data-urls", strings.data_url, max_seconds=30.0),
-    Kind("configurations", strings.config, max_seconds=30.0),
-    Kind("metadata", strings.metadata, max_seconds=30.0),
-    Kind("texts", strings.text, max_seconds=60.0),
-    Kind("safetensors", checkpoints.safetensors),
-    Kind("pickles", checkpoints.pickles),
-    Kind("config.json", checkpoints.huggingface_config),
-    Kind("recipes", checkpoints.recipes),
-    Kind("vocabularies", checkpoints.vocabularies),
-    Kind("shards", checkpoints.shards),
-    Kind("requests", service_requests.case, max_seconds=120.0),
+    Kind("pictures", _from("pictures")),
+    Kind("bombs", _from("bombs"), max_seconds=90.0),
+    Kind("tables", _from("tables")),
+    Kind("data-urls", _from("strings", "data_url"), max_seconds=30.0),
+    Kind("configurations", _from("strings", "config"), max_seconds=30.0),
+    Kind("metadata", _from("strings", "metadata"), max_seconds=30.0),
+    Kind("texts", _from("strings", "text"), max_seconds=60.0),
+    Kind("safetensors", _from("checkpoints", "safetensors")),
+    Kind("pickles", _from("checkpoints", "pickles")),
+    Kind("config.json", _from("checkpoints", "huggingface_config")),
+    Kind("recipes", _from("checkpoints", "recipes")),
+    Kind("vocabularies", _from("checkpoints", "vocabularies")),
+    Kind("shards", _from("checkpoints", "shards")),
+    Kind("requests", _from("service_requests"), max_seconds=120.0),
 ]
 
 
