@@ -37,7 +37,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
         OSError: the file cannot be read.
         UnicodeDecodeError: as in `decode_text`.
     """
-    return decode_text(Path(path).read_bytes()).replace("\r\n", "\n").replace("\r", "\n")
+    return _with_plain_line_ends(decode_text(Path(path).read_bytes()))
 
 
 def text_lines(path: str | os.PathLike[str], newline: str | None = None) -> Iterator[str]:
@@ -77,7 +77,7 @@ def read_small_text(path: str | os.PathLike[str], max_bytes: int = MAX_CONFIG_BY
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise ValueError(f"expected at most {max_bytes:,} bytes, got a file too large to be one")
-    return decode_text(content).replace("\r\n", "\n").replace("\r", "\n")
+    return _with_plain_line_ends(decode_text(content))
 
 
 def read_small_json(path: str | os.PathLike[str], max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
@@ -103,6 +103,10 @@ def parse_json_object(text: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"expected a JSON object, got {type(found).__name__}")
     return found
+
+
+def _with_plain_line_ends(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _encoding(head: bytes) -> str:

@@ -90,7 +90,7 @@ class _Extractor:
 
     def fused_features(self, states: torch.Tensor, rows: list[TokenIds]) -> list[dict[str, Any]]:
         """Picture states (B, 1 + patches, width) and R = n * B texts -> the states of each text fused with its picture."""
-        ids, mask = self.runtime.padded([[first_token(self.runtime, "enc"), *row[1:]] for row in rows])
+        ids, mask = self.runtime.padded(rows, first_token(self.runtime, "enc"))
         fused = self.runtime.part("match").text.fuse(ids, mask, states)
         return self._arrays({"multimodal_embeds": fused}, list(map(len, rows)))
 

@@ -265,8 +265,13 @@ class ModelRuntime:
         tokens = 1 + (vision.image_size // vision.patch_size) ** 2
         return max(1, 2**25 // (tokens * 4 * vision.width * 4))
 
-    def padded(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids of unequal length -> ids and mask, both (B, longest), 1 = a real token."""
+    def padded(self, rows: list[list[int]], first: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids of unequal length -> ids and mask, both (B, longest), 1 = a real token.
+
+        Args:
+            first: an id that takes the place of each row's first one, such as [ENC] that of [CLS].
+        """
+        rows = rows if first is None else [[first, *row[1:]] for row in rows]
         longest = max(map(len, rows))
         ids = [row + [self.tokenizer.pad_id] * (longest - len(row)) for row in rows]
         mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]

@@ -16,8 +16,8 @@ from image_text_embedding.inputs.tokenizer import Tokenizer
 MAX_NAMED_WORDS = 8
 
 # Words that name nothing: a text is not known because of them.
-_EMPTY_WORDS = {
-    *(
+_EMPTY_WORDS = frozenset(
+    [
         "a",
         "an",
         "the",
@@ -36,9 +36,14 @@ _EMPTY_WORDS = {
         "that",
         "there",
         "some",
-    ),
-    *("some", "my", "photo", "picture", "image", "drawing", "photograph"),
-}
+        "my",
+        "photo",
+        "picture",
+        "image",
+        "drawing",
+        "photograph",
+    ]
+)
 
 
 class TruncatedTextWarning(UserWarning):
@@ -67,7 +72,8 @@ class TextEncoder:
         ids, truncated = self.tokenizer.encode(text, self.rules)
         self._truncated += truncated
         self._total += 1
-        if not all(map(self._is_seen, ids)):
+        # Without a record of the pieces seen, only [UNK] is unseen: one look at the ids instead of one for each piece.
+        if self.tokenizer.unk_id in ids or (self.seen is not None and not all(map(self._is_seen, ids))):
             self._note_unknown_words(text, ids)
         return ids
 

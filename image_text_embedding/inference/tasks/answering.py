@@ -36,7 +36,7 @@ def make_answerer(runtime: ModelRuntime, settings: AnswerSettings) -> Compute:
 
     def compute(states: torch.Tensor, rows: list[TokenIds]) -> list[Any]:
         head = runtime.part("answer")
-        ids, mask = runtime.padded([[first, *row[1:]] for row in rows])
+        ids, mask = runtime.padded(rows, first)
         question_states = runtime.require_finite(head.text.fuse(ids, mask, states))
         if choice_rows is None or choices is None:
             # The original attends to padded question positions here, as if they were words (all-ones

@@ -24,7 +24,7 @@ def make_entailer(runtime: ModelRuntime) -> Compute:
     first = first_token(runtime, "enc")
 
     def compute(states: torch.Tensor, rows: list[TokenIds]) -> list[Any]:
-        ids, mask = runtime.padded([[first, *row[1:]] for row in rows])
+        ids, mask = runtime.padded(rows, first)
         logits = runtime.require_finite(runtime.part("entail")(ids, mask, states).float())
         names = tuple(reversed(ENTAILMENT_CLASSES))
         return [dict(zip(names, reversed(chances))) for chances in logits.softmax(-1).tolist()]

@@ -106,9 +106,7 @@ def make_grounder(runtime: ModelRuntime) -> Compute:
     def compute(states: torch.Tensor, rows: list[TokenIds]) -> list[Any]:
         # Tensors made in inference mode have no gradients.
         with torch.inference_mode(False), torch.no_grad():
-            ids, mask = (
-                each.repeat_interleave(steps, 0) for each in runtime.padded([[first, *row[1:]] for row in rows])
-            )
+            ids, mask = (each.repeat_interleave(steps, 0) for each in runtime.padded(rows, first))
             strengths = torch.arange(1, steps + 1, dtype=states.dtype, device=states.device)[:, None, None] / steps
             pictures = states.clone().repeat_interleave(len(rows) // len(states), 0)
             scaled = (pictures[:, None] * strengths).flatten(0, 1)

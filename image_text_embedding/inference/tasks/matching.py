@@ -42,7 +42,7 @@ def make_matcher(runtime: ModelRuntime, settings: MatchSettings) -> MatchLogits:
     first = first_token(runtime, settings.itm_token)
 
     def compute(states: torch.Tensor, rows: list[TokenIds]) -> torch.Tensor:
-        ids, mask = runtime.padded([[first, *row[1:]] for row in rows])
+        ids, mask = runtime.padded(rows, first)
         return runtime.require_finite(runtime.part("match")(ids, mask, states).float())
 
     return compute

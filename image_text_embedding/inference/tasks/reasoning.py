@@ -75,7 +75,7 @@ def make_reasoner(runtime: ModelRuntime) -> Compute:
     first = first_token(runtime, "enc")
 
     def compute(states: torch.Tensor, rows: list[TokenIds]) -> list[Any]:
-        ids, mask = runtime.padded([[first, *row[1:]] for row in rows])
+        ids, mask = runtime.padded(rows, first)
         logits = runtime.part("reason")(ids, mask, states[:, 0], states[:, 1]).float()
         return runtime.require_finite(logits).softmax(-1)[:, 1].tolist()
 

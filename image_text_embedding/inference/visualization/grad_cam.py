@@ -89,7 +89,7 @@ def explain(
     positions = runtime.tokenizer.word_positions(text, config.captions)
     picture = load_picture(image, runtime.limits)
     enc = config.text.enc_id
-    ids, mask = runtime.padded([[row[0] if enc is None else enc, *row[1:]]] * steps)
+    ids, mask = runtime.padded([row] * steps, enc)
     # The caller may be in inference mode, and tensors made in it have no gradients.
     with torch.inference_mode(False), torch.no_grad():
         states = runtime.states([to_pixels(picture, config.vision.image_size)]).clone()

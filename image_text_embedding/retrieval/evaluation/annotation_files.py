@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from image_text_embedding.foundation.errors import InputError
+from image_text_embedding.foundation.text_files import read_text
 
 
 def read_records(path: str | os.PathLike[str], expected: str) -> list[dict[str, Any]]:
@@ -21,7 +22,7 @@ def read_records(path: str | os.PathLike[str], expected: str) -> list[dict[str, 
         InputError: the file cannot be read, is no such JSON, or is empty.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = read_text(path)
         if text.lstrip().startswith("{"):
             records = [json.loads(line) for line in text.splitlines() if line.strip()]
         else:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from image_text_embedding.foundation.errors import InputError
+from image_text_embedding.foundation.text_files import read_text
 from image_text_embedding.inference.encoder import Encoder
 from image_text_embedding.inference.tasks.grounding import box_scores
 from image_text_embedding.retrieval.evaluation.annotation_files import find_picture, read_records
@@ -153,11 +154,11 @@ class _PublishedBoxes:
         try:
             with files[0].open("rb") as file:
                 refs = _PlainUnpickler(file, encoding="latin1").load()  # written by Python 2
-            instances = json.loads((folder / "instances.json").read_text(encoding="utf-8"))
+            instances = json.loads(read_text(folder / "instances.json"))
             self._refs: Mapping[Any, Any] = {ref["ref_id"]: ref for ref in refs}
             self._boxes = {each["id"]: each["bbox"] for each in instances["annotations"]}
             detections = folder / "dets.json"
-            self._detections = json.loads(detections.read_text(encoding="utf-8")) if detections.is_file() else {}
+            self._detections = json.loads(read_text(detections)) if detections.is_file() else {}
         except Exception as error:  # a damaged pickle raises errors of many types
             raise InputError(f"cannot read the boxes of {path.name} in {folder}: {error!r}") from error
 
