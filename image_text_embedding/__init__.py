@@ -34,6 +34,7 @@ from image_text_embedding.models.config import ModelConfig
 from image_text_embedding.models.config_files import list_models, model_config
 
 if TYPE_CHECKING:
+    from image_text_embedding.demo.example_pictures import samples
     from image_text_embedding.inference.encoder import Encoder
     from image_text_embedding.inference.loading import load
     from image_text_embedding.inference.visualization.contact_sheet import contact_sheet
@@ -72,6 +73,7 @@ __all__ = [
     "load_picture",
     "model_config",
     "pipeline",
+    "samples",
 ]
 
 
@@ -86,6 +88,7 @@ _LAZY = {
     "load": "inference.loading",
     "load_picture": "inputs.image_loading",
     "pipeline": "interfaces.transformers_pipelines",
+    "samples": "demo.example_pictures",
 }
 
 

@@ -21,12 +21,12 @@ from image_text_embedding.foundation.terminal_text import printable_text, replac
 from image_text_embedding.interfaces.cli.embed_command import EmbedCommand, embed
 from image_text_embedding.interfaces.cli.gallery_commands import evaluate, index, search
 from image_text_embedding.interfaces.cli.model_commands import cache, info, models
+from image_text_embedding.interfaces.cli.options import Command, without_flag_types
 from image_text_embedding.interfaces.cli.output import print_note, print_result
-from image_text_embedding.interfaces.cli.picture_commands import explain, ground, similarity
-from image_text_embedding.interfaces.cli.rank_command import rank
+from image_text_embedding.interfaces.cli.picture_commands import explain, ground, rank, similarity
 from image_text_embedding.interfaces.cli.score_command import score
+from image_text_embedding.interfaces.cli.setup_commands import link, samples, unlink
 from image_text_embedding.interfaces.cli.task_commands import ask, caption, classify, entail, match, reason
-from image_text_embedding.interfaces.cli.towhee_commands import link, unlink
 from image_text_embedding.interfaces.cli.train_command import train
 from image_text_embedding.interfaces.serve_command import serve
 
@@ -46,6 +46,10 @@ def _printable_usage_errors() -> Iterator[None]:
 
 class CommandGroup(TyperGroup):
     """Wrong usage is printed by typer, from errors whose text is made printable here."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The options before the command, `--help` among them."""
+        return without_flag_types(super().get_params(ctx))
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
         """Parse the options before the command."""
@@ -85,7 +89,8 @@ def _options(
 
 # Every command with its examples, in the order in which --help lists them.
 COMMANDS: dict[Callable[..., None], list[str]] = {
-    rank: ["rank", 'rank "a dog on a beach" --images photos --model blip_itm_base_coco'],
+    rank: ["rank", 'rank photos "a dog on a beach" --model blip_itm_base_coco'],
+    samples: ["samples", "samples ~/examples"],
     embed: [
         "embed photos --model blip_itm_base_coco --out vectors",
         'embed "shards/*.tar" --model blip_base --out vectors --format npy',
@@ -110,15 +115,15 @@ COMMANDS: dict[Callable[..., None], list[str]] = {
         "evaluate --images nlvr2 --nlvr2 nlvr_test.json --model blip_nlvr",
         "evaluate --images train2014 --refcoco data/refcoco+_test.json --model albef_refcoco",
     ],
-    match: ['match "a teddy bear on a skateboard" teddy.jpg --model blip_itm_base_coco'],
+    match: ['match teddy.jpg "a teddy bear on a skateboard" --model blip_itm_base_coco'],
     classify: ['classify teddy.jpg --label "a teddy bear" --label "a dog" --model blip_itm_base_coco'],
-    caption: ["caption teddy.jpg --model blip_caption_base"],
+    caption: ["caption teddy.jpg --model blip_caption_base", "caption photos --json"],
     ask: [
-        'ask "how many bears are there?" teddy.jpg --model blip_vqa_base',
-        'ask "is it a dog?" teddy.jpg --choice yes --choice no',
+        'ask teddy.jpg "how many bears are there?" --model blip_vqa_base',
+        'ask teddy.jpg "is it a dog?" --choice yes --choice no',
     ],
-    reason: ['reason "both pictures show a dog" left.jpg right.jpg --model blip_nlvr'],
-    entail: ['entail "two dogs play on a beach" dogs.jpg --model albef_ve'],
+    reason: ['reason left.jpg right.jpg "both pictures show a dog" --model blip_nlvr'],
+    entail: ['entail dog.jpg "two dogs play on a beach" --model albef_ve'],
     explain: [
         'explain teddy.jpg "a teddy bear on a skateboard"',
         'explain dog.jpg "a dog on a beach" --model blip_itm_base_coco --json',
@@ -147,7 +152,7 @@ def _epilog(examples: list[str]) -> str:
 
 
 for _command, _examples in COMMANDS.items():
-    app.command(epilog=_epilog(_examples), cls=EmbedCommand if _command is embed else None)(_command)
+    app.command(epilog=_epilog(_examples), cls=EmbedCommand if _command is embed else Command)(_command)
 
 
 def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
-from image_text_embedding.interfaces.cli.options import MODEL_HELP
+from image_text_embedding.interfaces.cli.options import MODEL_HELP, Command
 from image_text_embedding.interfaces.cli.output import print_json, print_note, print_passed_over, print_result
 
 
-class EmbedCommand(TyperCommand):
+class EmbedCommand(Command):
     """Accepts `--ray [ADDRESS]`: typer itself has no option whose value is optional."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

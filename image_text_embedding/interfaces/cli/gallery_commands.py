@@ -12,7 +12,7 @@ import typer
 from image_text_embedding.foundation.errors import ImageError, InputError
 from image_text_embedding.foundation.terminal_text import print_line
 from image_text_embedding.inputs.url_fetch import display_url, is_url
-from image_text_embedding.interfaces.cli.options import AsJson, BatchSize, Device, ListedModel
+from image_text_embedding.interfaces.cli.options import AsJson, BatchSize, Device, ListedModel, load_model
 from image_text_embedding.interfaces.cli.output import (
     print_json,
     print_passed_over,
@@ -194,12 +194,11 @@ def evaluate(
         _print_refcoco(model, refcoco, images, batch_size, device, as_json)
         return
     assert captions is not None
-    from image_text_embedding.inference.loading import load
     from image_text_embedding.retrieval.evaluation.karpathy_benchmark import evaluate as run
     from image_text_embedding.retrieval.evaluation.karpathy_benchmark import read_karpathy
 
     data = read_karpathy(captions, images, split)
-    result = run(load(model, device=device), data, rerank, batch_size)
+    result = run(load_model(model, device), data, rerank, batch_size)
     recalls = {"ITC": result.itc} | ({f"ITM on the best {rerank}": result.reranked} if result.reranked else {})
     if as_json:
         rows = {"itc": result.itc._asdict(), "reranked": result.reranked and result.reranked._asdict()}
@@ -265,10 +264,9 @@ def _draw(
 
 def _print_nlvr2(model: str, file: Path, images: Path, batch_size: int, device: str | None, as_json: bool) -> None:
     """Print a model's accuracy on NLVR2."""
-    from image_text_embedding.inference.loading import load
     from image_text_embedding.retrieval.evaluation.nlvr2_benchmark import evaluate_nlvr2, read_nlvr2
 
-    encoder = load(model, device=device)
+    encoder = load_model(model, device)
     encoder.runtime.require("reason")
     statements = read_nlvr2(file, images)
     found = evaluate_nlvr2(encoder, statements, batch_size)
@@ -283,10 +281,9 @@ def _print_nlvr2(model: str, file: Path, images: Path, batch_size: int, device: 
 
 def _print_refcoco(model: str, file: Path, images: Path, batch_size: int, device: str | None, as_json: bool) -> None:
     """Print a model's grounding accuracy on RefCOCO."""
-    from image_text_embedding.inference.loading import load
     from image_text_embedding.retrieval.evaluation.refcoco_benchmark import evaluate_refcoco, read_refcoco
 
-    encoder = load(model, device=device)
+    encoder = load_model(model, device)
     encoder.runtime.require("match")
     accuracies = evaluate_refcoco(encoder, read_refcoco(file, images), batch_size)
     if as_json:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from image_text_embedding.interfaces.cli.options import AsJson, BatchSize, Device, RequiredModel
+from image_text_embedding.interfaces.cli.options import AsJson, BatchSize, Device, RequiredModel, load_model
 from image_text_embedding.interfaces.cli.output import print_json, print_note, print_result
 
 
@@ -40,10 +40,9 @@ def score(
     After a stop, run the same command again to resume .jsonl and .csv. A row that cannot be used gets an error as its record;
     the exit code is then 1.
     """
-    from image_text_embedding.inference.loading import load
     from image_text_embedding.interfaces.scoring.batch_scoring import BatchScorer
 
-    scorer = BatchScorer(load(model, device=device), task, batch_size)
+    scorer = BatchScorer(load_model(model, device), task, batch_size)
     try:
         summary = scorer.score_file(source, out)
     except KeyboardInterrupt as stopped:

@@ -6,16 +6,28 @@ from typing import Annotated, Any
 
 import typer
 
-from image_text_embedding.foundation.errors import EmbeddingError
-from image_text_embedding.interfaces.cli.options import AsJson, Device, RequiredModel
-from image_text_embedding.interfaces.cli.output import print_json, print_result, print_skipped
-
-Pictures = Annotated[list[str], typer.Argument(metavar="PICTURE...", help="Paths or URLs.", show_default=False)]
+from image_text_embedding.interfaces.cli.options import AsJson, Device, RequiredModel, load_model
+from image_text_embedding.interfaces.cli.output import print_json, print_result
+from image_text_embedding.interfaces.cli.picture_arguments import (
+    PICTURES_HELP,
+    Pictures,
+    find_pictures,
+    pictures_and_text,
+    print_results,
+    require_found,
+    run_on_pictures,
+)
 
 
 def match(
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="The text to compare with each picture.")],
-    pictures: Pictures,
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PICTURE... TEXT",
+            help=f"{PICTURES_HELP} Then the text to compare with each picture.",
+            show_default=False,
+        ),
+    ],
     model: RequiredModel = "blip_demo",
     device: Device = None,
     as_json: AsJson = False,
@@ -24,14 +36,17 @@ def match(
 
     Pictures that cannot be read are named on stderr; the exit code is then 1.
     """
-    from image_text_embedding.inference.loading import load
 
-    probabilities, errors = load(model, device=device).match(pictures, text, on_error="skip")
-    _print_results(pictures, [float(each) for each in probabilities], errors, "probability", as_json)
+    given, text = pictures_and_text(words, "TEXT")
+    pictures = find_pictures(given)
+    found, failed = run_on_pictures(
+        pictures, lambda items: load_model(model, device).match(items, text, on_error="skip")
+    )
+    print_results(pictures, [each if each is None else float(each) for each in found], failed, "probability", as_json)
 
 
 def classify(
-    pictures: Pictures,
+    images: Pictures,
     label: Annotated[list[str], typer.Option(metavar="LABEL", help="A possible label; repeat it to give several.")],
     model: RequiredModel = "blip_demo",
     method: Annotated[
@@ -45,10 +60,13 @@ def classify(
 
     Pictures that cannot be read are named on stderr; the exit code is then 1.
     """
-    from image_text_embedding.inference.loading import load
 
-    found, errors = load(model, device=device).classify(pictures, label, method=method, prompt=prompt, on_error="skip")
-    _print_results(pictures, found if as_json else _format_choices(found), errors, "labels", as_json)
+    pictures = find_pictures(images)
+    found, failed = run_on_pictures(
+        pictures,
+        lambda items: load_model(model, device).classify(items, label, method=method, prompt=prompt, on_error="skip"),
+    )
+    print_results(pictures, found if as_json else _format_choices(found), failed, "labels", as_json)
 
 
 def _format_choices(found: list[Any]) -> list[Any]:
@@ -57,7 +75,7 @@ def _format_choices(found: list[Any]) -> list[Any]:
 
 
 def caption(
-    pictures: Pictures,
+    images: Pictures,
     model: RequiredModel = "blip_demo",
     prompt: Annotated[str | None, typer.Option(help="The start of the sentence.")] = None,
     device: Device = None,
@@ -67,15 +85,23 @@ def caption(
 
     Pictures that cannot be read are named on stderr; the exit code is then 1.
     """
-    from image_text_embedding.inference.loading import load
 
-    captions, errors = load(model, device=device).caption(pictures, prompt, on_error="skip")
-    _print_results(pictures, captions, errors, "caption", as_json)
+    pictures = find_pictures(images)
+    found, failed = run_on_pictures(
+        pictures, lambda items: load_model(model, device).caption(items, prompt, on_error="skip")
+    )
+    print_results(pictures, found, failed, "caption", as_json)
 
 
 def ask(
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question to ask about each picture.")],
-    pictures: Pictures,
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PICTURE... QUESTION",
+            help=f"{PICTURES_HELP} Then the question about each picture.",
+            show_default=False,
+        ),
+    ],
     model: RequiredModel = "blip_demo",
     choice: Annotated[
         list[str] | None, typer.Option(metavar="ANSWER", help="A possible answer; repeat it to give several.")
@@ -87,26 +113,31 @@ def ask(
 
     Pictures that cannot be read are named on stderr; the exit code is then 1.
     """
-    from image_text_embedding.inference.loading import load
 
-    answers, errors = load(model, device=device).answer(pictures, question, choice or None, on_error="skip")
+    given, question = pictures_and_text(words, "QUESTION")
+    pictures = find_pictures(given)
+    answers, failed = run_on_pictures(
+        pictures, lambda items: load_model(model, device).answer(items, question, choice or None, on_error="skip")
+    )
     if choice and not as_json:
         answers = _format_choices(answers)
-    _print_results(pictures, answers, errors, "answer", as_json)
+    print_results(pictures, answers, failed, "answer", as_json)
 
 
 def reason(
-    statement: Annotated[str, typer.Argument(metavar="STATEMENT", help="What to judge, such as 'both show a dog'.")],
     left: Annotated[str, typer.Argument(metavar="LEFT", help="The left picture: a path or URL.")],
     right: Annotated[str, typer.Argument(metavar="RIGHT", help="The right picture: a path or URL.")],
+    statement: Annotated[str, typer.Argument(metavar="STATEMENT", help="What to judge, such as 'both show a dog'.")],
     model: RequiredModel = "blip_nlvr",
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Compute the probability that a statement about two pictures is true (NLVR2)."""
-    from image_text_embedding.inference.loading import load
 
-    probability = load(model, device=device).reason((left, right), statement)
+    (left, right), statement = pictures_and_text((left, right, statement), "STATEMENT")
+    require_found(left, "the left picture: ")
+    require_found(right, "the right picture: ")
+    probability = load_model(model, device).reason((left, right), statement)
     row = {"left": left, "right": right, "statement": statement, "probability": probability}
     if as_json:
         print_json(row)
@@ -115,8 +146,14 @@ def reason(
 
 
 def entail(
-    hypothesis: Annotated[str, typer.Argument(metavar="HYPOTHESIS", help="The sentence to judge by each picture.")],
-    pictures: Pictures,
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PICTURE... HYPOTHESIS",
+            help=f"{PICTURES_HELP} Then the sentence to judge by each picture.",
+            show_default=False,
+        ),
+    ],
     model: RequiredModel = "albef_ve",
     device: Device = None,
     as_json: AsJson = False,
@@ -125,34 +162,12 @@ def entail(
 
     Pictures that cannot be read are named on stderr; the exit code is then 1.
     """
-    from image_text_embedding.inference.loading import load
 
-    found, errors = load(model, device=device).entail(pictures, hypothesis, on_error="skip")
+    given, hypothesis = pictures_and_text(words, "HYPOTHESIS")
+    pictures = find_pictures(given)
+    found, failed = run_on_pictures(
+        pictures, lambda items: load_model(model, device).entail(items, hypothesis, on_error="skip")
+    )
     if not as_json:
         found = [each and ", ".join(f"{name} {chance:.3f}" for name, chance in each.items()) for each in found]
-    _print_results(pictures, found, errors, "probabilities", as_json)
-
-
-def _print_results(
-    pictures: list[str], results: list[Any], errors: list[tuple[int, EmbeddingError]], key: str, as_json: bool
-) -> None:
-    failed = {index: str(error) for index, error in errors}
-    if as_json:
-        rows = [
-            {
-                "picture": picture,
-                key: None if i in failed else results[i],
-                **({"error": failed[i]} if i in failed else {}),
-            }
-            for i, picture in enumerate(pictures)
-        ]
-        print_json(rows)
-    else:
-        for i, picture in enumerate(pictures):
-            if i not in failed:
-                value = f"{results[i]:.3f}" if isinstance(results[i], float) else results[i]
-                print_result(value if len(pictures) == 1 else f"{picture}: {value}")
-    for message in failed.values():
-        print_skipped(message)
-    if failed:
-        raise typer.Exit(1)
+    print_results(pictures, found, failed, "probabilities", as_json)
