@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -59,15 +60,33 @@ def thumbnail(picture: Image.Image, side: int) -> Image.Image:
     return picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
 
 
+if TYPE_CHECKING:
+    _Path = Path
+else:
+    _Path = type(Path())  # of this system, as Python 3.10 and 3.11 need it
+
+
+class DrawnPicture(_Path):
+    """The path of a picture that was drawn. A notebook shows the picture."""
+
+    def _repr_png_(self) -> bytes | None:
+        return self.read_bytes() if self.is_file() else None
+
+
 def write_png(path: str | os.PathLike[str], picture: Image.Image) -> Path:
-    """Write a picture as a PNG file, atomically. Returns `path`.
+    """Write a picture as a PNG file, atomically. Returns `path`, which a notebook shows as the picture.
 
     Raises:
         OSError: the file cannot be written.
     """
+    return DrawnPicture(atomic_write(path, png_bytes(picture)))
+
+
+def png_bytes(picture: Image.Image) -> bytes:
+    """A picture as the content of a PNG file."""
     encoded = io.BytesIO()
     picture.save(encoded, "PNG")
-    return atomic_write(path, encoded.getvalue())
+    return encoded.getvalue()
 
 
 def cut_to_width(text: str, width: int, font: Font) -> str:
