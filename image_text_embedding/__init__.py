@@ -34,6 +34,8 @@ from image_text_embedding.models.config import ModelConfig
 from image_text_embedding.models.config_files import list_models, model_config
 
 if TYPE_CHECKING:
+    from image_text_embedding import bulk as bulk
+    from image_text_embedding import training as training
     from image_text_embedding.demo.example_pictures import samples
     from image_text_embedding.inference.encoder import Encoder
     from image_text_embedding.inference.loading import load
@@ -92,14 +94,21 @@ _LAZY = {
 }
 
 
+# Public folders that `import image_text_embedding` does not import, each with functions of its own: `ite.training.train`.
+_FOLDERS = ("bulk", "training")
+
+
 def __getattr__(name: str) -> Any:
+    if name in _FOLDERS:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    """What is public."""
+    return sorted([*__all__, *_FOLDERS, "__all__", "__doc__", "__file__", "__name__", "__path__", "__version__"])
 
 
 def _register_operators() -> None:

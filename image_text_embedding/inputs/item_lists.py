@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from PIL import Image
@@ -13,6 +15,13 @@ from tqdm import tqdm
 
 from image_text_embedding.foundation.argument_checks import require_integer
 from image_text_embedding.foundation.errors import ComputeError, EmbeddingError, InputError, as_item_error, at_index
+
+# For type checkers: what is surely one picture, and what surely several items. (An array may be either.)
+Picture = str | bytes | os.PathLike[str] | Image.Image | BinaryIO
+Many = list[Any] | tuple[Any, ...]
+
+OnError = Literal["raise", "skip"]
+ItemErrorList = list[tuple[int, EmbeddingError]]  # by index
 
 
 class ItemErrors:
@@ -59,8 +68,16 @@ def is_single_picture(images: Any) -> bool:
     return (
         isinstance(images, single)
         or has_attribute(images, "read")
+        or (is_foreign_array(images) and images.ndim < 4)
         or not (isinstance(images, Iterable) or _is_table(images))
     )
+
+
+def is_foreign_array(item: Any) -> bool:
+    """Whether it is an array or tensor of another package than numpy, such as torch; not a column of a table."""
+    if isinstance(item, np.ndarray) or not (has_attribute(item, "__array__") and has_attribute(item, "ndim")):
+        return False
+    return not _is_table(item) and isinstance(item.ndim, int) and item.ndim >= 2
 
 
 def is_single_text(texts: Any) -> bool:
@@ -129,6 +146,20 @@ def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     return iter(lambda: list(itertools.islice(remaining, size)), [])
 
 
-def progress_bar(total: int | None, unit: str, show: bool | None) -> Any:
-    """A progress bar on stderr: shown, hidden, or (None) shown on a terminal if the work takes more than two seconds."""
-    return tqdm(total=total, unit=unit, disable=None if show is None else not show, delay=2.0 if show is None else 0.0)
+def progress_bar(total: int | None, unit: str, show: bool | None, initial: int = 0, delay: float = 2.0) -> Any:
+    """A progress bar: shown, hidden, or (None) shown on a terminal and in a notebook if the work takes longer than `delay`.
+
+    On a terminal it is drawn on stderr. A notebook's output is no terminal: there it is a widget, or else text.
+    """
+    notebook = _in_notebook()
+    disable = not show if show is not None else (False if notebook else None)
+    kind: Any = tqdm
+    if notebook and not disable and importlib.util.find_spec("ipywidgets") is not None:
+        from tqdm.notebook import tqdm as kind
+    return kind(total=total, unit=unit, initial=initial, disable=disable, delay=0.0 if show else delay)
+
+
+def _in_notebook() -> bool:
+    """Whether the program runs in a kernel, whose output a notebook shows."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")

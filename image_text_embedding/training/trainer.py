@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 from torch.nn.utils import clip_grad_norm_
-from tqdm import tqdm
 
 from image_text_embedding.foundation.errors import ComputeError, InputError
 from image_text_embedding.foundation.terminal_text import print_line
+from image_text_embedding.inputs.item_lists import progress_bar
 from image_text_embedding.models.checkpoints.seen_pieces import SEEN_PIECES, pack_seen_pieces
 from image_text_embedding.models.config import ModelConfig
 from image_text_embedding.models.devices import default_device, require_device
@@ -109,11 +109,10 @@ class TrainingRun:
         folder.start_logging(state.step)
         if state.step:
             self._write_model()
-        disable = None if show_progress_bar is None else not show_progress_bar
         batches = self.batches()
         with (
             _DeferredInterrupt() as interrupt,
-            tqdm(total=settings.steps, initial=state.step, unit="step", disable=disable) as bar,
+            progress_bar(settings.steps, "step", show_progress_bar, state.step, delay=0) as bar,
         ):
             while state.step < settings.steps:
                 try:

@@ -10,11 +10,13 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from image_text_embedding.foundation.argument_checks import is_number, require_integer
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.foundation.messages import did_you_mean
+
+FirstToken = Literal["enc", "cls"]
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ def build_settings(task: str, given: Mapping[str, Any]) -> Any:
 
 
 def _check_token(name: str, token: Any) -> None:
-    if token not in ("enc", "cls"):
+    if token not in get_args(FirstToken):
         raise InputError(f"{name}: expected 'enc' or 'cls', got {token!r}")
 
 

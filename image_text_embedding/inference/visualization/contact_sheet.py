@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -74,18 +75,40 @@ def thumbnail(picture: Image.Image, side: int) -> Image.Image:
     return picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
 
 
+if TYPE_CHECKING:
+    _Path = Path
+else:
+    _Path = type(Path())  # of this system, as Python 3.10 and 3.11 need it
+
+
+class DrawnPicture(_Path):
+    """The path of a picture that was drawn. A notebook shows the picture."""
+
+    def _repr_png_(self) -> bytes | None:
+        if not self.is_file():
+            return None
+        with Image.open(self, formats=sorted({"PNG", *PICTURE_FORMATS.values()})) as picture:
+            return encoded_picture(picture, "PNG")
+
+
 def write_picture(path: str | os.PathLike[str], picture: Image.Image) -> Path:
     """Write a picture atomically, in the format of the file's suffix: .png (also for an unknown one), .jpg or .webp.
 
     Returns:
-        `path`.
+        `path`, which a notebook shows as the picture.
 
     Raises:
         OSError: the file cannot be written.
     """
+    kind = PICTURE_FORMATS.get(Path(path).suffix.lower(), "PNG")
+    return DrawnPicture(atomic_write(path, encoded_picture(picture, kind)))
+
+
+def encoded_picture(picture: Image.Image, kind: str) -> bytes:
+    """A picture as the content of a file in one of PICTURE_FORMATS."""
     encoded = io.BytesIO()
-    picture.save(encoded, PICTURE_FORMATS.get(Path(path).suffix.lower(), "PNG"), quality=92)
-    return atomic_write(path, encoded.getvalue())
+    picture.save(encoded, kind, quality=92)
+    return encoded.getvalue()
 
 
 def cut_to_width(text: str, width: int, font: Font) -> str:

@@ -52,9 +52,7 @@ LIGHTNESS = (0.299, 0.587, 0.114)  # weights of RGB
 MAX_ITEMS = 300  # pictures, and texts, of a matrix
 
 
-def draw_word_maps(
-    picture: Image.Image, words: Sequence[str], maps: np.ndarray, caption: str, path: str | os.PathLike[str]
-) -> Path:
+def word_maps_sheet(picture: Image.Image, words: Sequence[str], maps: np.ndarray, caption: str) -> Image.Image:
     """Draw a picture, then a panel per word with its map over the picture, in rows of at most six panels.
 
     Args:
@@ -62,13 +60,6 @@ def draw_word_maps(
         words: drawn below their panels.
         maps: (words, grid, grid), at least 0; each is drawn with its own scale.
         caption: drawn below the picture.
-        path: a file as for `contact_sheet.write_picture`.
-
-    Returns:
-        `path`.
-
-    Raises:
-        OSError: the file cannot be written.
     """
     fitted = thumbnail(picture.convert("RGB"), PANEL_SIDE)
     panels = [fitted, *(_overlay(fitted, word_map) for word_map in maps)]
@@ -84,7 +75,7 @@ def draw_word_maps(
         font = _largest_font(word, PANEL_SIDE, 20)
         middle = (x + PANEL_SIDE / 2, y + panel.height + PANEL_LINE_HEIGHT / 2)
         pen.text(middle, cut_to_width(word, PANEL_SIDE, font), INK if i else FAINT, font, anchor="mm")
-    return write_picture(path, sheet)
+    return sheet
 
 
 def draw_grounding(
@@ -101,7 +92,7 @@ def draw_grounding(
         picture: of any size and mode.
         phrase: drawn below the picture.
         box: left, top, width and height in pixels of the picture.
-        heat: (grid, grid), as the maps of `draw_word_maps`.
+        heat: (grid, grid), as the maps of `word_maps_sheet`.
         caption: drawn below the map.
         path: a file as for `contact_sheet.write_picture`.
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from image_text_embedding.foundation.errors import ComputeError
-from image_text_embedding.inference.forked_process import require_computing
+from image_text_embedding.models.forked_process import require_computing
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
