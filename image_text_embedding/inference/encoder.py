@@ -240,3 +240,24 @@ class Encoder(JudgingEncoder):
         from image_text_embedding.inference.backends.transformers_export import export_transformers
 
         return export_transformers(self.runtime, Path(folder), task)
+
+    def save_mlflow(self, folder: str | os.PathLike[str], task: str | None = None) -> Path:
+        """Write a folder that MLflow serves (`mlflow models serve`, AzureML, Databricks, SageMaker): a pyfunc model.
+
+        Args:
+            folder: new or empty.
+            task: "caption", "answer", "embed", "classify" or "match", or the AzureML registry's name of it. None is all that
+                the checkpoint can do; the `task` of a request's params then says which.
+
+        Returns:
+            The folder, with the weights, a signature, an example, the pinned requirements, and a wheel of this package, which
+            these name. Rows and records are those of the server's `/score`; settings stand in params.
+
+        Raises:
+            InputError: the checkpoint cannot do the task, was loaded with one modality, or the folder has content.
+            CheckpointError: the folder cannot be written.
+            SetupError: MLflow is not installed.
+        """
+        from image_text_embedding.inference.backends.mlflow_export import save_mlflow
+
+        return save_mlflow(self.runtime, Path(folder), task)

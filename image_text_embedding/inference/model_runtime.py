@@ -123,6 +123,8 @@ class ModelRuntime:
             self.part(part)
         tensors = {name: value for part in self.parts.values() for name, value in part.state_dict().items()}
         done = [task for task in self.config.tasks if task == "embed" or task in self.parts]
+        if "embed" in done:
+            tensors["temp"] = torch.tensor(self.temperature)
         decodes = {"caption", "answer"} & set(done)
         config = dataclasses.replace(
             self.config,
