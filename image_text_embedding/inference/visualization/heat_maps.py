@@ -62,7 +62,7 @@ def word_maps_sheet(picture: Image.Image, words: Sequence[str], maps: np.ndarray
         caption: drawn below the picture.
     """
     fitted = thumbnail(picture.convert("RGB"), PANEL_SIDE)
-    panels = [fitted, *(_overlay(fitted, word_map) for word_map in maps)]
+    panels = [fitted, *(overlay(fitted, word_map) for word_map in maps)]
     rows = -(-len(panels) // MAX_PANELS_PER_ROW)
     # As few columns as that many rows need, so that rows have a similar length.
     columns = -(-len(panels) // rows)
@@ -109,7 +109,7 @@ def draw_grounding(
     across = GROUNDING_SIDE + GAP
     sheet = Image.new("RGB", (2 * across + GAP, fitted.height + PANEL_LINE_HEIGHT + 2 * GAP), "white")
     pen = ImageDraw.Draw(sheet)
-    for i, (panel, line) in enumerate(((fitted.copy(), phrase), (_overlay(fitted, heat), caption))):
+    for i, (panel, line) in enumerate(((fitted.copy(), phrase), (overlay(fitted, heat), caption))):
         edges = (left, top, max(left, left + width - 1), max(top, top + height - 1))
         # A white line on either side shows the frame on any picture.
         for line_width, colour in ((5, (255, 255, 255)), (3, FRAME)):
@@ -217,7 +217,7 @@ def _picture(picture: Any, index: int) -> Image.Image:
         raise error.at(index) from error.__cause__
 
 
-def _overlay(picture: Image.Image, values: np.ndarray) -> Image.Image:
+def overlay(picture: Image.Image, values: np.ndarray) -> Image.Image:
     """The picture in pale grey, covered by COLOURS where the values (grid, grid) are high."""
     enlarged = np.asarray(Image.fromarray(values.astype(np.float32)).resize(picture.size, Image.Resampling.BICUBIC))
     shares = enlarged.clip(0) / max(float(enlarged.max()), 1e-12)
