@@ -167,6 +167,21 @@ def evaluate(
     refcoco: Annotated[
         Path | None, typer.Option(metavar="JSON", help="Instead: phrases of RefCOCO+ for things in pictures.")
     ] = None,
+    vqa: Annotated[
+        Path | None, typer.Option(metavar="JSON", help="Instead: questions of VQA v2, OK-VQA or A-OKVQA.")
+    ] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(metavar="JSON", help="For --vqa: what the annotators answered; none for a test set.")
+    ] = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="JSON", help="For --vqa: a list of answers to choose from; without it, answers are written."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="JSON", help="For --vqa: write the answers for the evaluation server.")
+    ] = None,
     model: ListedModel = "blip_demo",
     split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
     rerank: Annotated[
@@ -183,8 +198,9 @@ def evaluate(
 
     --captions: R@1, R@5 and R@10 in both directions, by vectors (ITC) and re-ranked (ITM). --nlvr2: accuracy with the
     pictures in the given order, exchanged, and the mean, which BLIP's paper reports. --refcoco: accuracy of the boxes.
+    --vqa: accuracy of the answers, by the rules of the data set.
     """
-    given = {"--captions": captions, "--nlvr2": nlvr2, "--refcoco": refcoco}
+    given = {"--captions": captions, "--nlvr2": nlvr2, "--refcoco": refcoco, "--vqa": vqa}
     if sum(path is not None for path in given.values()) != 1:
         raise typer.BadParameter(f"expected one of {', '.join(given)}")
     if nlvr2 is not None:
@@ -192,6 +208,9 @@ def evaluate(
         return
     if refcoco is not None:
         _print_refcoco(model, refcoco, images, batch_size, device, as_json)
+        return
+    if vqa is not None:
+        _print_vqa(model, vqa, images, annotations, answers, out, batch_size, device, as_json)
         return
     assert captions is not None
     from image_text_embedding.retrieval.evaluation.karpathy_benchmark import evaluate as run
@@ -294,3 +313,44 @@ def _print_refcoco(model: str, file: Path, images: Path, batch_size: int, device
     for split, found in accuracies.items():
         detections = "-" if found.detections is None else f"{100 * found.detections:.2f}"
         print_result(f"{split:8} {detections:>6} {100 * found.found:6.2f}  ({found.count} phrases)")
+
+
+def _print_vqa(
+    model: str,
+    file: Path,
+    images: Path,
+    annotations: Path | None,
+    choices: Path | None,
+    out: Path | None,
+    batch_size: int,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Print a model's accuracy on VQA, and write its answers."""
+    from image_text_embedding.inference.loading import load
+    from image_text_embedding.inference.tasks.task_settings import AnswerSettings
+    from image_text_embedding.retrieval.evaluation.annotation_files import check_result_path, write_results
+    from image_text_embedding.retrieval.evaluation.vqa_benchmark import (
+        evaluate_vqa,
+        read_answer_list,
+        read_vqa,
+        vqa_results,
+    )
+
+    encoder = load(model, device=device)
+    encoder.runtime.require("answer")
+    if out is not None:
+        check_result_path(out)
+    settings = AnswerSettings(None if choices is None else read_answer_list(choices))
+    questions = read_vqa(file, images, annotations)
+    found = evaluate_vqa(encoder, questions, settings, batch_size)
+    if out is not None:
+        write_results(out, vqa_results(questions, found.answers))
+    if as_json:
+        accuracy = {"overall": found.accuracy, "by_type": found.by_type}
+        print_json({"model": model, "questions": len(questions), "evaluated": found.count, "accuracy": accuracy})
+        return
+    print_result(f"{model}: {len(questions)} questions" + ("" if found.count else ", whose answers are unknown"))
+    if found.accuracy is not None:
+        for kind, share in {"overall": found.accuracy, **found.by_type}.items():
+            print_result(f"{kind:8} {100 * share:.2f}")

@@ -1,4 +1,4 @@
-"""Reading the annotation files of data sets, and finding the pictures that they name."""
+"""Reading the annotation files of data sets, finding the pictures that they name, and writing files of results."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from image_text_embedding.foundation.atomic_files import atomic_write
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.foundation.text_files import read_text
 
@@ -34,6 +35,21 @@ def read_records(path: str | os.PathLike[str], expected: str) -> list[dict[str, 
     return records
 
 
+def read_annotations(path: str | os.PathLike[str], expected: str) -> Any:
+    """The content of a JSON file: an object, or a list.
+
+    Args:
+        expected: describes the format, for the error message.
+
+    Raises:
+        InputError: the file cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"expected {expected}, got {path}: {error!r}") from error
+
+
 def find_picture(folder: str | os.PathLike[str], names: Iterable[str | Sequence[str]]) -> Path:
     """The first of several paths below a folder that is a file.
 
@@ -50,3 +66,39 @@ def find_picture(folder: str | os.PathLike[str], names: Iterable[str | Sequence[
         if os.path.isfile(candidate):
             return candidate
     raise InputError(f"expected a picture at {candidates[0]}, found none: is this the folder with the pictures?")
+
+
+def coco_names(image_id: int, subset: str = "") -> list[str | tuple[str, str]]:
+    """Where COCO's picture of a number may be in the folder of pictures.
+
+    Args:
+        subset: "val2014", "train2017", ...: the folder, and in 2014 and 2015 part of the name.
+    """
+    number = f"{image_id:012d}.jpg"
+    names = [f"COCO_{subset}_{number}", number] if subset else [number]
+    return [*names, *((subset, name) for name in names if subset)]
+
+
+def check_result_path(path: str | os.PathLike[str]) -> None:
+    """Check that a file of results can be written later, before hours of computing.
+
+    Raises:
+        InputError: its folder does not exist or cannot be written to, or it is a folder itself.
+    """
+    folder = Path(path).absolute().parent
+    if Path(path).is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(
+            f"cannot write {path}: {'it is a folder' if Path(path).is_dir() else f'no access to {folder}'}"
+        )
+
+
+def write_results(path: str | os.PathLike[str], results: Any) -> None:
+    """Write the JSON that an evaluation server takes.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        atomic_write(path, json.dumps(results).encode())
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error

@@ -104,6 +104,13 @@ def test_evaluate(run: Run, photos: Path, tmp_path: Path) -> None:
         split.write_text(json.dumps({"images": [entries[0], entries[1] | changed]}))
         code = 1 if changed else 0
         assert_harmless(run, "evaluate", "--images", photos, "--captions", split, "--rerank", "1", code=code)
+    questions, annotations = tmp_path / f"questions{HOSTILE}.json", tmp_path / f"annotations{HOSTILE}.json"
+    questions.write_text(json.dumps([{"question_id": HOSTILE, "image": pictures[0], "question": HOSTILE}]))
+    answers = [{"question_id": HOSTILE, "answer_type": HOSTILE, "answers": [{"answer": HOSTILE}]}]
+    for content, code in ((answers, 0), ([], 1)):
+        annotations.write_text(json.dumps({"annotations": content}))
+        asked = ("--vqa", questions, "--annotations", annotations)
+        assert_harmless(run, "evaluate", "--images", photos, *asked, code=code)
 
 
 def test_models_training_towhee_and_wrong_usage(run: Run, photos: Path, tmp_path: Path) -> None:
