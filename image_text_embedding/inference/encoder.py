@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from image_text_embedding.inference.tasks.answering import answer
 from image_text_embedding.inference.tasks.captioning import caption
 from image_text_embedding.inference.tasks.classifying import classify
-from image_text_embedding.inference.tasks.entailment import entail
 from image_text_embedding.inference.tasks.grounding import ground
+from image_text_embedding.inference.tasks.judging.entailment import entail
+from image_text_embedding.inference.tasks.judging.reasoning import reason
 from image_text_embedding.inference.tasks.matching import match, match_matrix
 from image_text_embedding.inference.tasks.multi_task import analyze
-from image_text_embedding.inference.tasks.reasoning import reason
 from image_text_embedding.inference.tasks.reranking import rerank
 from image_text_embedding.inference.tasks.task_settings import (
     AnswerSettings,
