@@ -11,6 +11,7 @@ from image_text_embedding.inference.tasks.answering import answer
 from image_text_embedding.inference.tasks.captioning import caption
 from image_text_embedding.inference.tasks.classifying import classify
 from image_text_embedding.inference.tasks.grounding import ground
+from image_text_embedding.inference.tasks.image_text_batches import PictureTextBatches, require_texts
 from image_text_embedding.inference.tasks.judging.entailment import entail
 from image_text_embedding.inference.tasks.judging.reasoning import reason
 from image_text_embedding.inference.tasks.matching import match, match_matrix
@@ -22,14 +23,15 @@ from image_text_embedding.inference.tasks.task_settings import (
     ClassifySettings,
     MatchSettings,
 )
+from image_text_embedding.inference.tasks.video import VideoTasks
 from image_text_embedding.inference.vector_encoder import VectorEncoder
 
 if TYPE_CHECKING:
     from image_text_embedding.inference.visualization.grad_cam import Explanation
 
 
-class Encoder(VectorEncoder):
-    """A loaded model: vectors of pictures and texts, and every task that its checkpoint has heads for.
+class Encoder(VideoTasks, VectorEncoder):
+    """A loaded model: vectors of pictures, videos and texts, and every task that its checkpoint has heads for.
 
     `config.tasks` lists what a model can do; other tasks raise an InputError that names the models that can. `VectorEncoder`
     describes what all methods share: the arguments images, texts, questions, batch_size, show_progress_bar and on_error, and
@@ -59,8 +61,8 @@ class Encoder(VectorEncoder):
         Returns:
             A float for one picture and one text, else float32 (N,). With return_logits float32 (2,), else (N, 2).
         """
-        settings = MatchSettings(itm_token, return_logits)
-        return match(self.runtime, images, texts, settings, batch_size, show_progress_bar, on_error)
+        pairs = PictureTextBatches(self.runtime, images, on_error, texts=require_texts("texts", texts))
+        return match(pairs, MatchSettings(itm_token, return_logits), batch_size, show_progress_bar)
 
     def match_matrix(
         self,
@@ -144,7 +146,8 @@ class Encoder(VectorEncoder):
             InputError: the checkpoint cannot match, or it is unclear what the query is.
         """
         settings = MatchSettings(itm_token)
-        return rerank(self.runtime, query, candidates, k, modality, settings, batch_size, show_progress_bar, on_error)
+        given = PictureTextBatches(self.runtime, candidates, on_error)
+        return rerank(given, query, k, modality, settings, batch_size, show_progress_bar)
 
     def caption(
         self,
