@@ -27,6 +27,7 @@ from image_text_embedding.foundation.errors import (
     StoreError,
     TextError,
     UnknownModelError,
+    VideoError,
     WeightsError,
 )
 from image_text_embedding.inputs.limits import Limits
@@ -67,6 +68,7 @@ __all__ = [
     "TruncatedTextWarning",
     "UnknownModelError",
     "UnknownWordsWarning",
+    "VideoError",
     "WeightsError",
     "contact_sheet",
     "heat_map",

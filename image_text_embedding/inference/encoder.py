@@ -16,14 +16,15 @@ from image_text_embedding.inference.tasks.task_settings import (
     CaptionSettings,
     FirstToken,
 )
+from image_text_embedding.inference.tasks.video import VideoTasks
 from image_text_embedding.inputs.item_lists import ItemErrorList, Many, OnError, Picture
 
 if TYPE_CHECKING:
     from image_text_embedding.inference.visualization.grad_cam import Explanation
 
 
-class Encoder(JudgingEncoder):
-    """A loaded model: vectors of pictures and texts, and every task that its checkpoint has heads for.
+class Encoder(VideoTasks, JudgingEncoder):
+    """A loaded model: vectors of pictures, videos and texts, and every task that its checkpoint has heads for.
 
     `config.tasks` lists what a model can do; other tasks raise an InputError that names the models that can. `VectorEncoder`
     describes what all methods share: the arguments images, texts, questions, batch_size, show_progress_bar and on_error, and

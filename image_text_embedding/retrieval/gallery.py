@@ -365,7 +365,7 @@ class Gallery:
             for picture_id in pixels:
                 self._states.put(picture_id, states[picture_id])
             if states:
-                logits = reranker.match_pictures(row, torch.stack(list(states.values())))
+                logits = reranker.match_pictures(row, list(states.values()))
                 matched |= dict(zip(states, logits.tolist()))
         if problems:
             warnings.warn(

@@ -13,7 +13,7 @@ import torch
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.inference.encoder import Encoder
 from image_text_embedding.inference.tasks.image_text_batches import TokenIds, text_encoder_for
-from image_text_embedding.inference.tasks.reasoning import PicturePairBatches, make_reasoner
+from image_text_embedding.inference.tasks.judging.reasoning import PicturePairBatches, make_reasoner
 from image_text_embedding.inputs.text_rules import swap_sides
 from image_text_embedding.retrieval.evaluation.annotation_files import find_picture, read_records
 

@@ -14,7 +14,8 @@ from support.environment import ROOT
 from support.pictures import ALL, RGB, encoded, pixels
 
 from image_text_embedding.foundation.errors import ImageError
-from image_text_embedding.inputs.decoding import formats, jpeg_xl_header
+from image_text_embedding.inputs.decoding import formats
+from image_text_embedding.inputs.decoding.jpeg import jpeg_xl_header
 from image_text_embedding.inputs.image_loading import load_picture
 from image_text_embedding.inputs.limits import Limits
 
