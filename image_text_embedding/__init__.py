@@ -90,6 +90,8 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "bulk":
+        return importlib.import_module(f"{__name__}.bulk")
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)

@@ -1,11 +1,11 @@
-"""What every run over a collection shares: the results of items, written in order; which items exist; too many errors."""
+"""What every run over a collection shares: results of items, written in order; which items exist; too many errors."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from image_text_embedding.bulk.shard_folder import ShardFolder
 from image_text_embedding.foundation.argument_checks import is_number, require_integer
@@ -13,6 +13,13 @@ from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.inputs.collections.collection_items import CollectionItem, as_utf8
 from image_text_embedding.inputs.collections.content_reading import file_size, modified_ns
 from image_text_embedding.inputs.url_fetch import is_url
+
+if TYPE_CHECKING:
+    from image_text_embedding.inference.encoder import Encoder
+
+CPU_BATCH = 16  # larger batches cost memory and are not faster on a CPU
+
+MAX_GPU_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,21 @@ def write_results(
             "resume"
         )
     return RunCounts(seen, new, already)
+
+
+def auto_batch_size(encoder: Encoder) -> int:
+    """How many pictures the model's device computes at once."""
+    device = encoder.device
+    if getattr(device, "type", "cpu") != "cuda":
+        return CPU_BATCH
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(device)
+    vision = encoder.config.vision
+    # Queries, keys, values, attention output and the wide part of the MLP of a layer, plus a margin: 24 widths.
+    bytes_per_picture = ((vision.image_size // vision.patch_size) ** 2 + 1) * vision.width * 24 * 4
+    fits = max(1, free // 2 // bytes_per_picture)
+    return int(min(MAX_GPU_BATCH, 1 << (fits.bit_length() - 1)))
 
 
 def _skip(bar: Any) -> None:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from image_text_embedding.bulk.collection_run import (
     Compute,
     ItemResult,
+    auto_batch_size,
     check_run_arguments,
     file_version,
     write_results,
@@ -46,10 +47,6 @@ if TYPE_CHECKING:
 
 
 SHARD_SIZE = 10_000
-
-CPU_BATCH = 16  # larger batches cost memory and are not faster on a CPU
-
-MAX_GPU_BATCH = 256
 
 TEXT_BATCHES_SORTED = 16  # so many batches of texts are sorted by length together, so that little padding is needed
 
@@ -204,18 +201,3 @@ def _load_model(model: Any, modality: str, limits: Limits | None, options: dict[
     if model.dim is None:
         raise InputError(f"{model.config.name} makes no vectors: choose a model that does")
     return model
-
-
-def auto_batch_size(encoder: Encoder) -> int:
-    """How many pictures the model's device computes at once."""
-    device = encoder.device
-    if getattr(device, "type", "cpu") != "cuda":
-        return CPU_BATCH
-    import torch
-
-    free, _ = torch.cuda.mem_get_info(device)
-    vision = encoder.config.vision
-    # Queries, keys, values, attention output and the wide part of the MLP of a layer, plus a margin: 24 widths.
-    bytes_per_picture = ((vision.image_size // vision.patch_size) ** 2 + 1) * vision.width * 24 * 4
-    fits = max(1, free // 2 // bytes_per_picture)
-    return int(min(MAX_GPU_BATCH, 1 << (fits.bit_length() - 1)))

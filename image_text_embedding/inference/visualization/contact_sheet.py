@@ -1,4 +1,4 @@
-"""Draws a contact sheet: pictures in a grid, each with a line of text below it."""
+"""Draws a contact sheet: pictures in a grid, each with a line of text, or several, below it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def contact_sheet(
-    pictures: Sequence[Image.Image], captions: Sequence[str], title: str, path: str | os.PathLike[str]
+    pictures: Sequence[Image.Image],
+    captions: Sequence[str],
+    title: str,
+    path: str | os.PathLike[str],
+    lines: int = 1,
 ) -> Path:
     """Draw pictures in order, row by row, and write them as a PNG.
 
@@ -31,6 +35,7 @@ def contact_sheet(
         captions: one per picture; long ones are shortened.
         title: a line above the pictures; a long one is shortened.
         path: the PNG file, written atomically.
+        lines: of text below each picture at most.
 
     Returns:
         `path`.
@@ -41,7 +46,7 @@ def contact_sheet(
     columns = max(1, min(MAX_COLUMNS, len(pictures)))
     rows = -(-len(pictures) // columns)
     width = max(columns, 3) * (THUMBNAIL_SIDE + GAP) + GAP
-    across, down, top = THUMBNAIL_SIDE + GAP, THUMBNAIL_SIDE + LINE_HEIGHT + GAP, 2 * GAP + LINE_HEIGHT
+    across, down, top = THUMBNAIL_SIDE + GAP, THUMBNAIL_SIDE + lines * LINE_HEIGHT + GAP, 2 * GAP + LINE_HEIGHT
     sheet = Image.new("RGB", (width, top + rows * down), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     pen.text((GAP, GAP), cut_to_width(title, width - 2 * GAP, font), "black", font)
@@ -49,7 +54,8 @@ def contact_sheet(
         x, y = GAP + i % columns * across, top + i // columns * down
         fitted = thumbnail(picture.convert("RGB"), THUMBNAIL_SIDE)
         sheet.paste(fitted, (x + (THUMBNAIL_SIDE - fitted.width) // 2, y + (THUMBNAIL_SIDE - fitted.height) // 2))
-        pen.text((x, y + THUMBNAIL_SIDE + 3), cut_to_width(caption, THUMBNAIL_SIDE, font), "black", font)
+        for number, line in enumerate(wrapped_lines(caption, THUMBNAIL_SIDE, font, lines)):
+            pen.text((x, y + THUMBNAIL_SIDE + 3 + number * LINE_HEIGHT), line, "black", font)
     return write_png(path, sheet)
 
 
@@ -81,3 +87,16 @@ def cut_to_width(text: str, width: int, font: Font) -> str:
     while text and font.getlength(text + "…") > width:
         text = text[:-1]
     return text + "…"
+
+
+def wrapped_lines(text: str, width: int, font: Font, lines: int) -> list[str]:
+    """A text as at most `lines` lines in printable characters that fit `width` pixels; a shortened one ends in "…"."""
+    words = printable_text(text[: MAX_CHARACTERS + 1]).split(" ")
+    found: list[str] = []
+    while words and len(found) < lines - 1:
+        count = 1
+        while count < len(words) and font.getlength(" ".join(words[: count + 1])) <= width:
+            count += 1
+        found.append(cut_to_width(" ".join(words[:count]), width, font))
+        words = words[count:]
+    return [*found, cut_to_width(" ".join(words), width, font)] if words else found
