@@ -12,7 +12,6 @@ from typer.core import TyperCommand
 from image_text_embedding.interfaces.cli.options import MODEL_HELP, Device
 from image_text_embedding.interfaces.cli.output import print_json, print_note, print_passed_over, print_result
 
-
 Sources = Annotated[
     list[str],
     typer.Argument(
