@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 
 from image_text_embedding.foundation.errors import EmbeddingError
 from image_text_embedding.foundation.terminal_text import printable_text, replace_unencodable
-from image_text_embedding.interfaces.cli.embed_command import EmbedCommand, embed
+from image_text_embedding.interfaces.cli.bulk_commands import BulkCommand, capfilt, embed
 from image_text_embedding.interfaces.cli.gallery_commands import evaluate, index, search
 from image_text_embedding.interfaces.cli.model_commands import cache, info, models
 from image_text_embedding.interfaces.cli.options import Command, without_flag_types
@@ -96,6 +96,10 @@ COMMANDS: dict[Callable[..., None], list[str]] = {
         'embed "shards/*.tar" --model blip_base --out vectors --format npy',
         "embed captions.csv --modality text --model blip_base --out texts --json",
     ],
+    capfilt: [
+        "capfilt pairs.json --captioner blip_caption_base --filter blip_itm_base_coco --out filtered",
+        'capfilt "shards/*.tar" --captioner blip_demo --filter blip_demo --out filtered --captions 2 --min-edge 336',
+    ],
     link: ["link --towhee-home /srv/towhee"],
     unlink: ["unlink --towhee-home /srv/towhee"],
     models: ["models", "models --json"],
@@ -153,7 +157,7 @@ def _epilog(examples: list[str]) -> str:
 
 
 for _command, _examples in COMMANDS.items():
-    app.command(epilog=_epilog(_examples), cls=EmbedCommand if _command is embed else Command)(_command)
+    app.command(epilog=_epilog(_examples), cls=BulkCommand if _command in (embed, capfilt) else Command)(_command)
 
 
 def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:

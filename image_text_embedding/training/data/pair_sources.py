@@ -21,6 +21,7 @@ from image_text_embedding.inputs.collections.collection_items import (
     suffix_of,
 )
 from image_text_embedding.inputs.collections.content_reading import StoredPicture, picture_input, read_captions
+from image_text_embedding.inputs.collections.named_pictures import named_picture
 from image_text_embedding.inputs.collections.parquet_tables import holds_lists, open_parquet
 from image_text_embedding.inputs.collections.tables import table_rows
 from image_text_embedding.inputs.url_fetch import is_url
@@ -64,7 +65,8 @@ def read_pairs(location: str | os.PathLike[str], joined: bool = False) -> PairSo
     """Pairs from a file or a folder.
 
     Args:
-        location: a table (`.jsonl`, an object per line; `.csv`, `.tsv`, `.parquet`), with picture paths relative to the file;
+        location: a table (`.jsonl`, an object per line; `.json`, a list of objects, as BLIP's data sets and `capfilt` have
+            it; `.csv`, `.tsv`, `.parquet`), with picture paths relative to the file;
             a folder with `metadata.jsonl`, `.csv` or `.parquet` (Hugging Face's imagefolder), or with `x.jpg` beside `x.txt`,
             a caption per line; a `.tar` with these; or `package.module:name`, a source in Python, or a function without
             arguments that returns one. Columns are called `question`, `answer`, and as in `inputs.collections.Collection`.
@@ -86,7 +88,7 @@ def read_pairs(location: str | os.PathLike[str], joined: bool = False) -> PairSo
         rows = _captioned_pictures(path) if suffix == ".tar" else _table(path, joined)
     else:
         raise InputError(
-            "pairs: expected a .jsonl, .csv, .tsv, .parquet or .tar file, a folder, or package.module:name, got "
+            "pairs: expected a .jsonl, .json, .csv, .tsv, .parquet or .tar file, a folder, or package.module:name, got "
             f"{os.fspath(location)!r}, which does not exist"
         )
     if not len(rows):
@@ -186,11 +188,9 @@ class _ListedPairs:
         return {**row, "image": [*map(self._picture, pictures)] if self.joined else self._picture(*pictures[:1])}
 
     def _picture(self, picture: Any = None) -> Any:
-        if isinstance(picture, StoredPicture):
-            return picture.read()
         if isinstance(picture, str) and not is_url(picture := picture.strip()):
-            return str(self.folder / picture)
-        return picture
+            picture = named_picture(str(self.folder / picture))
+        return picture.read() if isinstance(picture, StoredPicture) else picture
 
 
 class _ParquetRows(Sequence[dict[str, Any]]):
