@@ -19,7 +19,7 @@ import torch
 
 from image_text_embedding.bulk.vector_manifest import check_comparable, manifest_of
 from image_text_embedding.foundation.argument_checks import MODALITIES, is_number, require_integer
-from image_text_embedding.foundation.errors import ConfigError, ImageError, InputError, StoreError
+from image_text_embedding.foundation.errors import ConfigError, ImageError, InputError
 from image_text_embedding.inference.encoder import Encoder
 from image_text_embedding.inference.loading import load
 from image_text_embedding.inference.tasks.image_text_batches import text_encoder_for
@@ -37,7 +37,7 @@ from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.models.config import ModelConfig
 from image_text_embedding.models.config_files import list_models
 from image_text_embedding.retrieval.gallery_entries import picture_entry, readable_location, text_entry, text_id
-from image_text_embedding.retrieval.gallery_writer import GalleryWriter
+from image_text_embedding.retrieval.gallery_writer import AddedItems, GalleryWriter, check_vectors
 from image_text_embedding.retrieval.milvus_collection import MAX_RESULTS, MilvusCollection
 from image_text_embedding.retrieval.picture_state_cache import MAX_STATE_BYTES, PictureStateCache
 from image_text_embedding.retrieval.search_results import SearchResult, query_kind, read_again, result_of_hit
@@ -184,6 +184,13 @@ class Gallery:
             InputError: the number or length of the vectors is wrong.
             ConfigError, StoreError: as in `open`; or the disk is full.
         """
+        added = self.add_items(pictures, texts, vectors, batch_size, show_progress_bar, on_error)
+        return (added.new, added.errors) if on_error == "skip" else added.new
+
+    def add_items(
+        self, pictures: Any, texts: Any, vectors: Any, batch_size: int, show: bool | None, on_error: str
+    ) -> AddedItems:
+        """As `add` with all its arguments, and counts the items whose content occurs several times in the call."""
         images = [pictures] if is_single_picture(pictures) else require_iterable(pictures, "pictures")
         sentences = [texts] if is_single_text(texts) else list(require_iterable(texts, "texts"))
         if (sentences or vectors is not None) and not isinstance(images, Sized):
@@ -193,15 +200,17 @@ class Gallery:
             on_error, one=(is_single_picture(pictures) and not sentences) or (is_single_text(texts) and not first_text)
         )
         self._store.create(manifest_of(self.model.info))
-        given = None if vectors is None else self._check_vectors(vectors, first_text + len(sentences))
+        dim = (self.manifest or {})["dim"]
+        given = None if vectors is None else check_vectors(vectors, first_text + len(sentences), dim)
         total = first_text + len(sentences) if isinstance(images, Sized) else None
-        with progress_bar(total, "item", show_progress_bar) as bar:
+        with progress_bar(total, "item", show) as bar:
             writer = GalleryWriter(self._store, self.model, failures, given, batch_size, bar)
-            new = writer.write("image", enumerate(images), lambda item: picture_entry(item, self.model.runtime.limits))
+            writer.write("image", enumerate(images), lambda item: picture_entry(item, self.model.runtime.limits))
             reader = text_encoder_for(self.model.runtime)
-            new += writer.write("text", enumerate(sentences, first_text), lambda text: text_entry(text, reader(text)))
-        reader.warn(1)
-        return failures.result(new)
+            writer.write("text", enumerate(sentences, first_text), lambda text: text_entry(text, reader(text)))
+        reader.warn(2)
+        failures.result(None)  # sorts them
+        return AddedItems(writer.new, writer.repeated, failures.errors)
 
     def add_rows(self, rows: Iterable[Mapping[str, Any]], manifest: Mapping[str, Any]) -> int:
         """Store vectors that were computed elsewhere, without loading a model.
@@ -259,6 +268,14 @@ class Gallery:
 
     # --- Search ---
 
+    def require_content(self) -> None:
+        """
+        Raises:
+            StoreError: there is nothing to search; the message names the indexes or collections that there are.
+        """
+        if self.manifest is None:
+            raise self._store.nothing_found()
+
     def search(
         self,
         query: Any,
@@ -305,8 +322,7 @@ class Gallery:
             name, got = ("find", find) if find not in MODALITIES else ("modality", modality)
             raise InputError(f"{name}: expected 'image' or 'text', got {got!r}")
         kind = query_kind(query, modality)
-        if self.manifest is None:
-            raise StoreError(f"{self._store.location} is empty: add pictures first (`image-text-embedding index`)")
+        self.require_content()
         if rerank and {kind, find} != set(MODALITIES):
             raise InputError(
                 f"rerank: matching compares a text with a picture, got a query of kind {kind!r} to find {find!r}"
@@ -334,7 +350,7 @@ class Gallery:
         """
         runtime = self.model.runtime
         if kind == "vector":
-            return self._check_vectors(query, 1)[0], None
+            return check_vectors(query, 1, (self.manifest or {})["dim"])[0], None
         if kind == "text":
             row = (reader := text_encoder_for(runtime))(query)
             reader.warn(2)
@@ -372,28 +388,3 @@ class Gallery:
                 f"{len(problems)} of {len(hits)} pictures could not be re-ranked: {problems[0]}", stacklevel=3
             )
         return matched
-
-    def _check_vectors(self, vectors: Any, count: int) -> np.ndarray:
-        """Vectors from the user as (count, D) float32 of unit length.
-
-        Raises:
-            InputError: they have another number, length or norm.
-        """
-        dim = (self.manifest or {})["dim"]
-        if isinstance(vectors, torch.Tensor):
-            vectors = vectors.detach().float().cpu()
-        try:
-            array = np.asarray(vectors, dtype=np.float32)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise InputError(
-                f"expected vectors of length {dim}, got different lengths, or values that are not numbers"
-            ) from error
-        array = array[None] if array.ndim == 1 else array
-        if array.shape != (count, dim):
-            raise InputError(f"expected {count} vectors of length {dim}, got shape {np.shape(vectors)}")
-        # Not close either if a value is not finite.
-        if not np.allclose(np.linalg.norm(array, axis=1), 1, atol=1e-2):
-            raise InputError(
-                "expected vectors of unit length, as encode_image and encode_text return them, got other lengths"
-            )
-        return array

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +21,7 @@ from image_text_embedding.interfaces.cli.output import (
     print_skipped,
     print_table,
 )
+from image_text_embedding.interfaces.cli.picture_arguments import require_found, require_picture_file
 from image_text_embedding.models.config_files import list_models
 
 if TYPE_CHECKING:
@@ -82,6 +84,9 @@ def index(
 
     Items that cannot be read are named on stderr and left out; the exit code is then 1.
     """
+    from image_text_embedding.inputs.collections.source_paths import expand_paths
+
+    expand_paths([str(source)])  # raises if there is none, before a model is loaded
     from image_text_embedding.retrieval.gallery import Gallery
     from image_text_embedding.retrieval.gallery_indexing import index_collection as run
 
@@ -92,12 +97,20 @@ def index(
     for _, error in summary.errors:
         print_skipped(error)
     if as_json:
-        row = {"total": summary.total, "new": summary.new, "failed": len(summary.errors)}
+        row = {
+            "total": summary.total,
+            "new": summary.new,
+            "duplicates": summary.repeated,
+            "failed": len(summary.errors),
+        }
         print_json({**row, "size": size, "model": model_name}, indent=None)
     else:
-        already = summary.total - summary.new - len(summary.errors)
-        counts = f"{summary.new} new, {already} already there, {len(summary.errors)} left out"
-        print_result(f"{counts}; {display_url(uri) if is_url(uri) else uri} holds {size} ({model_name})")
+        already = summary.total - summary.new - summary.repeated - len(summary.errors)
+        noun = f"new {'picture' if summary.modality == 'image' else 'text'}{'s' * (summary.new != 1)}"
+        duplicates = f"duplicate{'s' * (summary.repeated != 1)}"
+        others = {"already there": already, duplicates: summary.repeated, "left out": len(summary.errors)}
+        counts = [f"{summary.new} {noun}", *(f"{count} {what}" for what, count in others.items() if count)]
+        print_result(f"{', '.join(counts)}; {display_url(uri) if is_url(uri) else uri} holds {size} ({model_name})")
     if summary.errors:
         raise typer.Exit(1)
 
@@ -131,12 +144,18 @@ def search(
 ) -> None:
     """Find the pictures or texts in an index that best fit a text or a picture.
 
-    ITC is the cosine of the vectors, ITM the matching logit of re-ranked results; results are sorted by the score.
+    The score is the cosine of the vectors (ITC); where results were re-ranked, the matching logit (ITM) decides, too.
     """
     if (text is None) == (image is None):
         raise typer.BadParameter("expected either a TEXT or --image PICTURE")
     if find not in ("image", "text"):
         raise typer.BadParameter(f"--find: expected image or text, got {find!r}")
+    if image is not None:
+        require_found(image)
+    if sheet is not None:
+        require_picture_file(sheet, "--sheet")
+    if not is_url(uri) and not os.path.exists(uri):
+        model = None  # the search says that there is no index; no model needs to be loaded for that
     from image_text_embedding.retrieval.gallery import Gallery
 
     with Gallery.open(uri, model, collection=collection, token=token, timeout=timeout, device=device) as gallery:
@@ -150,7 +169,7 @@ def search(
         _print_results(results)
     about = f"{len(results)} of {size}, {model_name}" + (f", the best {rerank} re-ranked" if rerank else "")
     try:
-        _draw(text, image, results, sheet, page, about)
+        _draw(text, image, results, sheet, page, about, find)
     except OSError as error:
         raise InputError(f"cannot write {error.filename or sheet or page}: {error.strerror or error}") from error
 
@@ -237,10 +256,11 @@ def _print_results(results: Sequence[SearchResult]) -> None:
     reranked = any(result.itm is not None for result in results)
     rows = []
     for number, result in enumerate(results, 1):
-        itm = [] if not reranked else ["-" if result.itm is None else f"{result.itm:.3f}"]
+        # Without re-ranking, the score is the cosine.
+        parts = [f"{result.itc:.3f}", "-" if result.itm is None else f"{result.itm:.3f}"] if reranked else []
         shown = result.path or result.text or result.id
-        rows.append((number, f"{result.score:.3f}", f"{result.itc:.3f}", *itm, shown))
-    header = ("", "score", "ITC", *(["ITM"] if reranked else []), "found")
+        rows.append((number, f"{result.score:.3f}", *parts, shown))
+    header = ("", "score", *(["ITC", "ITM"] if reranked else []), "found")
     print_table(rows, header, right=range(len(header) - 1))
 
 
@@ -251,6 +271,7 @@ def _draw(
     sheet: Path | None,
     page: Path | None,
     about: str,
+    find: str,
 ) -> None:
     if sheet is None and page is None:
         return
@@ -278,16 +299,16 @@ def _draw(
         print_line(contact_sheet([picture for picture, _ in shown], captions, title, sheet), error=True)
     if page is not None:
         query: Any = text if image is None else load_picture(image)
-        print_line(results_page(query, results, pictures, about, page), error=True)
+        print_line(results_page(query, results, pictures, about, page, find), error=True)
 
 
 def _print_nlvr2(model: str, file: Path, images: Path, batch_size: int, device: str | None, as_json: bool) -> None:
     """Print a model's accuracy on NLVR2."""
     from image_text_embedding.retrieval.evaluation.nlvr2_benchmark import evaluate_nlvr2, read_nlvr2
 
+    statements = read_nlvr2(file, images)
     encoder = load_model(model, device)
     encoder.runtime.require("reason")
-    statements = read_nlvr2(file, images)
     found = evaluate_nlvr2(encoder, statements, batch_size)
     figures = {"given": found.given, "swapped": found.swapped, "mean": found.mean}
     if as_json:
@@ -302,9 +323,10 @@ def _print_refcoco(model: str, file: Path, images: Path, batch_size: int, device
     """Print a model's grounding accuracy on RefCOCO."""
     from image_text_embedding.retrieval.evaluation.refcoco_benchmark import evaluate_refcoco, read_refcoco
 
+    phrases = read_refcoco(file, images)
     encoder = load_model(model, device)
     encoder.runtime.require("match")
-    accuracies = evaluate_refcoco(encoder, read_refcoco(file, images), batch_size)
+    accuracies = evaluate_refcoco(encoder, phrases, batch_size)
     if as_json:
         rows = {split: dataclasses.asdict(found) for split, found in accuracies.items()}
         print_json({"model": model, "accuracy": rows})

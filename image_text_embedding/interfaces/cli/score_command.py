@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.interfaces.cli.options import AsJson, BatchSize, Device, RequiredModel, load_model
 from image_text_embedding.interfaces.cli.output import print_json, print_note, print_result
 
@@ -42,6 +43,8 @@ def score(
     """
     from image_text_embedding.interfaces.scoring.batch_scoring import BatchScorer
 
+    if not source.exists():
+        raise InputError(f"cannot read {source}: there is no such file or folder")
     scorer = BatchScorer(load_model(model, device), task, batch_size)
     try:
         summary = scorer.score_file(source, out)
