@@ -82,9 +82,7 @@ def test_other_types_are_named(wrong: Any) -> None:
 def test_a_tensor_is_named() -> None:
     import torch
 
-    with pytest.raises(
-        ImageError, match=r"got torch\.Tensor: pass x\.permute\(1, 2, 0\)\.cpu\(\)\.numpy\(\)$"
-    ):
+    with pytest.raises(ImageError, match=r"got torch\.Tensor: pass x\.permute\(1, 2, 0\)\.cpu\(\)\.numpy\(\)$"):
         load_picture(torch.zeros(3, 4, 4))
 
 

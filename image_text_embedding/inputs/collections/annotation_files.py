@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +50,25 @@ def find_picture(folder: str | os.PathLike[str], names: Iterable[str | Sequence[
         if os.path.isfile(candidate):
             return candidate
     raise InputError(f"expected a picture at {candidates[0]}, found none: is this the folder with the pictures?")
+
+
+def nlvr2_pictures(record: Mapping[str, Any], folder: Path, where: str) -> tuple[Path, Path]:
+    """The two pictures of a statement of NLVR2: under `images`, as BLIP and ALBEF list them, or by the authors' identifier.
+
+    Raises:
+        InputError: they are not listed, or no file.
+    """
+    images = record.get("images")
+    if images is None and isinstance(record.get("identifier"), str):
+        # "dev-850-0-1": statement 1 about the pictures dev-850-0-img0.png and dev-850-0-img1.png
+        stem = record["identifier"].rpartition("-")[0]
+        split, directory = stem.partition("-")[0], str(record.get("directory", ""))
+        names = [f"{stem}-img{side}.png" for side in (0, 1)]
+        left, right = (
+            find_picture(folder, [name, (split, name), (directory, name), ("images", split, directory, name)])
+            for name in names
+        )
+        return left, right
+    if not isinstance(images, list) or len(images) != 2 or not all(isinstance(name, str) for name in images):
+        raise InputError(f"{where}: expected two pictures under 'images', got {str(images)[:200]}")
+    return find_picture(folder, [images[0]]), find_picture(folder, [images[1]])
