@@ -39,7 +39,7 @@ class TrainingState:
         Args:
             checkpoint: from `state_dict`; None starts from the plan's weights, or from scratch if it has none.
         """
-        settings = plan.settings
+        self.settings = settings = plan.settings
         self.device, self.dtype = device, autocast_dtype(settings.precision, device)
         self.step, self.best_score, self.is_best = 0, math.inf, False
         self.loss_sum, self.loss_count = 0.0, 0
@@ -104,6 +104,11 @@ class TrainingState:
             self.teacher = self._new_teacher()
         self.optimiser.load_state_dict(checkpoint["optimiser"])
         self.schedule.load_state_dict(checkpoint["schedule"])
+        # The next step's rate, if the run was made longer or shorter; else the same as before.
+        factor = learning_rate_factor(self.settings, self.schedule.last_epoch)
+        for group, rate in zip(self.optimiser.param_groups, self.schedule.base_lrs):
+            group["lr"] = rate * factor
+        self.schedule._last_lr = [group["lr"] for group in self.optimiser.param_groups]
         self.scaler.load_state_dict(checkpoint["scaler"])
         torch.set_rng_state(checkpoint["cpu_generator"])
         if checkpoint["cuda_generator"] is not None and self.device.type == "cuda":

@@ -351,7 +351,7 @@ def _print_vqa(
     """Print a model's accuracy on VQA, and write its answers."""
     from image_text_embedding.inference.loading import load
     from image_text_embedding.inference.tasks.task_settings import AnswerSettings
-    from image_text_embedding.retrieval.evaluation.annotation_files import check_result_path, write_results
+    from image_text_embedding.retrieval.evaluation.result_files import check_result_path, write_results
     from image_text_embedding.retrieval.evaluation.vqa_benchmark import (
         evaluate_vqa,
         read_answer_list,

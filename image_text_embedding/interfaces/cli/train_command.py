@@ -41,7 +41,8 @@ def train(
         str | None,
         typer.Option(
             metavar="LIST",
-            help="Some of itc,itm,lm,vqa,mlm; or nlvr or ve, alone. The default is all that the model has a head for.",
+            help="Some of itc,itm,lm,vqa,mlm; or nlvr or ve, alone. The default is all that the model has a head for and the "
+            "pairs have texts for. Other heads stay as they are.",
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.", show_default=False)] = None,
@@ -52,7 +53,12 @@ def train(
     ] = None,
     device: Device = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue from the last checkpoint in --out; needs no other option.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue from the last checkpoint in --out; needs no other option. --steps makes the run longer or "
+            "shorter.",
+        ),
     ] = False,
 ) -> None:
     """Train a model on your own pictures, from scratch (--config) or from existing weights (--model).

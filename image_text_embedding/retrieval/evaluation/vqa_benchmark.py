@@ -16,8 +16,8 @@ from image_text_embedding.inference.encoder import Encoder
 from image_text_embedding.inference.tasks.answering import make_answerer
 from image_text_embedding.inference.tasks.image_text_batches import PictureTextBatches, TokenIds, text_encoder_for
 from image_text_embedding.inference.tasks.task_settings import AnswerSettings
+from image_text_embedding.inputs.collections.annotation_files import coco_names, find_picture, read_annotations
 from image_text_embedding.inputs.item_lists import ItemErrors, batches
-from image_text_embedding.retrieval.evaluation.annotation_files import coco_names, find_picture, read_annotations
 from image_text_embedding.retrieval.evaluation.vqa_accuracy import aokvqa_accuracy, vqa_accuracy
 
 QUESTIONS = (

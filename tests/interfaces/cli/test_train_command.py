@@ -130,3 +130,13 @@ def test_numbers_out_of_range(command: Callable, option: str, value: str, messag
     arguments = ("--config", "tiny.yaml", "--vocabulary", "vocab.txt", "--out", "run")
     code, _, err = command(*arguments, "--pairs", "support.training_runs:Walls", option, value)
     assert code == 1 and message in err and "positive" not in err
+
+
+def test_resume_with_steps_makes_a_run_longer(command: Callable) -> None:
+    arguments = ("--config", "tiny.yaml", "--vocabulary", "vocab.txt", "--device", "cpu", "--out", "run")
+    assert command(*arguments, "--pairs", "support.training_runs:Walls", "--tasks", "itc")[0] == 0
+    code, _, err = command("--out", "run", "--resume", "--steps", "6", "--device", "cpu")
+    assert code == 0 and "step 6 of 6: loss" in err, err
+    assert [row["step"] for row in losses_of(Path("run"))] == [1, 2, 3, 4, 5, 6]
+    code, _, err = command("--out", "run", "--resume", "--steps", "5", "--device", "cpu")
+    assert code == 1 and "the run is at step 6: it cannot end at 5" in err
