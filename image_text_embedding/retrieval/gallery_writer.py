@@ -1,4 +1,4 @@
-"""Embeds pictures and texts and writes them to the collection of a gallery, batch by batch."""
+"""Embeds pictures, videos and texts and writes them to the collection of a gallery, batch by batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from image_text_embedding.foundation.errors import at_index
+from image_text_embedding.foundation.errors import InputError, at_index
 from image_text_embedding.inference.encoder import Encoder
 from image_text_embedding.inputs.item_lists import ItemErrors, batches
 from image_text_embedding.inputs.url_fetch import is_url
@@ -45,7 +45,7 @@ class GalleryWriter:
         """Store the items that the collection does not have. Returns how many these are.
 
         Args:
-            kind: "image" or "text".
+            kind: "image", "video" or "text".
             items: (index in the call, item).
             make_entry: identifies an item; it raises InputError for one that cannot be used.
         """
@@ -76,7 +76,10 @@ class GalleryWriter:
                 text_vectors = model.runtime.unit_text_vectors([entry.item for entry in entries])
                 return list(zip(entries, text_vectors.cpu().numpy()))
         pictures = [entry.item for entry in entries]
-        vectors, errors = model.encode_image(pictures, self.batch_size, show_progress_bar=False, on_error="skip")
+        if kind == "video":
+            vectors, errors = model.encode_video(pictures, show_progress_bar=False, on_error="skip")
+        else:
+            vectors, errors = model.encode_image(pictures, self.batch_size, show_progress_bar=False, on_error="skip")
         for position, error in errors:
             # The error has the index in the batch; the caller expects the index in the call.
             error = at_index(error, None if self.failures.one else indices[position])
@@ -98,3 +101,28 @@ class GalleryWriter:
         }
         rows = self.store.rows(list(moved), ["kind", "text", "vector"])
         self.store.put([{**row, "path": moved[entry_id]} for entry_id, row in rows.items()])
+
+
+def check_vectors(vectors: Any, count: int, dim: int) -> np.ndarray:
+    """Vectors from the user as (count, dim) float32 of unit length.
+
+    Raises:
+        InputError: they have another number, length or norm.
+    """
+    if isinstance(vectors, torch.Tensor):
+        vectors = vectors.detach().float().cpu()
+    try:
+        array = np.asarray(vectors, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"expected vectors of length {dim}, got different lengths, or values that are not numbers"
+        ) from error
+    array = array[None] if array.ndim == 1 else array
+    if array.shape != (count, dim):
+        raise InputError(f"expected {count} vectors of length {dim}, got shape {np.shape(vectors)}")
+    # Not close either if a value is not finite.
+    if not np.allclose(np.linalg.norm(array, axis=1), 1, atol=1e-2):
+        raise InputError(
+            "expected vectors of unit length, as encode_image and encode_text return them, got other lengths"
+        )
+    return array

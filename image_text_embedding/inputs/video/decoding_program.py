@@ -26,6 +26,7 @@ MAX_STREAMS = 64
 LARGE = 1280 * 720  # pixels from which several threads decode
 IDLE = 60.0  # seconds after which a process that nobody needs ends
 OPENING_MEMORY = 256 * 2**20  # bytes for reading a header
+LATE_START = 2.0  # seconds
 PAGE = 4096
 
 
@@ -283,6 +284,8 @@ class _FrameReader:
                 break
             self._advance()
         seconds = float((time - self._start) * self._stream.time_base)
+        if shown is None and self._last is not None and self._begins_with(self._last):
+            shown, suspect = self._last, self._suspect
         if shown is None:
             raise Refusal(f"damaged, or truncated: there is no frame at {seconds:.2f} s")
         if suspect:
@@ -294,12 +297,16 @@ class _FrameReader:
             )
         return shown
 
+    def _begins_with(self, frame: Any) -> bool:
+        """Whether there is nothing to see before a frame: recordings of broadcasts start between two key frames."""
+        return float((frame.pts - self._start) * self._stream.time_base) < LATE_START
+
     def _has_key_frame_before(self, limit: Fraction) -> bool:
         """Whether the index of the file knows a key frame after the latest frame and before a time.
 
         A file without an index may have one; seeking is then the better guess.
         """
-        entries = getattr(self._stream, "index_entries", ())  # since PyAV 17
+        entries: Any = getattr(self._stream, "index_entries", ())  # since PyAV 17
         found = entries.search_timestamp(int(limit)) if len(entries) else -1
         return found < 0 or entries[found].timestamp > self._last.pts
 

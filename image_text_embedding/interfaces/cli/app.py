@@ -99,7 +99,10 @@ COMMANDS: dict[Callable[..., None], list[str]] = {
         "train --model blip_base --pairs photos/ --out run --tasks lm",
         "train --model albef_14m --pairs snli_ve.jsonl --out run --tasks ve",
     ],
-    index: ["index photos --uri gallery.db --model blip_itm_base_coco"],
+    index: [
+        "index photos --uri gallery.db --model blip_itm_base_coco",
+        "index clips --modality video --uri gallery.db --model blip_itm_base_coco",
+    ],
     search: [
         'search "a teddy bear on a skateboard" --uri gallery.db -k 10 --rerank 64 --html results.html',
         "search --image q.jpg",
@@ -109,8 +112,12 @@ COMMANDS: dict[Callable[..., None], list[str]] = {
         "evaluate --images flickr30k-images --captions dataset_flickr30k.json --model blip_itm_base_flickr --rerank 128",
         "evaluate --images nlvr2 --nlvr2 nlvr_test.json --model blip_nlvr",
         "evaluate --images train2014 --refcoco data/refcoco+_test.json --model albef_refcoco",
+        "evaluate --images msrvtt --videos msrvtt_test.jsonl --model blip_itm_base_coco",
     ],
-    match: ['match "a teddy bear on a skateboard" teddy.jpg --model blip_itm_base_coco'],
+    match: [
+        'match "a teddy bear on a skateboard" teddy.jpg --model blip_itm_base_coco',
+        'match "a dog runs on a beach" dog.mp4 --video --model blip_itm_base_coco',
+    ],
     classify: ['classify teddy.jpg --label "a teddy bear" --label "a dog" --model blip_itm_base_coco'],
     caption: ["caption teddy.jpg --model blip_caption_base"],
     ask: [

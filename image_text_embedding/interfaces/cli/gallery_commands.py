@@ -69,7 +69,10 @@ def index(
     timeout: Timeout = 30.0,
     modality: Annotated[
         str | None,
-        typer.Option(metavar="image|text", help="The default is text for a .txt file and a table without pictures."),
+        typer.Option(
+            metavar="image|video|text",
+            help="The default is text for a .txt file and a table without pictures. With video: a folder, a glob or a file.",
+        ),
     ] = None,
     column: Annotated[
         str | None, typer.Option(metavar="NAME", help="The column of a table to add, if its name is not a common one.")
@@ -78,7 +81,7 @@ def index(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add pictures or texts to an index for `search`. Run it again to resume or update: nothing is added twice.
+    """Add pictures, videos or texts to an index for `search`. Run it again to resume or update: nothing is added twice.
 
     Items that cannot be read are named on stderr and left out; the exit code is then 1.
     """
@@ -115,7 +118,7 @@ def search(
         int,
         typer.Option(metavar="N", min=0, help="Re-rank the best N by ITM, which reads text and picture together."),
     ] = 0,
-    find: Annotated[str, typer.Option(metavar="KIND", help="What to search for: image or text.")] = "image",
+    find: Annotated[str, typer.Option(metavar="KIND", help="What to search for: image, video or text.")] = "image",
     sheet: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Write the pictures found as a contact sheet.")
     ] = None,
@@ -129,14 +132,14 @@ def search(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the pictures or texts in an index that best fit a text or a picture.
+    """Find the pictures, videos or texts in an index that best fit a text or a picture.
 
     ITC is the cosine of the vectors, ITM the matching logit of re-ranked results; results are sorted by the score.
     """
     if (text is None) == (image is None):
         raise typer.BadParameter("expected either a TEXT or --image PICTURE")
-    if find not in ("image", "text"):
-        raise typer.BadParameter(f"--find: expected image or text, got {find!r}")
+    if find not in ("image", "video", "text"):
+        raise typer.BadParameter(f"--find: expected image, video or text, got {find!r}")
     from image_text_embedding.retrieval.gallery import Gallery
 
     with Gallery.open(uri, model, collection=collection, token=token, timeout=timeout, device=device) as gallery:
@@ -156,7 +159,7 @@ def search(
 
 
 def evaluate(
-    images: Annotated[Path, typer.Option(metavar="DIR", help="The folder of pictures.")],
+    images: Annotated[Path, typer.Option(metavar="DIR", help="The folder of pictures, or of videos.")],
     captions: Annotated[
         Path | None,
         typer.Option(metavar="JSON", help="The Karpathy split: dataset_coco.json or dataset_flickr30k.json."),
@@ -166,6 +169,9 @@ def evaluate(
     ] = None,
     refcoco: Annotated[
         Path | None, typer.Option(metavar="JSON", help="Instead: phrases of RefCOCO+ for things in pictures.")
+    ] = None,
+    videos: Annotated[
+        Path | None, typer.Option(metavar="JSONL", help="Instead: captions of videos, as MSRVTT's msrvtt_test.jsonl.")
     ] = None,
     model: ListedModel = "blip_demo",
     split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
@@ -183,8 +189,9 @@ def evaluate(
 
     --captions: R@1, R@5 and R@10 in both directions, by vectors (ITC) and re-ranked (ITM). --nlvr2: accuracy with the
     pictures in the given order, exchanged, and the mean, which BLIP's paper reports. --refcoco: accuracy of the boxes.
+    --videos: as --captions, with the median rank, by eight frames of each video.
     """
-    given = {"--captions": captions, "--nlvr2": nlvr2, "--refcoco": refcoco}
+    given = {"--captions": captions, "--nlvr2": nlvr2, "--refcoco": refcoco, "--videos": videos}
     if sum(path is not None for path in given.values()) != 1:
         raise typer.BadParameter(f"expected one of {', '.join(given)}")
     if nlvr2 is not None:
@@ -192,6 +199,9 @@ def evaluate(
         return
     if refcoco is not None:
         _print_refcoco(model, refcoco, images, batch_size, device, as_json)
+        return
+    if videos is not None:
+        _print_videos(model, videos, images, rerank, device, as_json)
         return
     assert captions is not None
     from image_text_embedding.inference.loading import load
@@ -226,6 +236,18 @@ def _print_results(results: Sequence[SearchResult]) -> None:
     print_table(rows, header, right=range(len(header) - 1))
 
 
+def _shown(result: SearchResult) -> Image:
+    """The picture of a result; of a video, its first frame."""
+    from PIL import Image as PILImage
+
+    from image_text_embedding.inputs.image_loading import load_picture
+    from image_text_embedding.inputs.video.video_loading import load_video
+
+    if result.kind == "video":
+        return PILImage.fromarray(load_video(result.path, 1)[0])
+    return load_picture(result.path)
+
+
 def _draw(
     text: str | None,
     image: str | None,
@@ -243,7 +265,7 @@ def _draw(
     pictures: list[Image | None] = []
     for result in results:
         try:
-            picture = None if result.path is None else load_picture(result.path)
+            picture = None if result.path is None else _shown(result)
             if picture is not None:
                 # Shrunk one by one: a hundred full-size photos take gigabytes.
                 picture.thumbnail((PAGE_THUMBNAIL_SIDE, PAGE_THUMBNAIL_SIDE))
@@ -297,3 +319,35 @@ def _print_refcoco(model: str, file: Path, images: Path, batch_size: int, device
     for split, found in accuracies.items():
         detections = "-" if found.detections is None else f"{100 * found.detections:.2f}"
         print_result(f"{split:8} {detections:>6} {100 * found.found:6.2f}  ({found.count} phrases)")
+
+
+def _print_videos(model: str, file: Path, folder: Path, rerank: int, device: str | None, as_json: bool) -> None:
+    """Print how well captions find videos, and videos captions."""
+    from image_text_embedding.inference.loading import load
+    from image_text_embedding.retrieval.evaluation.video_benchmark import evaluate_videos, read_msrvtt
+
+    data = read_msrvtt(file, folder)
+    result = evaluate_videos(load(model, device=device), data, rerank)
+    rankings = {"itc": result.itc, "reranked": result.reranked}
+    if as_json:
+        rows = {
+            name: ranking
+            and {
+                "video_to_text": ranking.recall.image_to_text,
+                "text_to_video": ranking.recall.text_to_image,
+                "median_rank": ranking.median_rank,
+            }
+            for name, ranking in rankings.items()
+        }
+        sizes = {"videos": len(data.videos), "captions": len(data.captions)}
+        print_json({"model": model, "rerank": rerank, **sizes, **rows})
+        return
+    lines = []
+    for name, ranking in (("ITC", result.itc), (f"ITM on the best {rerank}", result.reranked)):
+        if ranking is not None:
+            shares = ([f"{100 * each[k]:.1f}" for k in (1, 5, 10)] for each in reversed(ranking.recall))
+            to_videos, to_texts = shares
+            lines.append((name, "", *to_videos, f"{ranking.median_rank:g}", "", *to_texts))
+    header = ("", "text → video", "R@1", "R@5", "R@10", "MdR", "video → text", "R@1", "R@5", "R@10")
+    title = f"{model}: {len(data.videos)} videos, {len(data.captions)} captions"
+    print_table(lines, header, right=(2, 3, 4, 5, 7, 8, 9), title=title)

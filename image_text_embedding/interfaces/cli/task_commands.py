@@ -16,17 +16,19 @@ Pictures = Annotated[list[str], typer.Argument(metavar="PICTURE...", help="Paths
 def match(
     text: Annotated[str, typer.Argument(metavar="TEXT", help="The text to compare with each picture.")],
     pictures: Pictures,
+    video: Annotated[bool, typer.Option("--video", help="They are videos: eight frames stand for each.")] = False,
     model: RequiredModel = "blip_demo",
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score how well a text matches pictures (ITM probability).
+    """Score how well a text matches pictures, or videos (ITM probability).
 
     Pictures that cannot be read are named on stderr; the exit code is then 1.
     """
     from image_text_embedding.inference.loading import load
 
-    probabilities, errors = load(model, device=device).match(pictures, text, on_error="skip")
+    encoder = load(model, device=device)
+    probabilities, errors = (encoder.match_video if video else encoder.match)(pictures, text, on_error="skip")
     _print_results(pictures, [float(each) for each in probabilities], errors, "probability", as_json)
 
 
