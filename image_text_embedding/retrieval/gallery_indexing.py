@@ -1,4 +1,4 @@
-"""Fills a gallery from a collection of pictures, videos or texts, or from a folder that `image-text-embedding embed` wrote."""
+"""Fills a gallery from a collection of pictures or texts, from videos, or from a folder that `embed` wrote."""
 
 from __future__ import annotations
 

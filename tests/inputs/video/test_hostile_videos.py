@@ -281,7 +281,7 @@ def test_a_decoder_that_hangs_or_dies(
 @pytest.mark.skipif(not hasattr(os, "fork") or not Path("/proc/self/statm").exists(), reason="Linux limits memory so")
 def test_the_system_limits_what_a_decoder_takes(own_processes, short_video: bytes, tmp_path: Path, monkeypatch) -> None:
     source = decoding_process.PROGRAM.read_text()
-    greedy = source.replace("video = _open(file", "bytearray(2 * OPENING_MEMORY); video = _open(file")
+    greedy = source.replace("video = open_video(file", "bytearray(2 * OPENING_MEMORY); video = open_video(file")
     assert greedy != source
     (tmp_path / "greedy.py").write_text(greedy)
     monkeypatch.setattr(decoding_process, "PROGRAM", tmp_path / "greedy.py")
