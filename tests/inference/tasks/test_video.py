@@ -142,7 +142,7 @@ class TestVideos:
         assert {index for index, _ in model.rerank_video(TEXTS[0], paths, 2)} == best
         texts = model.rerank_video(clips[1], TEXTS)
         assert len(texts) == 3 and model.rerank_video(str(clips[1]), TEXTS, modality="video") == texts
-        assert model.rerank_video(TEXTS[0], []) == []
+        assert model.rerank_video(TEXTS[0], [], modality="text") == []
 
 
 def test_bad_videos_are_left_out(small_encoder: Callable, clips: list[Path], task_photos) -> None:

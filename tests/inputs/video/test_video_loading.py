@@ -164,7 +164,7 @@ def test_one_or_many() -> None:
         (np.zeros((4, 4, 3), np.uint8), VideoError, r"expected a video \(T, H, W, 3\), got an array of shape \(4, 4, 3\)"),
         (np.zeros((2, 4, 4, 3)), ImageError, "frame 0: expected an array of uint8"),
         ([numbered(0), b"no picture"], ImageError, "frame 1: the bytes: expected a picture"),
-        ({"a": 1}, VideoError, "expected a path"),
+        ({"a": 1}, InputError, "expected one or a list of frames, got a dict"),
         (3, VideoError, "expected a path"),
         (io.StringIO("text"), VideoError, "binary mode"),
         ("ftp://example.com/a.mp4", FetchError, "got 'ftp'"),
