@@ -129,11 +129,15 @@ def _register_operators() -> None:
                 blip.BlipAnswering,
                 blip.BlipReasoning,
                 blip.BlipGrounding,
+                blip.BlipVideo,
+                blip.BlipVideoMatching,
                 albef.Albef,
                 albef.AlbefMatching,
                 albef.AlbefAnswering,
                 albef.AlbefReasoning,
                 albef.AlbefGrounding,
+                albef.AlbefVideo,
+                albef.AlbefVideoMatching,
                 albef.AlbefEntailment,
             ]
         )

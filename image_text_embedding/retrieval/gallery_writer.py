@@ -1,4 +1,4 @@
-"""Embeds pictures and texts and writes them to the collection of a gallery, batch by batch."""
+"""Embeds pictures, videos and texts and writes them to the collection of a gallery, batch by batch."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class GalleryWriter:
         """Store the items that the collection does not have.
 
         Args:
-            kind: "image" or "text".
+            kind: "image", "video" or "text".
             items: (index in the call, item).
             make_entry: identifies an item; it raises InputError for one that cannot be used.
         """
@@ -97,7 +97,10 @@ class GalleryWriter:
                 text_vectors = model.runtime.unit_text_vectors([entry.item for entry in entries])
                 return list(zip(entries, text_vectors.cpu().numpy()))
         pictures = [entry.item for entry in entries]
-        vectors, errors = model.encode_image(pictures, self.batch_size, show_progress_bar=False, on_error="skip")
+        if kind == "video":
+            vectors, errors = model.encode_video(pictures, show_progress_bar=False, on_error="skip")
+        else:
+            vectors, errors = model.encode_image(pictures, self.batch_size, show_progress_bar=False, on_error="skip")
         for position, error in errors:
             # The error has the index in the batch; the caller expects the index in the call.
             error = at_index(error, None if self.failures.one else indices[position])
@@ -122,7 +125,7 @@ class GalleryWriter:
 
 
 def check_vectors(vectors: Any, count: int, dim: int) -> np.ndarray:
-    """Vectors from the user as (count, D) float32 of unit length.
+    """Vectors from the user as (count, dim) float32 of unit length.
 
     Raises:
         InputError: they have another number, length or norm.

@@ -49,11 +49,12 @@ def read_annotations(path: str | os.PathLike[str], expected: str) -> Any:
         raise InputError(f"expected {expected}, got {path}: {error!r}") from error
 
 
-def find_picture(folder: str | os.PathLike[str], names: Iterable[str | Sequence[str]]) -> Path:
+def find_picture(folder: str | os.PathLike[str], names: Iterable[str | Sequence[str]], what: str = "picture") -> Path:
     """The first of several paths below a folder that is a file.
 
     Args:
         names: relative paths, each one string or the parts of the path.
+        what: names the file in errors.
 
     Raises:
         InputError: none is; or one of them is outside of the folder.
@@ -61,10 +62,10 @@ def find_picture(folder: str | os.PathLike[str], names: Iterable[str | Sequence[
     candidates = [Path(folder, *([name] if isinstance(name, str) else name)) for name in names]
     for candidate in candidates:
         if not Path(os.path.normpath(candidate)).is_relative_to(os.path.normpath(folder)):
-            raise InputError(f"expected a picture within {folder}, got {candidate}")
+            raise InputError(f"expected a {what} within {folder}, got {candidate}")
         if os.path.isfile(candidate):
             return candidate
-    raise InputError(f"expected a picture at {candidates[0]}, found none: is this the folder with the pictures?")
+    raise InputError(f"expected a {what} at {candidates[0]}, found none: is this the folder with the {what}s?")
 
 
 def coco_names(image_id: int, subset: str = "") -> list[str | tuple[str, str]]:

@@ -20,6 +20,12 @@ PICTURE_SUFFIXES = (
     *(".avif", ".avifs", ".heic", ".heics", ".heif", ".heifs", ".hif", ".jxl"),
 )
 
+# Of containers that `video_loading` reads, and animated GIF.
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".3gp", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts"),
+    *(".flv", ".ogv", ".wmv", ".gif"),
+)
+
 IMAGE_COLUMNS = ("image", "image_path", "file_name", "path", "image_url", "url", "images")
 
 TEXT_COLUMNS = ("caption", "text")

@@ -23,9 +23,11 @@ CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
 ANIMATIONS = ("GIF", "WEBP", "PNG")  # PIL's names: these also come as videos
 
 MAX_STREAMS = 64
+MAX_THREADS = 4
 LARGE = 1280 * 720  # pixels from which several threads decode
 IDLE = 60.0  # seconds after which a process that nobody needs ends
 OPENING_MEMORY = 256 * 2**20  # bytes for reading a header
+LATE_START = 2.0  # seconds
 PAGE = 4096
 
 
@@ -78,13 +80,13 @@ def _answer(request: dict[str, Any], content: bytes, requests: Any, answers: Any
     _limit(OPENING_MEMORY, request["seconds"])
     try:
         with open(request["path"], "rb") if request["path"] is not None else io.BytesIO(content) as file:
-            video = _open(file, request["max_pixels"])
+            video = open_video(file, request["max_pixels"])
             memory = video.memory()
             # The reader of the answer waits until there is so much memory.
             _send(answers, {"memory": memory})
             requests.readline()
             _limit(memory + OPENING_MEMORY, request["seconds"])
-            frames = [_prepared(frame, request["size"]) for frame in video.frames(request["frames"])]
+            frames = [prepared(frame, request["size"]) for frame in video.frames(request["frames"])]
     except OSError as error:
         raise Refusal(f"cannot read it: {error.strerror or type(error).__name__}") from error
     if not frames:
@@ -115,7 +117,7 @@ def _set_limit(resource: Any, kind: int, value: int) -> None:
     resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
-def _prepared(frame: Any, size: int | None) -> Any:
+def prepared(frame: Any, size: int | None) -> Any:
     """A PIL image in RGB -> uint8 (H, W, 3), or (size, size, 3) as `pixels.to_pixels` makes it."""
     import numpy as np
     from PIL import Image
@@ -123,7 +125,15 @@ def _prepared(frame: Any, size: int | None) -> Any:
     return np.asarray(frame if size is None else frame.resize((size, size), Image.Resampling.BICUBIC))
 
 
-def _open(file: Any, max_pixels: int) -> Any:
+def open_video(file: Any, max_pixels: int) -> Any:
+    """A video with `memory()` and `frames(wanted)`.
+
+    Args:
+        file: an open binary file that can be searched.
+
+    Raises:
+        Refusal: it is none, or too large.
+    """
     head = file.read(64)
     file.seek(0)
     if head[:4] in (b"GIF8", b"\x89PNG") or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
@@ -191,7 +201,7 @@ class _Film:
         codec = self._stream.codec_context
         _check_size(codec.width, codec.height, max_pixels)
         codec.options = {"max_pixels": str(max_pixels)}
-        self._threads = min(4, os.cpu_count() or 1) if codec.width * codec.height >= LARGE else 1
+        self._threads = min(MAX_THREADS, os.cpu_count() or 1) if codec.width * codec.height >= LARGE else 1
         codec.thread_count = self._threads
         codec.thread_type = "AUTO" if self._threads > 1 else "SLICE"
 
@@ -283,6 +293,8 @@ class _FrameReader:
                 break
             self._advance()
         seconds = float((time - self._start) * self._stream.time_base)
+        if shown is None and self._last is not None and self._begins_with(self._last):
+            shown, suspect = self._last, self._suspect
         if shown is None:
             raise Refusal(f"damaged, or truncated: there is no frame at {seconds:.2f} s")
         if suspect:
@@ -293,6 +305,10 @@ class _FrameReader:
                 f"damaged, or truncated: its last frame is at {ends:.2f} s, but it promises one at {seconds:.2f} s"
             )
         return shown
+
+    def _begins_with(self, frame: Any) -> bool:
+        """Whether there is nothing to see before a frame: recordings of broadcasts start between two key frames."""
+        return float((frame.pts - self._start) * self._stream.time_base) < LATE_START
 
     def _has_key_frame_before(self, limit: Fraction) -> bool:
         """Whether the index of the file knows a key frame after the latest frame and before a time.

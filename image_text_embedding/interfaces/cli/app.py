@@ -19,14 +19,14 @@ from typer.core import TyperGroup
 from image_text_embedding.foundation.errors import EmbeddingError
 from image_text_embedding.foundation.terminal_text import printable_text, replace_unencodable
 from image_text_embedding.interfaces.cli.bulk_commands import BulkCommand, capfilt, embed
-from image_text_embedding.interfaces.cli.gallery_commands import evaluate, index, search
+from image_text_embedding.interfaces.cli.evaluate_command import evaluate
+from image_text_embedding.interfaces.cli.gallery_commands import index, search
 from image_text_embedding.interfaces.cli.model_commands import cache, info, models
 from image_text_embedding.interfaces.cli.options import Command, without_flag_types
 from image_text_embedding.interfaces.cli.output import print_note, print_result
 from image_text_embedding.interfaces.cli.picture_commands import explain, ground, rank, similarity
-from image_text_embedding.interfaces.cli.score_command import score
 from image_text_embedding.interfaces.cli.setup_commands import link, samples, unlink
-from image_text_embedding.interfaces.cli.task_commands import ask, caption, classify, entail, match, reason
+from image_text_embedding.interfaces.cli.task_commands import ask, caption, classify, entail, match, reason, score
 from image_text_embedding.interfaces.cli.train_command import train
 from image_text_embedding.interfaces.serve_command import serve
 
@@ -108,7 +108,10 @@ COMMANDS: dict[Callable[..., None], list[str]] = {
         "train --model blip_base --pairs photos/ --out run --tasks lm",
         "train --model albef_14m --pairs snli_ve.jsonl --out run --tasks ve",
     ],
-    index: ["index photos --uri gallery.db --model blip_itm_base_coco"],
+    index: [
+        "index photos --uri gallery.db --model blip_itm_base_coco",
+        "index clips --modality video --uri gallery.db --model blip_itm_base_coco",
+    ],
     search: [
         'search "a teddy bear on a skateboard" --uri gallery.db -k 10 --rerank 64 --html results.html',
         "search --image q.jpg",
@@ -119,8 +122,12 @@ COMMANDS: dict[Callable[..., None], list[str]] = {
         "evaluate --images nlvr2 --nlvr2 nlvr_test.json --model blip_nlvr",
         "evaluate --images train2014 --refcoco data/refcoco+_test.json --model albef_refcoco",
         "evaluate --images test2015 --vqa questions.json --answers answer_list.json --out answers.json --model blip_vqa_base",
+        "evaluate --images msrvtt --videos msrvtt_test.jsonl --model blip_itm_base_coco",
     ],
-    match: ['match teddy.jpg "a teddy bear on a skateboard" --model blip_itm_base_coco'],
+    match: [
+        'match teddy.jpg "a teddy bear on a skateboard" --model blip_itm_base_coco',
+        'match dog.mp4 "a dog runs on a beach" --video --model blip_itm_base_coco',
+    ],
     classify: ['classify teddy.jpg --label "a teddy bear" --label "a dog" --model blip_itm_base_coco'],
     caption: ["caption teddy.jpg --model blip_caption_base", "caption photos --json"],
     ask: [
