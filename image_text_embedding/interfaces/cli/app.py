@@ -19,11 +19,12 @@ from typer.core import TyperGroup
 from image_text_embedding.foundation.errors import EmbeddingError
 from image_text_embedding.foundation.terminal_text import printable_text, replace_unencodable
 from image_text_embedding.interfaces.cli.embed_command import EmbedCommand, embed
-from image_text_embedding.interfaces.cli.gallery_commands import evaluate, index, search
 from image_text_embedding.interfaces.cli.model_commands import cache, info, models
 from image_text_embedding.interfaces.cli.output import print_note, print_result
 from image_text_embedding.interfaces.cli.picture_commands import explain, ground, similarity
 from image_text_embedding.interfaces.cli.rank_command import rank
+from image_text_embedding.interfaces.cli.retrieval.evaluate_command import evaluate
+from image_text_embedding.interfaces.cli.retrieval.gallery_commands import index, search
 from image_text_embedding.interfaces.cli.score_command import score
 from image_text_embedding.interfaces.cli.task_commands import ask, caption, classify, entail, match, reason
 from image_text_embedding.interfaces.cli.towhee_commands import link, unlink
@@ -109,6 +110,7 @@ COMMANDS: dict[Callable[..., None], list[str]] = {
         "evaluate --images flickr30k-images --captions dataset_flickr30k.json --model blip_itm_base_flickr --rerank 128",
         "evaluate --images nlvr2 --nlvr2 nlvr_test.json --model blip_nlvr",
         "evaluate --images train2014 --refcoco data/refcoco+_test.json --model albef_refcoco",
+        "evaluate --images coco --captioning dataset_coco.json --out captions.json --model blip_caption_base",
         "evaluate --images test2015 --vqa questions.json --answers answer_list.json --out answers.json --model blip_vqa_base",
     ],
     match: ['match "a teddy bear on a skateboard" teddy.jpg --model blip_itm_base_coco'],
