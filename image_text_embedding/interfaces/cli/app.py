@@ -97,6 +97,8 @@ COMMANDS: dict[Callable[..., None], list[str]] = {
     models: ["models", "models --json"],
     train: [
         "train --config my.yaml --pairs pairs.jsonl --vocabulary vocab.txt --out run",
+        "train --config my.yaml --pairs pairs.jsonl --out run --init-vision timm:deit_base_patch16_224 "
+        "--init-text google-bert/bert-base-uncased",
         "train --model blip_base --pairs photos/ --out run --tasks lm",
         "train --model albef_14m --pairs snli_ve.jsonl --out run --tasks ve",
     ],
