@@ -64,6 +64,10 @@ def evaluate(
     given = {"--captions": captions, "--nlvr2": nlvr2, "--refcoco": refcoco, "--captioning": captioning, "--vqa": vqa}
     if sum(path is not None for path in given.values()) != 1:
         raise typer.BadParameter(f"expected one of {', '.join(given)}")
+    if vqa is None and (annotations is not None or answers is not None):
+        raise typer.BadParameter("--annotations and --answers belong to --vqa")
+    if out is not None and vqa is None and captioning is None:
+        raise typer.BadParameter("--out belongs to --captioning and --vqa; --json prints other results as JSON")
     if nlvr2 is not None:
         _print_nlvr2(model, nlvr2, images, batch_size, device, as_json)
         return
