@@ -23,6 +23,7 @@ from image_text_embedding.models.model_lookup import ResolvedModel, find_vocabul
 from image_text_embedding.training.data.pair_sources import PairSource, as_pair, as_pair_source
 from image_text_embedding.training.objectives.classifier_start import reasoning_text
 from image_text_embedding.training.objectives.matches import Fits
+from image_text_embedding.training.objectives.pretrained_towers import NO_TOWERS, PretrainedTowers, find_towers
 from image_text_embedding.training.run_folder import VOCABULARY, RunFolder
 from image_text_embedding.training.settings import (
     CLASSIFYING,
@@ -52,6 +53,7 @@ class RunPlan:
         start: the weights to start from; None = from scratch, or from a checkpoint of this run.
         fits: says which captions fit which pictures; None = only those of equal keys.
         max_tokens: of a caption; None = the configuration's.
+        towers: that a model from scratch starts from.
     """
 
     config: ModelConfig
@@ -63,6 +65,7 @@ class RunPlan:
     start: ResolvedModel | None
     fits: Fits | None = None
     max_tokens: int | None = None
+    towers: PretrainedTowers = NO_TOWERS
 
 
 def plan_new_run(
@@ -91,11 +94,17 @@ def plan_new_run(
         base = start.config
     else:
         base = model
+    if not from_scratch and (settings.init_vision or settings.init_text):
+        raise ConfigError(
+            f"init_vision and init_text are for training from scratch, but {base.name} has weights already: leave them out"
+        )
     tasks = chosen_tasks(base, settings, from_scratch)
     pairs = _as_source(source, settings, tasks)
     if settings.tasks is None:
         tasks = tasks_with_data(tasks, pairs)
     config, tasks = finished_config(base, settings, folder.path.absolute().name, from_scratch, tasks)
+    towers = find_towers(settings.init_vision, settings.init_text)
+    towers.check(config)
     without_weights = ResolvedModel(base, Path(), "", None, None)
     tokenizer = Tokenizer.from_vocabulary(find_vocabulary(start or without_weights, vocabulary))
     _check_vocabulary(config, tokenizer)
@@ -110,6 +119,7 @@ def plan_new_run(
         start,
         fits,
         caption_tokens(config, tasks, from_scratch),
+        towers,
     )
     folder.write_description(
         {
@@ -117,6 +127,7 @@ def plan_new_run(
             "tasks": tasks,
             "settings": dataclasses.asdict(settings),
             "start": None if start is None else {"model": _model_reference(model), "sha256": start.sha256},
+            "init": towers.digests(),
             "source": _source_reference(source),
             "validation": _source_reference(validation),
             "fits": fits is not None,
@@ -196,8 +207,15 @@ def plan_resumed_run(
         fits,
         run.get("caption_tokens"),  # version 0.1.0 recorded none, and read as many as the configuration allows
     )
+    if folder.has_checkpoint():
+        return plan
     # Without a checkpoint the run starts again from its first weights.
-    if start is not None and not folder.has_checkpoint():
+    plan.towers = find_towers(settings.init_vision, settings.init_text)
+    if plan.towers.digests() != run.get("init", NO_TOWERS.digests()):  # version 0.1.0 had none
+        raise ConfigError(
+            f"{folder.path}: init_vision or init_text names other weights now than when the run was started: start a new run"
+        )
+    if start is not None:
         plan.start = resolve_model(start["model"], None)
         if plan.start.sha256 != start["sha256"]:
             raise ConfigError(
@@ -293,8 +311,11 @@ def finished_config(
 def _complete_settings(
     given: TrainConfig | Mapping[str, Any] | None, defaults: Mapping[str, Any], where: str
 ) -> TrainConfig:
-    """The given settings, with `defaults` for the keys that a mapping leaves out."""
-    return given if isinstance(given, TrainConfig) else train_config({**defaults, **(given or {})}, where)
+    """The given settings, with `defaults` for the keys that a mapping leaves out. Paths become absolute."""
+    settings = given if isinstance(given, TrainConfig) else train_config({**defaults, **(given or {})}, where)
+    towers = {"init_vision": settings.init_vision, "init_text": settings.init_text}
+    paths = {name: str(Path(each).absolute()) for name, each in towers.items() if each and os.path.exists(each)}
+    return dataclasses.replace(settings, **paths)  # type: ignore[arg-type]
 
 
 def _check_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> None:

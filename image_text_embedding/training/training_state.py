@@ -136,6 +136,10 @@ def _build_student(plan: RunPlan, checkpoint: dict[str, Any] | None) -> Student:
             student.add_sinusoids(settings.sinusoids)
     else:
         student = new_student(plan.config, plan.tasks, vocabulary, settings)
+        if checkpoint is None:
+            plan.towers.fill(student)
+            if settings.sinusoids is not None and plan.towers.vision is not None:
+                student.add_sinusoids(settings.sinusoids)
     if checkpoint is not None and student.can_share_layers() and not checkpoint["shared"]:
         student = Student(plan.config, plan.tasks, vocabulary)
     if checkpoint is not None and "decoder.lm_head.weight" in checkpoint["student"]:
@@ -144,8 +148,10 @@ def _build_student(plan: RunPlan, checkpoint: dict[str, Any] | None) -> Student:
 
 
 def _seen_at_the_start(plan: RunPlan) -> torch.Tensor | None:
-    """No piece if a run starts from scratch, else those that its weights record."""
+    """No piece if a run starts from scratch, else those that its weights record. BERT's are unknown."""
     size = plan.config.text.vocab_size
+    if plan.towers.text is not None:
+        return None
     if plan.start is None:
         return torch.zeros(size, dtype=torch.bool)
     seen = read_seen_pieces(plan.start.weights, size)

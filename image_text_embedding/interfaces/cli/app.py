@@ -19,12 +19,12 @@ from typer.core import TyperGroup
 from image_text_embedding.foundation.errors import EmbeddingError
 from image_text_embedding.foundation.terminal_text import printable_text, replace_unencodable
 from image_text_embedding.interfaces.cli.bulk_commands import BulkCommand, capfilt, embed
-from image_text_embedding.interfaces.cli.evaluate_command import evaluate
-from image_text_embedding.interfaces.cli.gallery_commands import index, search
 from image_text_embedding.interfaces.cli.model_commands import cache, info, models
 from image_text_embedding.interfaces.cli.options import Command, without_flag_types
 from image_text_embedding.interfaces.cli.output import print_note, print_result
 from image_text_embedding.interfaces.cli.picture_commands import explain, ground, rank, similarity
+from image_text_embedding.interfaces.cli.retrieval.evaluate_command import evaluate
+from image_text_embedding.interfaces.cli.retrieval.gallery_commands import index, search
 from image_text_embedding.interfaces.cli.setup_commands import link, samples, unlink
 from image_text_embedding.interfaces.cli.task_commands import ask, caption, classify, entail, match, reason, score
 from image_text_embedding.interfaces.cli.train_command import train
@@ -105,6 +105,8 @@ COMMANDS: dict[Callable[..., None], list[str]] = {
     models: ["models", "models --json"],
     train: [
         "train --config my.yaml --pairs pairs.jsonl --vocabulary vocab.txt --out run",
+        "train --config my.yaml --pairs pairs.jsonl --out run --init-vision timm:deit_base_patch16_224 "
+        "--init-text google-bert/bert-base-uncased",
         "train --model blip_base --pairs photos/ --out run --tasks lm",
         "train --model albef_14m --pairs snli_ve.jsonl --out run --tasks ve",
     ],
@@ -121,6 +123,7 @@ COMMANDS: dict[Callable[..., None], list[str]] = {
         "evaluate --images flickr30k-images --captions dataset_flickr30k.json --model blip_itm_base_flickr --rerank 128",
         "evaluate --images nlvr2 --nlvr2 nlvr_test.json --model blip_nlvr",
         "evaluate --images train2014 --refcoco data/refcoco+_test.json --model albef_refcoco",
+        "evaluate --images coco --captioning dataset_coco.json --out captions.json --model blip_caption_base",
         "evaluate --images test2015 --vqa questions.json --answers answer_list.json --out answers.json --model blip_vqa_base",
         "evaluate --images msrvtt --videos msrvtt_test.jsonl --model blip_itm_base_coco",
     ],

@@ -48,6 +48,17 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.", show_default=False)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pairs per batch.", show_default=False)] = None,
     lr: Annotated[float | None, typer.Option(help="The peak learning rate.", show_default=False)] = None,
+    init_vision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIMM",
+            help="With --config: start from a ViT, timm:deit_base_patch16_224 or a file with timm's names.",
+        ),
+    ] = None,
+    init_text: Annotated[
+        str | None,
+        typer.Option(metavar="BERT", help="With --config: start from a BERT: a Hugging Face id, a file or a folder."),
+    ] = None,
     settings: Annotated[
         Path | None, typer.Option(metavar="YAML", help="All other settings: the fields of TrainConfig.")
     ] = None,
@@ -77,6 +88,8 @@ def train(
         "steps": steps,
         "batch_size": batch_size,
         "lr": lr,
+        "init_vision": init_vision,
+        "init_text": init_text,
     }
     train_settings |= {name: value for name, value in options.items() if value is not None}
     try:

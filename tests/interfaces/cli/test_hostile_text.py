@@ -109,8 +109,12 @@ def test_evaluate(run: Run, photos: Path, tmp_path: Path) -> None:
     answers = [{"question_id": HOSTILE, "answer_type": HOSTILE, "answers": [{"answer": HOSTILE}]}]
     for content, code in ((answers, 0), ([], 1)):
         annotations.write_text(json.dumps({"annotations": content}))
-        asked = ("--vqa", questions, "--annotations", annotations)
+        asked: tuple[Any, ...] = ("--vqa", questions, "--annotations", annotations)
         assert_harmless(run, "evaluate", "--images", photos, *asked, code=code)
+    out = tmp_path / f"captions{HOSTILE}.json"
+    for image, code in ((pictures[0], 0), (f"missing{HOSTILE}.png", 1)):
+        questions.write_text(json.dumps([{"image_id": HOSTILE, "image": image}]))
+        assert_harmless(run, "evaluate", "--images", photos, "--captioning", questions, "--out", out, code=code)
 
 
 def test_models_training_towhee_and_wrong_usage(run: Run, photos: Path, tmp_path: Path) -> None:
@@ -138,6 +142,7 @@ def test_models_training_towhee_and_wrong_usage(run: Run, photos: Path, tmp_path
         ["rank", "--model"],
         *([*task, "--model"] for task in tasks),
         ["score", "x", "--out", "y", "--model"],
+        ["capfilt", "x", "--out", "y", "--captioner"],
         ["serve", "--model"],
     ):
         assert "owned" in assert_harmless(run, *words, HOSTILE, code=1)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from support import training_runs
 from support.training_runs import (
@@ -77,6 +78,19 @@ class TestTrainCommand:
         assert code == 0, err
         settings = json.loads(Path("next/run.json").read_text())["settings"]
         assert (settings["lr"], settings["steps"], settings["flip"]) == (1e-5, 2, False)
+
+    def test_from_pretrained_towers(self, command: Callable) -> None:
+        weights = {"patch_embed.proj.weight": torch.zeros(48, 3, 8, 8)}
+        torch.save(weights, "vit.pth")
+        pairs = ("--pairs", "support.training_runs:Walls", "--tasks", "itc")
+        for options, message in (
+            (("--init-vision", "vit.pth"), "expected width 32, as the configuration's vision has, got width 48"),
+            (("--init-vision", "timm:resnet50"), "expected a ViT of timm"),
+            (("--init-text", "bert.bin"), "bert.bin is not found"),
+        ):
+            code, _, err = command(*self.common, *pairs, *options)
+            assert code == 1 and message in err and err.count("\n") == 1, err
+            assert not Path("run/run.json").exists()
 
     def test_ctrl_c_is_130_and_resume_continues(self, command: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patch:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from image_text_embedding.interfaces.cli.options import AsJson, BatchSize, Device, ListedModel, load_model
+from image_text_embedding.interfaces.cli.options import AsJson, BatchSize, Device, ListedModel
 from image_text_embedding.interfaces.cli.output import print_json, print_result, print_table
 
 
@@ -24,8 +24,15 @@ def evaluate(
     refcoco: Annotated[
         Path | None, typer.Option(metavar="JSON", help="Instead: phrases of RefCOCO+ for things in pictures.")
     ] = None,
+    captioning: Annotated[
+        Path | None,
+        typer.Option(metavar="JSON", help="Instead: pictures of COCO or NoCaps to caption, with references if known."),
+    ] = None,
     vqa: Annotated[
         Path | None, typer.Option(metavar="JSON", help="Instead: questions of VQA v2, OK-VQA or A-OKVQA.")
+    ] = None,
+    videos: Annotated[
+        Path | None, typer.Option(metavar="JSONL", help="Instead: captions of videos, as MSRVTT's msrvtt_test.jsonl.")
     ] = None,
     annotations: Annotated[
         Path | None, typer.Option(metavar="JSON", help="For --vqa: what the annotators answered; none for a test set.")
@@ -37,10 +44,7 @@ def evaluate(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="JSON", help="For --vqa: write the answers for the evaluation server.")
-    ] = None,
-    videos: Annotated[
-        Path | None, typer.Option(metavar="JSONL", help="Instead: captions of videos, as MSRVTT's msrvtt_test.jsonl.")
+        Path | None, typer.Option(metavar="JSON", help="Write the captions or answers as evaluation servers take them.")
     ] = None,
     model: ListedModel = "blip_demo",
     split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
@@ -58,17 +62,31 @@ def evaluate(
 
     --captions: R@1, R@5 and R@10 in both directions, by vectors (ITC) and re-ranked (ITM). --nlvr2: accuracy with the
     pictures in the given order, exchanged, and the mean, which BLIP's paper reports. --refcoco: accuracy of the boxes.
-    --vqa: accuracy of the answers, by the rules of the data set.
+    --captioning: BLEU, ROUGE-L and CIDEr of the captions. --vqa: accuracy of the answers, by the rules of the data set.
     --videos: as --captions, with the median rank, by eight frames of each video.
     """
-    given = {"--captions": captions, "--nlvr2": nlvr2, "--refcoco": refcoco, "--vqa": vqa, "--videos": videos}
+    given = {
+        "--captions": captions,
+        "--nlvr2": nlvr2,
+        "--refcoco": refcoco,
+        "--captioning": captioning,
+        "--vqa": vqa,
+        "--videos": videos,
+    }
     if sum(path is not None for path in given.values()) != 1:
         raise typer.BadParameter(f"expected one of {', '.join(given)}")
+    if vqa is None and (annotations is not None or answers is not None):
+        raise typer.BadParameter("--annotations and --answers belong to --vqa")
+    if out is not None and vqa is None and captioning is None:
+        raise typer.BadParameter("--out belongs to --captioning and --vqa; --json prints other results as JSON")
     if nlvr2 is not None:
         _print_nlvr2(model, nlvr2, images, batch_size, device, as_json)
         return
     if refcoco is not None:
         _print_refcoco(model, refcoco, images, batch_size, device, as_json)
+        return
+    if captioning is not None:
+        _print_captioning(model, captioning, images, split, out, batch_size, device, as_json)
         return
     if vqa is not None:
         _print_vqa(model, vqa, images, annotations, answers, out, batch_size, device, as_json)
@@ -77,11 +95,12 @@ def evaluate(
         _print_videos(model, videos, images, rerank, device, as_json)
         return
     assert captions is not None
+    from image_text_embedding.inference.loading import load
     from image_text_embedding.retrieval.evaluation.karpathy_benchmark import evaluate as run
     from image_text_embedding.retrieval.evaluation.karpathy_benchmark import read_karpathy
 
     data = read_karpathy(captions, images, split)
-    result = run(load_model(model, device), data, rerank, batch_size)
+    result = run(load(model, device=device), data, rerank, batch_size)
     recalls = {"ITC": result.itc} | ({f"ITM on the best {rerank}": result.reranked} if result.reranked else {})
     if as_json:
         rows = {"itc": result.itc._asdict(), "reranked": result.reranked and result.reranked._asdict()}
@@ -99,11 +118,12 @@ def evaluate(
 
 def _print_nlvr2(model: str, file: Path, images: Path, batch_size: int, device: str | None, as_json: bool) -> None:
     """Print a model's accuracy on NLVR2."""
+    from image_text_embedding.inference.loading import load
     from image_text_embedding.retrieval.evaluation.nlvr2_benchmark import evaluate_nlvr2, read_nlvr2
 
-    statements = read_nlvr2(file, images)
-    encoder = load_model(model, device)
+    encoder = load(model, device=device)
     encoder.runtime.require("reason")
+    statements = read_nlvr2(file, images)
     found = evaluate_nlvr2(encoder, statements, batch_size)
     figures = {"given": found.given, "swapped": found.swapped, "mean": found.mean}
     if as_json:
@@ -116,12 +136,12 @@ def _print_nlvr2(model: str, file: Path, images: Path, batch_size: int, device: 
 
 def _print_refcoco(model: str, file: Path, images: Path, batch_size: int, device: str | None, as_json: bool) -> None:
     """Print a model's grounding accuracy on RefCOCO."""
+    from image_text_embedding.inference.loading import load
     from image_text_embedding.retrieval.evaluation.refcoco_benchmark import evaluate_refcoco, read_refcoco
 
-    phrases = read_refcoco(file, images)
-    encoder = load_model(model, device)
+    encoder = load(model, device=device)
     encoder.runtime.require("match")
-    accuracies = evaluate_refcoco(encoder, phrases, batch_size)
+    accuracies = evaluate_refcoco(encoder, read_refcoco(file, images), batch_size)
     if as_json:
         rows = {split: dataclasses.asdict(found) for split, found in accuracies.items()}
         print_json({"model": model, "accuracy": rows})
@@ -130,6 +150,55 @@ def _print_refcoco(model: str, file: Path, images: Path, batch_size: int, device
     for split, found in accuracies.items():
         detections = "-" if found.detections is None else f"{100 * found.detections:.2f}"
         print_result(f"{split:8} {detections:>6} {100 * found.found:6.2f}  ({found.count} phrases)")
+
+
+def _print_captioning(
+    model: str,
+    file: Path,
+    images: Path,
+    split: str,
+    out: Path | None,
+    batch_size: int,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Print the scores of a model's captions, and write the captions."""
+    from image_text_embedding.inference.loading import load
+    from image_text_embedding.retrieval.evaluation.caption_benchmark import (
+        caption_results,
+        read_captioned_pictures,
+        score_captions,
+        write_captions,
+    )
+    from image_text_embedding.retrieval.evaluation.caption_scores import require_scorers
+    from image_text_embedding.retrieval.evaluation.result_files import check_result_path, write_results
+
+    encoder = load(model, device=device)
+    encoder.runtime.require("caption")
+    pictures = read_captioned_pictures(file, images, split)
+    if pictures[0].references:
+        require_scorers()
+    if out is not None:
+        check_result_path(out)
+    captions = write_captions(encoder, pictures, batch_size=batch_size)
+    if out is not None:
+        write_results(out, caption_results(pictures, captions))
+    scores, by_domain = score_captions(pictures, captions)
+    found = {} if scores is None else {"all": scores, **by_domain}
+    if as_json:
+        rows = {name: dataclasses.asdict(each) for name, each in found.items()}
+        print_json({"model": model, "pictures": len(pictures), "scores": rows})
+        return
+    title = f"{model}: captions of {len(pictures)} pictures" + ("" if found else ", which have no references")
+    lines = [
+        (name, *(f"{100 * share:.1f}" for share in (*each.bleu, each.rouge_l, each.cider)))
+        for name, each in found.items()
+    ]
+    if lines:
+        header = ("", *(f"BLEU-{n}" for n in range(1, 5)), "ROUGE-L", "CIDEr")
+        print_table(lines, header, right=range(1, 7), title=title)
+    else:
+        print_result(title)
 
 
 def _print_vqa(
