@@ -128,7 +128,8 @@ def test_models_training_towhee_and_wrong_usage(run: Run, photos: Path, tmp_path
     assert "owned" in assert_harmless(run, "samples", home, code=0)
     (home / "teddy.jpg").write_text("changed")
     assert "left alone" in assert_harmless(run, "samples", home, code=1)
-    good = PICTURES[0]
+    good, requests = PICTURES[0], tmp_path / "requests.json"
+    requests.write_text("{}")
     tasks = (
         ["match", good, "y"],
         ["reason", good, good, "z"],
@@ -141,8 +142,8 @@ def test_models_training_towhee_and_wrong_usage(run: Run, photos: Path, tmp_path
         ["cache", "--remove"],
         ["rank", "--model"],
         *([*task, "--model"] for task in tasks),
-        ["score", "x", "--out", "y", "--model"],
-        ["capfilt", "x", "--out", "y", "--captioner"],
+        ["score", requests, "--out", tmp_path / "y", "--model"],
+        ["capfilt", photos, "--out", tmp_path / "y", "--captioner"],
         ["serve", "--model"],
     ):
         assert "owned" in assert_harmless(run, *words, HOSTILE, code=1)
