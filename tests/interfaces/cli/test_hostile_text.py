@@ -143,7 +143,7 @@ def test_models_training_towhee_and_wrong_usage(run: Run, photos: Path, tmp_path
         ["rank", "--model"],
         *([*task, "--model"] for task in tasks),
         ["score", requests, "--out", tmp_path / "y", "--model"],
-        ["capfilt", photos, "--out", tmp_path / "y", "--captioner"],
+        ["capfilt", photos, "--out", tmp_path / "y", "--filter", "blip_demo", "--captioner"],
         ["serve", "--model"],
     ):
         assert "owned" in assert_harmless(run, *words, HOSTILE, code=1)
