@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from image_text_embedding.inference.visualization.heat_maps import heat_map
     from image_text_embedding.inputs.image_loading import load_picture
     from image_text_embedding.inputs.text_encoder import TruncatedTextWarning, UnknownWordsWarning
+    from image_text_embedding.interfaces import adapters as adapters
     from image_text_embedding.interfaces.transformers_pipelines import pipeline
     from image_text_embedding.retrieval.gallery import Gallery
 
@@ -97,12 +98,12 @@ _LAZY = {
 
 
 # Public folders that `import image_text_embedding` does not import, each with functions of its own: `ite.training.train`.
-_FOLDERS = ("bulk", "training")
+_FOLDERS = {"adapters": "interfaces.adapters", "bulk": "bulk", "training": "training"}
 
 
 def __getattr__(name: str) -> Any:
     if name in _FOLDERS:
-        return importlib.import_module(f"{__name__}.{name}")
+        return importlib.import_module(f"{__name__}.{_FOLDERS[name]}")
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+import numpy as np
+
+from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.inference.judging_encoder import JudgingEncoder, Labels
 from image_text_embedding.inference.tasks.answering import answer
 from image_text_embedding.inference.tasks.captioning import caption
@@ -207,6 +210,35 @@ class Encoder(VideoTasks, JudgingEncoder):
         from image_text_embedding.inference.visualization.grad_cam import explain
 
         return explain(self.runtime, image, text, layers, steps)
+
+    def embed_batch(
+        self, batch: Mapping[str, Any], image: str = "image", text: str = "text", *, on_error: str = "raise"
+    ) -> dict[str, np.ndarray]:
+        """Vectors of the columns of a batch, for `datasets.Dataset.map(model.embed_batch, batched=True)` and its like.
+
+        Args:
+            batch: columns by name: lists, or arrays as Ray Data has them.
+            image, text: the names of the columns with pictures and texts; one of them may be absent.
+            on_error: "skip" fills the vector of an item that cannot be used with NaN.
+
+        Returns:
+            The new columns only: `image_embedding` and `text_embedding`, float32 (N, D).
+
+        Raises:
+            InputError: the batch has neither column.
+        """
+        if image not in batch and text not in batch:
+            raise InputError(f"expected a column {image!r} or {text!r}, got {', '.join(map(repr, batch)) or 'none'}")
+        found = {}
+        encoders: dict[str, tuple[str, Any]] = {
+            "image_embedding": (image, self.encode_image),
+            "text_embedding": (text, self.encode_text),
+        }
+        for name, (column, encode) in encoders.items():
+            if column in batch:
+                result = encode(list(batch[column]), show_progress_bar=False, on_error=on_error)
+                found[name] = result[0] if on_error == "skip" else result
+        return found
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
