@@ -27,6 +27,7 @@ from image_text_embedding.foundation.errors import (
     StoreError,
     TextError,
     UnknownModelError,
+    VideoError,
     WeightsError,
 )
 from image_text_embedding.inputs.limits import Limits
@@ -36,6 +37,7 @@ from image_text_embedding.models.config_files import list_models, model_config
 if TYPE_CHECKING:
     from image_text_embedding import bulk as bulk
     from image_text_embedding import training as training
+    from image_text_embedding.demo.example_pictures import samples
     from image_text_embedding.inference.encoder import Encoder
     from image_text_embedding.inference.loading import load
     from image_text_embedding.inference.visualization.contact_sheet import contact_sheet
@@ -66,6 +68,7 @@ __all__ = [
     "TruncatedTextWarning",
     "UnknownModelError",
     "UnknownWordsWarning",
+    "VideoError",
     "WeightsError",
     "contact_sheet",
     "heat_map",
@@ -74,6 +77,7 @@ __all__ = [
     "load_picture",
     "model_config",
     "pipeline",
+    "samples",
 ]
 
 
@@ -88,6 +92,7 @@ _LAZY = {
     "load": "inference.loading",
     "load_picture": "inputs.image_loading",
     "pipeline": "interfaces.transformers_pipelines",
+    "samples": "demo.example_pictures",
 }
 
 
@@ -124,11 +129,15 @@ def _register_operators() -> None:
                 blip.BlipAnswering,
                 blip.BlipReasoning,
                 blip.BlipGrounding,
+                blip.BlipVideo,
+                blip.BlipVideoMatching,
                 albef.Albef,
                 albef.AlbefMatching,
                 albef.AlbefAnswering,
                 albef.AlbefReasoning,
                 albef.AlbefGrounding,
+                albef.AlbefVideo,
+                albef.AlbefVideoMatching,
                 albef.AlbefEntailment,
             ]
         )

@@ -5,7 +5,8 @@ EmbeddingError
 ├── UnknownModelError    there is no model of that name                                  (also a ValueError)
 ├── InputError           an argument or item cannot be used; `.index` is its index       (also a ValueError)
 │   ├── ImageError       not a picture, truncated, empty, too many pixels
-│   │   └── FetchError   a URL is refused, too slow, too large, or not found
+│   │   ├── FetchError   a URL is refused, too slow, too large, or not found
+│   │   └── VideoError   not a video, without frames, damaged, too slow to decode
 │   └── TextError        empty, or not a string
 ├── WeightsError         a checkpoint cannot be used
 │   ├── DownloadError    it cannot be downloaded, or is corrupt
@@ -67,6 +68,10 @@ class TextError(InputError):
 
 class FetchError(ImageError):
     """A picture's URL is refused, too slow, too large, or not found."""
+
+
+class VideoError(ImageError):
+    """A video cannot be used."""
 
 
 class WeightsError(EmbeddingError):

@@ -16,14 +16,15 @@ from image_text_embedding.inference.tasks.task_settings import (
     CaptionSettings,
     FirstToken,
 )
+from image_text_embedding.inference.tasks.video import VideoTasks
 from image_text_embedding.inputs.item_lists import ItemErrorList, Many, OnError, Picture
 
 if TYPE_CHECKING:
     from image_text_embedding.inference.visualization.grad_cam import Explanation
 
 
-class Encoder(JudgingEncoder):
-    """A loaded model: vectors of pictures and texts, and every task that its checkpoint has heads for.
+class Encoder(VideoTasks, JudgingEncoder):
+    """A loaded model: vectors of pictures, videos and texts, and every task that its checkpoint has heads for.
 
     `config.tasks` lists what a model can do; other tasks raise an InputError that names the models that can. `VectorEncoder`
     describes what all methods share: the arguments images, texts, questions, batch_size, show_progress_bar and on_error, and
@@ -240,3 +241,24 @@ class Encoder(JudgingEncoder):
         from image_text_embedding.inference.backends.transformers_export import export_transformers
 
         return export_transformers(self.runtime, Path(folder), task)
+
+    def save_mlflow(self, folder: str | os.PathLike[str], task: str | None = None) -> Path:
+        """Write a folder that MLflow serves (`mlflow models serve`, AzureML, Databricks, SageMaker): a pyfunc model.
+
+        Args:
+            folder: new or empty.
+            task: "caption", "answer", "embed", "classify" or "match", or the AzureML registry's name of it. None is all that
+                the checkpoint can do; the `task` of a request's params then says which.
+
+        Returns:
+            The folder, with the weights, a signature, an example, the pinned requirements, and a wheel of this package, which
+            these name. Rows and records are those of the server's `/score`; settings stand in params.
+
+        Raises:
+            InputError: the checkpoint cannot do the task, was loaded with one modality, or the folder has content.
+            CheckpointError: the folder cannot be written.
+            SetupError: MLflow is not installed.
+        """
+        from image_text_embedding.inference.backends.mlflow_export import save_mlflow
+
+        return save_mlflow(self.runtime, Path(folder), task)

@@ -9,10 +9,11 @@ import numpy as np
 
 from image_text_embedding.foundation.errors import EmbeddingError
 from image_text_embedding.inference.tasks.classifying import classify
-from image_text_embedding.inference.tasks.entailment import entail
 from image_text_embedding.inference.tasks.grounding import Grounding, ground
+from image_text_embedding.inference.tasks.image_text_batches import PictureTextBatches, require_texts
+from image_text_embedding.inference.tasks.judging.entailment import entail
+from image_text_embedding.inference.tasks.judging.reasoning import reason
 from image_text_embedding.inference.tasks.matching import match, match_matrix
-from image_text_embedding.inference.tasks.reasoning import reason
 from image_text_embedding.inference.tasks.reranking import rerank
 from image_text_embedding.inference.tasks.task_settings import ClassifySettings, FirstToken, MatchSettings
 from image_text_embedding.inference.vector_encoder import VectorEncoder
@@ -67,8 +68,8 @@ class JudgingEncoder(VectorEncoder):
         Returns:
             A float for one picture and one text, else float32 (N,). With return_logits float32 (2,), else (N, 2).
         """
-        settings = MatchSettings(itm_token, return_logits)
-        return match(self.runtime, images, texts, settings, batch_size, show_progress_bar, on_error)
+        pairs = PictureTextBatches(self.runtime, images, on_error, texts=require_texts("texts", texts))
+        return match(pairs, MatchSettings(itm_token, return_logits), batch_size, show_progress_bar)
 
     # fmt: off
     @overload
@@ -197,8 +198,8 @@ class JudgingEncoder(VectorEncoder):
         Raises:
             InputError: the checkpoint cannot match, or it is unclear what the query is.
         """
-        settings = MatchSettings(itm_token)
-        return rerank(self.runtime, query, candidates, k, modality, settings, batch_size, show_progress_bar, on_error)
+        given = PictureTextBatches(self.runtime, candidates, on_error)
+        return rerank(given, query, k, modality, MatchSettings(itm_token), batch_size, show_progress_bar)
 
     # fmt: off
     @overload

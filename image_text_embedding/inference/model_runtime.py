@@ -23,6 +23,7 @@ from image_text_embedding.inputs.image_loading import decoded_picture
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.inputs.pixels import normalize_pixels, resize_pixels, to_pixels
 from image_text_embedding.inputs.tokenizer import Tokenizer
+from image_text_embedding.inputs.video.video_loading import load_video
 from image_text_embedding.models.checkpoints.checkpoint_files import Checkpoint, read_checkpoint, save_weights
 from image_text_embedding.models.checkpoints.seen_pieces import SEEN_PIECES, pack_seen_pieces
 from image_text_embedding.models.config import INITIAL_TEMPERATURE, TEMPERATURE_RANGE
@@ -123,6 +124,8 @@ class ModelRuntime:
             self.part(part)
         tensors = {name: value for part in self.parts.values() for name, value in part.state_dict().items()}
         done = [task for task in self.config.tasks if task == "embed" or task in self.parts]
+        if "embed" in done:
+            tensors["temp"] = torch.tensor(self.temperature)
         decodes = {"caption", "answer"} & set(done)
         config = dataclasses.replace(
             self.config,
@@ -161,6 +164,10 @@ class ModelRuntime:
         with decoded_picture(picture, self.limits, min_side=2 * size) as decoded:
             small = decoded.width * decoded.height <= (4 * size) ** 2
             return np.array(decoded) if small else to_pixels(decoded, size)
+
+    def frames(self, video: Any, frames: int | None) -> list[np.ndarray]:
+        """Any supported video input -> uint8 (S, S, 3) of each frame that stands for it: see `load_video`."""
+        return load_video(video, frames, self.limits, self.config.vision.image_size)
 
     @functools.cached_property
     def temperature(self) -> float:

@@ -21,7 +21,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from image_text_embedding.foundation.errors import FetchError
 from image_text_embedding.foundation.terminal_text import printable_text
-from image_text_embedding.inputs.data_urls import data_url_content, display_data_url
+from image_text_embedding.inputs.decoding.data_urls import data_url_content, display_data_url
 from image_text_embedding.inputs.limits import Limits
 
 # A scheme has two letters at least: C://x.png is a path.

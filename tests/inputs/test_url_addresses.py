@@ -16,7 +16,8 @@ import pytest
 from support.picture_server import BODY, CERTIFICATE, OTHER, PUBLIC, STRICT, Internet, Server, drip, moved, reply
 
 from image_text_embedding.foundation.errors import FetchError, ImageError
-from image_text_embedding.inputs import data_urls, url_fetch
+from image_text_embedding.inputs import url_fetch
+from image_text_embedding.inputs.decoding import data_urls
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.inputs.url_fetch import display_url, fetch_picture, is_public, is_url
 

@@ -29,6 +29,7 @@ os.environ.update(
     HF_HOME=str(SESSION / "hub"),
     HF_HUB_OFFLINE="1",
     TOWHEE_HOME=str(SESSION / "towhee"),
+    MLFLOW_DISABLE_TELEMETRY="true",
     # Waiting threads sleep instead of spinning, which costs minutes on a busy machine.
     OMP_WAIT_POLICY="PASSIVE",
 )

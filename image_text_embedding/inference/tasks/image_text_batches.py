@@ -34,6 +34,7 @@ class PictureTextBatches:
     """Pictures and the texts of each: as many of each, or a single one of either for all of the other."""
 
     unit = "images"  # what the error about unequal numbers calls them
+    item = "image"  # what the progress bar calls one
 
     def __init__(self, runtime: ModelRuntime, images: Any, on_error: str, **texts: Any) -> None:
         """
@@ -68,9 +69,17 @@ class PictureTextBatches:
         """What `states` takes of a picture."""
         return self.runtime.pixels(picture)
 
+    def alike(self, group: list[tuple[Any, Any]]) -> list[list[tuple[Any, Any]]]:
+        """A batch of (index, what `read` returns), divided into those that `states` takes together."""
+        return [group]
+
     def states(self, read: list[Any]) -> torch.Tensor:
         """Pictures as `read` returns them -> their states (B, 1 + patches, width)."""
         return self.runtime.states(read)
+
+    def unit_vectors(self, states: torch.Tensor) -> torch.Tensor:
+        """States as `states` returns them -> vectors of unit length (B, D)."""
+        return self.runtime.unit_vectors_of_states(states)
 
     def rows(self, kind: str, encode: Callable[[Any], Any]) -> dict[int, Any]:
         """Index -> encode(text), such as token ids, of the usable texts.
@@ -95,7 +104,7 @@ class PictureTextBatches:
     def run(self, rows: dict[int, Any], compute: Compute, missing: Any, batch_size: int, show: bool | None) -> Any:
         """A result for each index of `rows`, `missing` for the others; a single result for a single picture and text."""
         values = [missing] * self.count
-        with progress_bar(len(rows), "image" if not self.one_picture else "text", show) as bar:
+        with progress_bar(len(rows), self.item if not self.one_picture else "text", show) as bar:
             for indices, states, batch in self._batches(rows, batch_size):
                 for index, value in zip(indices, compute(states, batch)):
                     values[index] = value
@@ -114,7 +123,7 @@ class PictureTextBatches:
             return
         pictures = ((index, self.pictures[index]) for index in rows)
         with closing(prefetch_batches(pictures, self.read, size, self.failures)) as groups:
-            for group in groups:
+            for group in (part for each in groups for part in self.alike(each)):
                 states = self.states([pixels for _, pixels in group])
                 good = self._check_finite(states, [index for index, _ in group])
                 indices = [index for (index, _), is_good in zip(group, good.tolist()) if is_good]

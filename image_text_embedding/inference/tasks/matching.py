@@ -17,7 +17,6 @@ from image_text_embedding.inference.tasks.image_text_batches import (
     PictureTextBatches,
     TokenIds,
     first_token,
-    require_texts,
     text_encoder_for,
 )
 from image_text_embedding.inference.tasks.task_settings import MatchSettings
@@ -59,19 +58,10 @@ def make_match_scorer(runtime: ModelRuntime, settings: MatchSettings) -> Compute
     return compute
 
 
-def match(
-    runtime: ModelRuntime,
-    images: Any,
-    texts: Any,
-    settings: MatchSettings,
-    batch_size: int,
-    show: bool | None,
-    on_error: str,
-) -> Any:
-    """See `Encoder.match`."""
-    compute = make_match_scorer(runtime, settings)
-    pairs = PictureTextBatches(runtime, images, on_error, texts=require_texts("texts", texts))
-    rows = pairs.rows("texts", encoder := text_encoder_for(runtime))
+def match(pairs: PictureTextBatches, settings: MatchSettings, batch_size: int, show: bool | None) -> Any:
+    """See `Encoder.match`. The pairs have "texts"."""
+    compute = make_match_scorer(pairs.runtime, settings)
+    rows = pairs.rows("texts", encoder := text_encoder_for(pairs.runtime))
     encoder.warn(2)
     missing = np.full(2, np.nan, dtype=np.float32) if settings.return_logits else float("nan")
     found = pairs.run(rows, compute, missing, batch_size, show)

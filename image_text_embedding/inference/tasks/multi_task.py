@@ -12,13 +12,13 @@ from image_text_embedding.foundation.messages import did_you_mean
 from image_text_embedding.inference.model_runtime import ModelRuntime
 from image_text_embedding.inference.tasks.answering import make_answerer
 from image_text_embedding.inference.tasks.captioning import encode_prompts, make_captioner
-from image_text_embedding.inference.tasks.entailment import make_entailer
 from image_text_embedding.inference.tasks.image_text_batches import (
     Compute,
     PictureTextBatches,
     require_texts,
     text_encoder_for,
 )
+from image_text_embedding.inference.tasks.judging.entailment import make_entailer
 from image_text_embedding.inference.tasks.matching import make_match_scorer
 from image_text_embedding.inference.tasks.task_settings import build_settings, check_setting_names, setting_names
 from image_text_embedding.inputs.item_lists import require_iterable

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
@@ -12,15 +13,13 @@ import torch
 from image_text_embedding.foundation.argument_checks import require_integer
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.inference.model_runtime import ModelRuntime
-from image_text_embedding.inference.tasks.image_text_batches import TokenIds, text_encoder_for
+from image_text_embedding.inference.tasks.image_text_batches import PictureTextBatches, TokenIds, text_encoder_for
 from image_text_embedding.inference.tasks.matching import make_matcher
 from image_text_embedding.inference.tasks.task_settings import MatchSettings
 from image_text_embedding.inputs.item_lists import (
     ItemErrors,
     batches,
-    is_single_picture,
     progress_bar,
-    snapshot_pictures,
 )
 from image_text_embedding.inputs.prefetch import prefetch_batches
 from image_text_embedding.inputs.url_fetch import is_url
@@ -44,9 +43,13 @@ class Reranker:
         self._adds_cosine = runtime.config.rerank_adds_cosine
         self._batch_size = batch_size
 
-    def match_pictures(self, token_ids: TokenIds, states: torch.Tensor) -> torch.Tensor:
-        """Match logits (N,) of one text with the pictures of states (N, 1 + patches, width)."""
-        return torch.cat([self._logits(part, [token_ids] * len(part))[:, 1] for part in states.split(self._batch_size)])
+    def match_pictures(self, token_ids: TokenIds, states: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Match logits (N,) of one text with the N pictures, or videos, of states (tokens, width) each."""
+        found = []
+        for _, alike in itertools.groupby(states, key=len):
+            for part in batches(alike, self._batch_size):
+                found.append(self._logits(torch.stack(part), [token_ids] * len(part))[:, 1])
+        return torch.cat(found)
 
     def match_texts(self, rows: Sequence[TokenIds], states: torch.Tensor) -> torch.Tensor:
         """Match logits (N,) of texts with one picture's states (1, 1 + patches, width)."""
@@ -59,69 +62,63 @@ class Reranker:
 
 @torch.inference_mode()
 def rerank(
-    runtime: ModelRuntime,
+    given: PictureTextBatches,
     query: Any,
-    candidates: Any,
     k: int,
     modality: str | None,
     settings: MatchSettings,
     batch_size: int,
     show: bool | None,
-    on_error: str,
 ) -> Any:
-    """See `Encoder.rerank`."""
+    """See `Encoder.rerank`.
+
+    Args:
+        given: the candidates, pictures or texts alike, and how pictures (or videos) are read.
+    """
+    runtime, failures, listed = given.runtime, given.failures, given.pictures
     runtime.require("embed")
     k = require_integer("k", k)
     batch_size = require_integer("batch_size", batch_size)
     reranker = Reranker(runtime, settings, batch_size)
-    listed = [candidates] if is_single_picture(candidates) else snapshot_pictures(candidates, "candidates")
     modality = _query_modality(query, listed, modality)
-    failures = ItemErrors(on_error, one=False)
+    failures.one = False  # an error names its candidate, even if that is the only one
     texts = [(0, query)] if modality == "text" else list(enumerate(listed))
     text_failures = ItemErrors("raise", one=True) if modality == "text" else failures
     tokens = list(text_failures.each(texts, encoder := text_encoder_for(runtime)))
     encoder.warn(3)
     with progress_bar(len(listed), "candidate", show) as bar:
         if modality == "text":
-            found = _best_pictures(runtime, reranker, tokens[0][1], enumerate(listed), k, batch_size, failures, bar)
+            found = _best_pictures(given, reranker, tokens[0][1], k, batch_size, bar)
         else:
-            found = _best_texts(runtime, reranker, query, tokens, k, batch_size, bar)
+            found = _best_texts(given, reranker, query, tokens, k, batch_size, bar)
     return failures.result(sorted(found, key=lambda pair: -pair[1]))
 
 
 def _best_pictures(
-    runtime: ModelRuntime,
-    reranker: Reranker,
-    token_ids: TokenIds,
-    pictures: Iterable[tuple[int, Any]],
-    k: int,
-    batch_size: int,
-    failures: ItemErrors,
-    bar: Any,
+    given: PictureTextBatches, reranker: Reranker, token_ids: TokenIds, k: int, batch_size: int, bar: Any
 ) -> list[tuple[int, float]]:
     """(index, score) of the k best pictures. One pass over all of them; the states of the k best so far stay in memory."""
-    text = runtime.unit_text_vectors([token_ids])[0]
-    best: list[int] = []
-    cosines = states = None
-    with closing(prefetch_batches(pictures, runtime.pixels, batch_size, failures)) as groups:
+    text = given.runtime.unit_text_vectors([token_ids])[0]
+    best: list[tuple[int, torch.Tensor, torch.Tensor]] = []  # index, cosine, states
+    with closing(prefetch_batches(enumerate(given.pictures), given.read, batch_size, given.failures)) as groups:
         for group in groups:
-            new = runtime.states([pixels for _, pixels in group])
-            similar = runtime.unit_vectors_of_states(new) @ text
-            best += [index for index, _ in group]
-            cosines = similar if cosines is None else torch.cat([cosines, similar])
-            states = new if states is None else torch.cat([states, new])
+            for part in given.alike(group):
+                states = given.states([pixels for _, pixels in part])
+                cosines = given.unit_vectors(states) @ text
+                # Clones, because a slice would keep the states of its whole batch in memory.
+                best += [(index, cosine, each.clone()) for (index, _), cosine, each in zip(part, cosines, states)]
             if len(best) > k:
-                cosines, top = cosines.topk(k)
-                states, best = states[top], [best[i] for i in top.tolist()]
+                best = [best[i] for i in torch.stack([cosine for _, cosine, _ in best]).topk(k).indices.tolist()]
             bar.update(len(group))
-    if cosines is None or states is None:
+    if not best:
         return []
-    scores = reranker.combine(reranker.match_pictures(token_ids, states), cosines)
-    return list(zip(best, scores.tolist()))
+    indices, best_cosines, best_states = zip(*best)
+    scores = reranker.combine(reranker.match_pictures(token_ids, best_states), torch.stack(best_cosines))
+    return list(zip(indices, scores.tolist()))
 
 
 def _best_texts(
-    runtime: ModelRuntime,
+    given: PictureTextBatches,
     reranker: Reranker,
     picture: Any,
     tokens: list[tuple[int, TokenIds]],
@@ -130,13 +127,13 @@ def _best_texts(
     bar: Any,
 ) -> list[tuple[int, float]]:
     """(index, score) of the k best texts."""
-    states = runtime.states([runtime.pixels(picture)])
-    image = runtime.unit_vectors_of_states(states)[0]
+    states = given.states([given.read(picture)])
+    image = given.unit_vectors(states)[0]
     if not tokens:
         return []
     similar = []
     for batch in batches(tokens, batch_size):
-        similar.append(runtime.unit_text_vectors([row for _, row in batch]) @ image)
+        similar.append(given.runtime.unit_text_vectors([row for _, row in batch]) @ image)
         bar.update(len(batch))
     cosines, top = torch.cat(similar).topk(min(k, len(tokens)))
     best = [tokens[i] for i in top.tolist()]

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from image_text_embedding.foundation.argument_checks import require_integer
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.inference.model_runtime import ModelRuntime
-from image_text_embedding.inference.visualization.contact_sheet import png_bytes, write_png
+from image_text_embedding.inference.visualization.contact_sheet import encoded_picture, write_picture
 from image_text_embedding.inputs.image_loading import load_picture
 from image_text_embedding.inputs.item_lists import is_single_picture, is_single_text
 from image_text_embedding.inputs.pixels import to_pixels
@@ -70,7 +70,7 @@ class Explanation:
         Raises:
             OSError: the file cannot be written.
         """
-        return write_png(path, self._sheet())
+        return write_picture(path, self._sheet())
 
     def _sheet(self) -> Image.Image:
         from image_text_embedding.inference.visualization.heat_maps import word_maps_sheet
@@ -79,7 +79,7 @@ class Explanation:
 
     def _repr_png_(self) -> bytes:
         """What a notebook shows."""
-        return png_bytes(self._sheet())
+        return encoded_picture(self._sheet(), "PNG")
 
     def __repr__(self) -> str:
         grid = self.maps.shape[-1]

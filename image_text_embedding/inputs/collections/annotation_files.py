@@ -34,11 +34,27 @@ def read_records(path: str | os.PathLike[str], expected: str) -> list[dict[str, 
     return records
 
 
-def find_picture(folder: str | os.PathLike[str], names: Iterable[str | Sequence[str]]) -> Path:
+def read_annotations(path: str | os.PathLike[str], expected: str) -> Any:
+    """The content of a JSON file: an object, or a list.
+
+    Args:
+        expected: describes the format, for the error message.
+
+    Raises:
+        InputError: the file cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"expected {expected}, got {path}: {error!r}") from error
+
+
+def find_picture(folder: str | os.PathLike[str], names: Iterable[str | Sequence[str]], what: str = "picture") -> Path:
     """The first of several paths below a folder that is a file.
 
     Args:
         names: relative paths, each one string or the parts of the path.
+        what: names the file in errors.
 
     Raises:
         InputError: none is; or one of them is outside of the folder.
@@ -46,10 +62,21 @@ def find_picture(folder: str | os.PathLike[str], names: Iterable[str | Sequence[
     candidates = [Path(folder, *([name] if isinstance(name, str) else name)) for name in names]
     for candidate in candidates:
         if not Path(os.path.normpath(candidate)).is_relative_to(os.path.normpath(folder)):
-            raise InputError(f"expected a picture within {folder}, got {candidate}")
+            raise InputError(f"expected a {what} within {folder}, got {candidate}")
         if os.path.isfile(candidate):
             return candidate
-    raise InputError(f"expected a picture at {candidates[0]}, found none: is this the folder with the pictures?")
+    raise InputError(f"expected a {what} at {candidates[0]}, found none: is this the folder with the {what}s?")
+
+
+def coco_names(image_id: int, subset: str = "") -> list[str | tuple[str, str]]:
+    """Where COCO's picture of a number may be in the folder of pictures.
+
+    Args:
+        subset: "val2014", "train2017", ...: the folder, and in 2014 and 2015 part of the name.
+    """
+    number = f"{image_id:012d}.jpg"
+    names = [f"COCO_{subset}_{number}", number] if subset else [number]
+    return [*names, *((subset, name) for name in names if subset)]
 
 
 def nlvr2_pictures(record: Mapping[str, Any], folder: Path, where: str) -> tuple[Path, Path]:

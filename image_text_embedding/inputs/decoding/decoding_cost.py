@@ -8,7 +8,8 @@ from typing import Any
 from PIL import ImageFile, TiffImagePlugin
 
 from image_text_embedding.foundation.errors import ImageError
-from image_text_embedding.inputs.decoding import jpeg2000_codestream, jpeg_markers, png_chunks, portable_maps
+from image_text_embedding.inputs.decoding import png_chunks, portable_maps
+from image_text_embedding.inputs.decoding.jpeg import jpeg2000_codestream, jpeg_markers
 from image_text_embedding.inputs.decoding.metered_file import MeteredFile
 
 # Bytes a pixel in PIL's memory; other modes take 4.

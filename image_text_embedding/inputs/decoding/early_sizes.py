@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from image_text_embedding.inputs.decoding import jpeg_xl_header
+from image_text_embedding.inputs.decoding.jpeg import jpeg_xl_header
 
 
 def stated_size(format: str | None, file: Any) -> tuple[int, int] | None:

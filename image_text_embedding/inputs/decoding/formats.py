@@ -8,8 +8,9 @@ from PIL import Image
 
 from image_text_embedding.foundation.errors import ImageError, SetupError
 from image_text_embedding.foundation.optional_imports import import_optional
-from image_text_embedding.inputs.decoding import jpeg_xl_header, png_chunks
+from image_text_embedding.inputs.decoding import png_chunks
 from image_text_embedding.inputs.decoding.grey_levels import register_more_grey
+from image_text_embedding.inputs.decoding.jpeg import jpeg_xl_header
 
 # PIL's names of ordinary raster formats. Files are untrusted, and some other formats run programs (EPS: Ghostscript) or do
 # not state their size in the header (ICO contains complete PNG files).

@@ -19,8 +19,8 @@ def train(
         str | None,
         typer.Option(
             metavar="PAIRS",
-            help="Pictures with captions (or questions and answers): a table (.json, .jsonl, .csv, .tsv, .parquet), a "
-            "folder with x.jpg beside x.txt or with metadata.jsonl, a .tar, or package.module:name.",
+            help="Pictures with captions (or questions and answers): a table (.jsonl, .json, .csv, .tsv, .parquet), a folder "
+            "with x.jpg beside x.txt or with metadata.jsonl, a .tar, or package.module:name.",
         ),
     ] = None,
     config: Annotated[

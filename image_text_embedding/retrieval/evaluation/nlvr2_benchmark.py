@@ -12,7 +12,7 @@ import torch
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.inference.encoder import Encoder
 from image_text_embedding.inference.tasks.image_text_batches import TokenIds, text_encoder_for
-from image_text_embedding.inference.tasks.reasoning import PicturePairBatches, make_reasoner
+from image_text_embedding.inference.tasks.judging.reasoning import PicturePairBatches, make_reasoner
 from image_text_embedding.inputs.collections.annotation_files import nlvr2_pictures, read_records
 from image_text_embedding.inputs.text_rules import swap_sides
 

@@ -22,6 +22,7 @@ from image_text_embedding.inputs.collections.collection_items import (
     suffix_of,
 )
 from image_text_embedding.inputs.collections.content_reading import StoredPicture, picture_input, read_captions
+from image_text_embedding.inputs.collections.named_pictures import named_picture
 from image_text_embedding.inputs.collections.parquet_tables import holds_lists, open_parquet
 from image_text_embedding.inputs.collections.tables import table_rows
 from image_text_embedding.inputs.url_fetch import is_url
@@ -81,7 +82,7 @@ def read_pairs(location: str | os.PathLike[str], joined: bool = False) -> PairSo
 
     Args:
         location: a table (`.jsonl`, an object per line; `.json`, a list of objects; `.csv`, `.tsv`, `.parquet`), with picture
-            paths relative to the file, such as the annotations of BLIP, ALBEF, NLVR2 and SNLI-VE;
+            paths relative to the file, such as the annotations of BLIP, ALBEF, NLVR2 and SNLI-VE, and what `capfilt` writes;
             a folder with `metadata.jsonl`, `.csv` or `.parquet` (Hugging Face's imagefolder), or with `x.jpg` beside `x.txt`,
             a caption per line; a `.tar` with these; or `package.module:name`, a source in Python, or a function without
             arguments that returns one. Columns are called `question`, `answer`, and as in `inputs.collections.Collection`.
@@ -103,7 +104,7 @@ def read_pairs(location: str | os.PathLike[str], joined: bool = False) -> PairSo
         rows = _captioned_pictures(path) if suffix == ".tar" else _table(path, joined)
     else:
         raise InputError(
-            "pairs: expected a .json, .jsonl, .csv, .tsv, .parquet or .tar file, a folder, or package.module:name, got "
+            "pairs: expected a .jsonl, .json, .csv, .tsv, .parquet or .tar file, a folder, or package.module:name, got "
             f"{os.fspath(location)!r}, which does not exist"
         )
     if not len(rows):
@@ -213,7 +214,10 @@ class _ListedPairs:
             return picture if name is None else name
         path = str(self.folder / name)
         # SNLI-VE names the pictures of Flickr30k by their number.
-        return f"{path}.jpg" if name.isdecimal() and not os.path.exists(path) else path
+        if name.isdecimal() and not os.path.exists(path):
+            return f"{path}.jpg"
+        found = named_picture(path)
+        return found.read() if isinstance(found, StoredPicture) else found
 
 
 class _ParquetRows(Sequence[dict[str, Any]]):

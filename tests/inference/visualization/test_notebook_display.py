@@ -15,7 +15,7 @@ from PIL import Image
 from support.packaged_pictures import PATHS
 
 import image_text_embedding as ite
-from image_text_embedding.inference.visualization.contact_sheet import write_png
+from image_text_embedding.inference.visualization.contact_sheet import write_picture
 from image_text_embedding.inference.visualization.model_card import model_card
 from image_text_embedding.retrieval.search_results import SearchResult
 
@@ -79,7 +79,7 @@ def test_drawn_pictures_are_paths_that_show_them(tmp_path: Path) -> None:
         assert pickle.loads(pickle.dumps(drawn)) == path and type(drawn.parent / "x") is type(drawn)
     path.unlink()
     assert "image/png" not in shown(drawn)
-    assert write_png(os.devnull, Image.new("RGB", (9, 9))) == Path(os.devnull)
+    assert write_picture(os.devnull, Image.new("RGB", (9, 9))) == Path(os.devnull)
 
 
 def test_reprs_are_short(demo: ite.Encoder) -> None:

@@ -13,8 +13,9 @@ from PIL import Image, ImageFile
 from support.pictures import RGB, RNG, encoded, official, pixels
 
 from image_text_embedding.foundation.errors import ImageError
-from image_text_embedding.inputs.decoding import decoding_cost, jpeg2000_codestream, jpeg_markers, tiff_tags
-from image_text_embedding.inputs.decoding.jpeg_markers import count_scans
+from image_text_embedding.inputs.decoding import decoding_cost, tiff_tags
+from image_text_embedding.inputs.decoding.jpeg import jpeg2000_codestream, jpeg_markers
+from image_text_embedding.inputs.decoding.jpeg.jpeg_markers import count_scans
 from image_text_embedding.inputs.decoding.metered_file import MAX_HEADER_READS
 from image_text_embedding.inputs.image_loading import load_picture
 from image_text_embedding.inputs.limits import Limits

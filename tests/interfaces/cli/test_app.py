@@ -38,7 +38,7 @@ def test_version_and_help(run: Run) -> None:
         ("index",): "image-text-embedding index photos --uri gallery.db",
         ("search",): 'image-text-embedding search "a teddy bear on a skateboard" --uri gallery.db -k 10',
         ("evaluate",): "--captions dataset_flickr30k.json",
-        ("match",): 'image-text-embedding match "a teddy bear',
+        ("match",): 'image-text-embedding match teddy.jpg "a teddy bear',
         ("caption",): "image-text-embedding caption teddy.jpg",
         ("ask",): "--choice yes --choice no",
         ("info",): "image-text-embedding info blip_base",

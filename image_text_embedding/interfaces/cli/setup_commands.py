@@ -1,4 +1,4 @@
-"""The commands `link` and `unlink`: Towhee's local operator folders."""
+"""The commands that set things up: `samples`, and `link` and `unlink` for Towhee's local operator folders."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from image_text_embedding.foundation.terminal_text import print_line
-from image_text_embedding.interfaces.cli.output import print_result
+from image_text_embedding.interfaces.cli.options import AsJson
+from image_text_embedding.interfaces.cli.output import print_json, print_note, print_result
 from image_text_embedding.interfaces.towhee_operators.operator_folders import (
     Outcome,
     default_towhee_home,
@@ -33,6 +34,30 @@ Home = Annotated[
         show_default=False,
     ),
 ]
+
+
+def samples(
+    folder: Annotated[
+        Path, typer.Argument(metavar="[FOLDER]", help="Where to write them; the default is here.", show_default=False)
+    ] = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Write the example pictures of the documentation: teddy.jpg, beach.jpg, dog.jpg, and photos/ with 48 pictures.
+
+    The pictures in photos/ have their captions beside them, as `train` reads them. Nothing is overwritten.
+    """
+    from image_text_embedding.demo.example_pictures import write_samples
+
+    written, left_alone = write_samples(folder)
+    if as_json:
+        print_json({"written": list(map(str, written)), "left_alone": list(map(str, left_alone))})
+    else:
+        for path in written:
+            print_result(path)
+    for path in left_alone:
+        print_note(f"left alone, as it is something else: {path}")
+    if left_alone:
+        raise typer.Exit(1)
 
 
 def link(towhee_home: Home = None) -> None:
