@@ -330,9 +330,9 @@ class _Report:
         if not self._prints or (now - self._last < REPORT_SECONDS and row["step"] < self._settings.steps):
             return
         self._last = now
-        parts = ", ".join(f"{name} {loss:.3f}" for name, loss in row["losses"].items())
+        parts = ", ".join(f"{name} {loss:.4g}" for name, loss in row["losses"].items())
         print_line(
-            f"step {row['step']:,} of {self._settings.steps:,}: loss {row['loss']:.3f}"
+            f"step {row['step']:,} of {self._settings.steps:,}: loss {row['loss']:.4g}"
             f"{f' ({parts})' if len(row['losses']) > 1 else ''}, lr {row['lr']:.2g}, {row['pairs_per_s']:.1f} pairs/s",
             error=True,
         )

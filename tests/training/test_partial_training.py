@@ -164,6 +164,6 @@ def test_losses_are_printed_where_no_bar_is_drawn(
     rows = {row["step"]: row for row in losses_of(tmp_path / "run")}
     lines = err.splitlines()
     assert out == "" and [line.partition(":")[0] for line in lines] == [f"step {step} of 6" for step in steps]
-    assert f"(itc {rows[6]['itc']:.3f}, itm {rows[6]['itm']:.3f}, lm {rows[6]['lm']:.3f}), lr " in lines[-1]
+    assert f"(itc {rows[6]['itc']:.4g}, itm {rows[6]['itm']:.4g}, lm {rows[6]['lm']:.4g}), lr " in lines[-1]
     train(tiny("blip"), Walls(), tmp_path / "quiet", settings, vocabulary=words, device="cpu", show_progress_bar=False)
     assert capsys.readouterr().err == ""
