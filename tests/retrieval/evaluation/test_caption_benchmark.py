@@ -12,6 +12,7 @@ import pytest
 from support.environment import Run
 from support.packaged_pictures import CAPTIONS, PATHS
 
+import image_text_embedding as ite
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.retrieval.evaluation.caption_benchmark import (
     PROMPT,
@@ -163,4 +164,8 @@ def test_the_command_on_a_test_set(
     arguments = ("--images", pictures, "--captioning", file, "--model", "blip_caption_base", "--out", out)
     code, text, err = run("evaluate", *arguments)
     assert code == 0 and text.strip().endswith("captions of 2 pictures, which have no references"), err
-    assert len(json.loads(out.read_text())) == 2
+    prompted = [row["caption"] for row in json.loads(out.read_text())]
+    assert run("evaluate", *arguments, "--prompt", "")[0] == 0
+    model, paths = ite.load("blip_caption_base", device="cpu"), [pictures / "val2014" / name for name in NAMES[:2]]
+    assert prompted == model.caption(paths, PROMPT)
+    assert [row["caption"] for row in json.loads(out.read_text())] == model.caption(paths) != prompted

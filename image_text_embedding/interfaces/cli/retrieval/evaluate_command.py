@@ -28,6 +28,10 @@ def evaluate(
         Path | None,
         typer.Option(metavar="JSON", help="Instead: pictures of COCO or NoCaps to caption, with references if known."),
     ] = None,
+    prompt: Annotated[
+        str,
+        typer.Option(help="For --captioning: what captions start with in the model's training; '' = nothing."),
+    ] = "a picture of ",
     vqa: Annotated[
         Path | None, typer.Option(metavar="JSON", help="Instead: questions of VQA v2, OK-VQA or A-OKVQA.")
     ] = None,
@@ -86,7 +90,7 @@ def evaluate(
         _print_refcoco(model, refcoco, images, batch_size, device, as_json)
         return
     if captioning is not None:
-        _print_captioning(model, captioning, images, split, out, batch_size, device, as_json)
+        _print_captioning(model, captioning, images, split, prompt, out, batch_size, device, as_json)
         return
     if vqa is not None:
         _print_vqa(model, vqa, images, annotations, answers, out, batch_size, device, as_json)
@@ -157,6 +161,7 @@ def _print_captioning(
     file: Path,
     images: Path,
     split: str,
+    prompt: str,
     out: Path | None,
     batch_size: int,
     device: str | None,
@@ -180,7 +185,7 @@ def _print_captioning(
         require_scorers()
     if out is not None:
         check_result_path(out)
-    captions = write_captions(encoder, pictures, batch_size=batch_size)
+    captions = write_captions(encoder, pictures, prompt=prompt or None, batch_size=batch_size)
     if out is not None:
         write_results(out, caption_results(pictures, captions))
     scores, by_domain = score_captions(pictures, captions)
