@@ -34,7 +34,7 @@ class PictureDataset(Dataset[np.ndarray]):
     """Pictures as the pixels that a model computes; `Encoder.encode_image` gives for these the vectors of the pictures.
 
         for pixels in DataLoader(PictureDataset(paths, model), batch_size=64, num_workers=8):
-            vectors = model.encode_image(pixels)
+            vectors = model.encode_image(pixels.numpy())
 
     Args:
         pictures: paths, URLs, or whatever else `Encoder.encode_image` takes.

@@ -26,9 +26,10 @@ class _Component:
         model: an Encoder, or what `load` takes. Only a name or path can be written to YAML.
     """
 
-    def __init__(self, model: Model, **settings: Any) -> None:
-        self.model, self.settings = model, settings
-        self.loaded: Any = None
+    # Set by each component: Haystack builds its classes anew, where super() does not find this one.
+    model: Model
+    settings: dict[str, Any]
+    loaded: Any = None
 
     def warm_up(self) -> None:
         """Load the model."""
@@ -50,7 +51,7 @@ class HaystackTextEmbedder(_Component):
     """text -> embedding: the vector of a query, a list of numbers of unit length."""
 
     def __init__(self, model: Model) -> None:
-        super().__init__(model)
+        self.model, self.settings = model, {}
 
     @_component.output_types(embedding=list[float])
     def run(self, text: str) -> dict[str, list[float]]:
@@ -68,7 +69,7 @@ class HaystackDocumentEmbedder(_Component):
     """
 
     def __init__(self, model: Model, file_path_meta_field: str = "file_path") -> None:
-        super().__init__(model, file_path_meta_field=file_path_meta_field)
+        self.model, self.settings = model, {"file_path_meta_field": file_path_meta_field}
         self.file_path_meta_field = file_path_meta_field
 
     @_component.output_types(documents=list[Document])
@@ -85,7 +86,7 @@ class HaystackRanker(_Component):
     """query, documents -> documents that are pictures, best match (ITM) first, with the probability as `score`."""
 
     def __init__(self, model: Model, top_k: int = 10, file_path_meta_field: str = "file_path") -> None:
-        super().__init__(model, top_k=top_k, file_path_meta_field=file_path_meta_field)
+        self.model, self.settings = model, {"top_k": top_k, "file_path_meta_field": file_path_meta_field}
         self.top_k, self.file_path_meta_field = require_integer("top_k", top_k), file_path_meta_field
 
     def warm_up(self) -> None:
