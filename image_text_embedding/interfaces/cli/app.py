@@ -25,7 +25,7 @@ from image_text_embedding.interfaces.cli.output import print_note, print_result
 from image_text_embedding.interfaces.cli.picture_commands import explain, ground, rank, similarity
 from image_text_embedding.interfaces.cli.retrieval.evaluate_command import evaluate
 from image_text_embedding.interfaces.cli.retrieval.gallery_commands import index, search
-from image_text_embedding.interfaces.cli.setup_commands import link, samples, unlink
+from image_text_embedding.interfaces.cli.setup_commands import doctor, link, samples, unlink
 from image_text_embedding.interfaces.cli.task_commands import ask, caption, classify, entail, match, reason, score
 from image_text_embedding.interfaces.cli.train_command import train
 from image_text_embedding.interfaces.serve_command import serve
@@ -157,6 +157,7 @@ COMMANDS: dict[Callable[..., None], list[str]] = {
     ],
     serve: ["serve", "serve --model blip_itm_base_coco --model blip_caption_base --port 9000"],
     info: ["info blip_base"],
+    doctor: ["doctor", "doctor --json"],
     cache: ["cache", "cache --remove blip_base"],
 }
 
@@ -192,7 +193,7 @@ def main() -> None:
         with warnings.catch_warnings():
             warnings.showwarning = _print_warning
             warnings.filterwarnings("always", module=r"image_text_embedding(\.|$)")
-            app()
+            app(prog_name="image-text-embedding")  # also as `python -m image_text_embedding`
     except EmbeddingError as error:
         print_note(error)
         sys.exit(1)

@@ -117,7 +117,9 @@ def test_evaluate(run: Run, photos: Path, tmp_path: Path) -> None:
         assert_harmless(run, "evaluate", "--images", photos, "--captioning", questions, "--out", out, code=code)
 
 
-def test_models_training_towhee_and_wrong_usage(run: Run, photos: Path, tmp_path: Path) -> None:
+def test_models_training_towhee_and_wrong_usage(
+    run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = tmp_path / f"home {HOSTILE}"
     assert "owned" in assert_harmless(run, "link", "--towhee-home", home, code=0)
     changed = next(path for path in home.rglob("__init__.py"))
@@ -126,6 +128,8 @@ def test_models_training_towhee_and_wrong_usage(run: Run, photos: Path, tmp_path
     assert_harmless(run, "unlink", "--towhee-home", tmp_path / HOSTILE, code=0)
     assert_harmless(run, "models", code=0)
     assert "owned" in assert_harmless(run, "samples", home, code=0)
+    monkeypatch.setenv("TOWHEE_HOME", str(home))
+    assert "owned" in assert_harmless(run, "doctor", code=0)
     (home / "teddy.jpg").write_text("changed")
     assert "left alone" in assert_harmless(run, "samples", home, code=1)
     good, requests = PICTURES[0], tmp_path / "requests.json"
