@@ -187,5 +187,4 @@ class VideoTasks:
                 video.
         """
         given = VideoTextBatches(self.runtime, candidates, on_error, frames)
-        modality = {"video": "image"}.get(modality or "", modality)
         return rerank(given, query, k, modality, MatchSettings(itm_token), batch_size, show_progress_bar)

@@ -90,11 +90,19 @@ class DecodingProcess:
     def end(self) -> None:
         """End the process now."""
         self._process.kill()
+        self._close_pipes()
+        self._process.wait()
+
+    def abandon(self) -> None:
+        """Forget the process, which is one of this process's parent."""
+        self._close_pipes()
+        self._process.returncode = 0  # nothing to wait for
+
+    def _close_pipes(self) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
             with suppress(OSError):
                 assert pipe is not None
                 pipe.close()
-        self._process.wait()
 
     def _write(self, content: bytes) -> None:
         assert self._process.stdin is not None
@@ -137,12 +145,15 @@ class DecodingProcesses:
     """The processes of this program that wait for a video."""
 
     def __init__(self) -> None:
-        self.forget()
+        self._guard = threading.Lock()
+        self._idle: list[DecodingProcess] = []
 
     def forget(self) -> None:
         """Forget all processes, as in a process that was just forked: they serve its parent."""
-        self._guard = threading.Lock()
-        self._idle: list[DecodingProcess] = []
+        self._guard = threading.Lock()  # a thread that is not in the new process may have held the old one
+        for process in self._idle:
+            process.abandon()
+        self._idle = []
 
     def frames(self, request: dict[str, Any], content: bytes, reserve: Callable[[int], None]) -> list[np.ndarray]:
         """See `DecodingProcess.frames`; an idle process decodes, or else a new one."""

@@ -169,6 +169,14 @@ def test_bad_videos_are_left_out(small_encoder: Callable, clips: list[Path], tas
         model.encode_video(clips[0], frames=0)
 
 
+def test_the_modality_of_a_query(small_encoder: Callable, clips: list[Path]) -> None:
+    model = small_encoder("blip_itm_base_coco")
+    with pytest.raises(InputError, match=r"location of a video: pass modality='text' .* or modality='video'"):
+        model.rerank_video("a dog", TEXTS)
+    with pytest.raises(InputError, match="modality: expected 'video', 'text' or None, got 'image'"):
+        model.rerank_video("a dog", clips, modality="image")
+
+
 def test_models_without_heads(small_encoder: Callable) -> None:
     with pytest.raises(InputError, match=r"blip_caption_base cannot embed: .* Models that can embed"):
         small_encoder("blip_caption_base").encode_video([numbered(0)])

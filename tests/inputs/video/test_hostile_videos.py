@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from support.environment import ROOT
 from support.picture_server import Server
 from support.videos import number_of, numbered, video_bytes, write_video
 
@@ -23,7 +26,7 @@ from image_text_embedding.foundation.errors import VideoError
 from image_text_embedding.inputs.decoding.memory_budget import DECODING_MEMORY
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.inputs.video import decoding_process
-from image_text_embedding.inputs.video.decoding_process import DECODING_PROCESSES, DecodingProcesses
+from image_text_embedding.inputs.video.decoding_process import DecodingProcesses
 from image_text_embedding.inputs.video.video_loading import load_video
 
 LOOSE = Limits(allow_private=True)
@@ -289,32 +292,60 @@ def test_the_system_limits_what_a_decoder_takes(own_processes, short_video: byte
         load_video(short_video)
 
 
-def test_a_process_serves_many_videos_and_a_new_one_follows_one_that_ended(own_processes, short_video: bytes) -> None:
-    started: list[int] = []
-    real = decoding_process.DecodingProcess.__init__
+def test_a_process_serves_many_videos_and_a_new_one_follows_one_that_ended(
+    own_processes, short_video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Any] = []
 
-    def counted(self: Any) -> None:
-        started.append(1)
-        real(self)
+    class Counted(decoding_process.DecodingProcess):
+        def __init__(self) -> None:
+            super().__init__()
+            started.append(self)
 
-    decoding_process.DecodingProcess.__init__ = counted  # type: ignore[method-assign]
-    try:
-        for _ in range(3):
-            load_video(short_video)
-            with pytest.raises(VideoError):
-                load_video(b"no video")
-        assert len(started) == 1
-        own_processes._idle[0]._process.stdin.close()  # as if it had ended because nobody needed it
-        own_processes._idle[0]._process.wait()
-        own_processes._idle[0]._process.stdin = open(os.devnull, "wb")  # noqa: SIM115
-        assert len(load_video(short_video)) == 8
-        assert len(started) == 2
-    finally:
-        decoding_process.DecodingProcess.__init__ = real  # type: ignore[method-assign]
+    monkeypatch.setattr(decoding_process, "DecodingProcess", Counted)
+    for _ in range(3):
+        load_video(short_video)
+        with pytest.raises(VideoError):
+            load_video(b"no video")
+    assert len(started) == 1
+    process = started[0]._process
+    process.stdin.close()  # it ends, as if nobody had needed it for a while
+    assert process.wait(10) == 0
+    process.stdin = open(os.devnull, "wb")  # noqa: SIM115
+    assert len(load_video(short_video)) == 8
+    assert len(started) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows forks no processes")
+def test_a_forked_process_has_processes_of_its_own(tmp_path: Path, short_video: bytes) -> None:
+    (tmp_path / "short.mp4").write_bytes(short_video)
+    code = """
+import gc, os
+from image_text_embedding.inputs.video.video_loading import load_video
+load_video("short.mp4")
+child = os.fork()
+if not child:
+    gc.collect()
+    print("child", len(load_video("short.mp4")), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+print("parent", len(load_video("short.mp4")))
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout.split() == ["child", "8", "parent", "8"], done.stderr
+    assert "ResourceWarning" not in done.stderr
 
 
 def test_threads_have_processes_of_their_own(short_video: bytes) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: numbers(short_video, 4), range(12)))
     assert found == [[0, 3, 6, 9]] * 12
-    assert threading.active_count() < 20 and DECODING_PROCESSES is not None
+    assert not [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]

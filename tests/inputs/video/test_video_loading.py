@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,18 @@ def test_frames_between_key_frames_far_apart_are_decoded_once(tmp_path: Path) ->
 def test_a_recording_that_states_no_length() -> None:
     content = video_bytes(range(40), "libvpx-vp9", "webm", container_options={"live": "1"})
     assert numbers(content) == [5 * i for i in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("matrix", "turns"), [((1, 0, 0, 1), 0), ((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)]
+)
+def test_phones_film_with_the_camera_on_its_side(matrix: tuple[int, ...], turns: int) -> None:
+    content = bytearray(video_bytes([numbered(1, 128, 64)] * 3))
+    place = content.index(b"tkhd") + 44  # of the matrix (a, b, u, c, d, v, x, y, w) in the header of version 0
+    a, b, c, d = (number * 2**16 for number in matrix)
+    content[place : place + 20] = struct.pack(">5i", a, b, 0, c, d)
+    upright = load_video(bytes(content), 1)[0]
+    np.testing.assert_allclose(upright, np.rot90(numbered(1, 128, 64), turns), atol=40)
 
 
 def test_a_stream_of_sound_beside_it(tmp_path: Path) -> None:
