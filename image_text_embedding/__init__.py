@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from image_text_embedding.inference.visualization.heat_maps import heat_map
     from image_text_embedding.inputs.image_loading import load_picture
     from image_text_embedding.inputs.text_encoder import TruncatedTextWarning, UnknownWordsWarning
+    from image_text_embedding.inputs.video.video_loading import load_video
     from image_text_embedding.interfaces import adapters as adapters
     from image_text_embedding.interfaces.transformers_pipelines import pipeline
     from image_text_embedding.retrieval.gallery import Gallery
@@ -76,6 +77,7 @@ __all__ = [
     "list_models",
     "load",
     "load_picture",
+    "load_video",
     "model_config",
     "pipeline",
     "samples",
@@ -92,6 +94,7 @@ _LAZY = {
     "heat_map": "inference.visualization.heat_maps",
     "load": "inference.loading",
     "load_picture": "inputs.image_loading",
+    "load_video": "inputs.video.video_loading",
     "pipeline": "interfaces.transformers_pipelines",
     "samples": "demo.example_pictures",
 }
@@ -130,11 +133,15 @@ def _register_operators() -> None:
                 blip.BlipAnswering,
                 blip.BlipReasoning,
                 blip.BlipGrounding,
+                blip.BlipVideo,
+                blip.BlipVideoMatching,
                 albef.Albef,
                 albef.AlbefMatching,
                 albef.AlbefAnswering,
                 albef.AlbefReasoning,
                 albef.AlbefGrounding,
+                albef.AlbefVideo,
+                albef.AlbefVideoMatching,
                 albef.AlbefEntailment,
             ]
         )

@@ -10,8 +10,22 @@ from image_text_embedding.interfaces.towhee_operators.operators import (
     MatchingOperator,
     ReasoningOperator,
 )
+from image_text_embedding.interfaces.towhee_operators.video_operators import (
+    VideoEmbeddingOperator,
+    VideoMatchingOperator,
+)
 
-__all__ = ["Albef", "AlbefAnswering", "AlbefEntailment", "AlbefGrounding", "AlbefMatching", "AlbefReasoning", "albef"]
+__all__ = [
+    "Albef",
+    "AlbefAnswering",
+    "AlbefEntailment",
+    "AlbefGrounding",
+    "AlbefMatching",
+    "AlbefReasoning",
+    "AlbefVideo",
+    "AlbefVideoMatching",
+    "albef",
+]
 
 
 class Albef(EmbeddingOperator):
@@ -46,6 +60,18 @@ class AlbefGrounding(GroundingOperator):
 
 class AlbefReasoning(ReasoningOperator):
     """ALBEF's judgement of statements about two pictures."""
+
+    family = "albef"
+
+
+class AlbefVideo(VideoEmbeddingOperator):
+    """ALBEF's towers for videos, by a few frames."""
+
+    family = "albef"
+
+
+class AlbefVideoMatching(VideoMatchingOperator):
+    """ALBEF's matching head for videos."""
 
     family = "albef"
 

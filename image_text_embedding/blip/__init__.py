@@ -10,8 +10,22 @@ from image_text_embedding.interfaces.towhee_operators.operators import (
     MatchingOperator,
     ReasoningOperator,
 )
+from image_text_embedding.interfaces.towhee_operators.video_operators import (
+    VideoEmbeddingOperator,
+    VideoMatchingOperator,
+)
 
-__all__ = ["Blip", "BlipAnswering", "BlipCaptioning", "BlipGrounding", "BlipMatching", "BlipReasoning", "blip"]
+__all__ = [
+    "Blip",
+    "BlipAnswering",
+    "BlipCaptioning",
+    "BlipGrounding",
+    "BlipMatching",
+    "BlipReasoning",
+    "BlipVideo",
+    "BlipVideoMatching",
+    "blip",
+]
 
 
 class Blip(EmbeddingOperator):
@@ -46,6 +60,18 @@ class BlipGrounding(GroundingOperator):
 
 class BlipReasoning(ReasoningOperator):
     """BLIP's judgement of statements about two pictures."""
+
+    family = "blip"
+
+
+class BlipVideo(VideoEmbeddingOperator):
+    """BLIP's towers for videos, by a few frames."""
+
+    family = "blip"
+
+
+class BlipVideoMatching(VideoMatchingOperator):
+    """BLIP's matching head for videos."""
 
     family = "blip"
 

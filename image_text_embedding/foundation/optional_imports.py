@@ -56,28 +56,29 @@ def missing_package(package: str, extra: str, purpose: str, reason: str = "") ->
     return SetupError(f"{purpose} needs {package}{because}: {install_command(extra)}")
 
 
-def install_command(extra: str) -> str:
-    """The command that installs an extra, for example `pip install -e '/home/me/image-text-embedding[search]'`.
+def install_command(extra: str = "") -> str:
+    """The command that installs this package, or an extra of it: for example `pip install -e '/home/me/clone[search]'`.
 
     Only an installation from an index can be extended by the package's name. The others have a `direct_url.json` (PEP 610),
     which says where pip found the package: a folder (perhaps editable), a file or a repository.
     """
     origin = read_origin()
     url = urlsplit(str(origin.get("url", "")))
-    options, requirement = "", f"{DISTRIBUTION}[{extra}]"
+    brackets = f"[{extra}]" if extra else ""
+    options, requirement = "", f"{DISTRIBUTION}{brackets}"
     if url.scheme == "file":
         path = url2pathname(url.path)
         # Without the folder or file, such as the wheel that a container was built with, the name is the best guess.
         if os.path.exists(path):
             options = "-e " if _mapping(origin, "dir_info").get("editable") else ""
-            requirement = f"{path}[{extra}]"
+            requirement = f"{path}{brackets}"
     elif url.scheme:
         vcs = _mapping(origin, "vcs_info").get("vcs")
         # The message may end up in a log: no user name or password.
         bare = urlunsplit(
             (f"{vcs}+{url.scheme}" if vcs else url.scheme, url.netloc.rpartition("@")[2], url.path, "", "")
         )
-        requirement = f"{DISTRIBUTION}[{extra}] @ {bare}"
+        requirement = f"{DISTRIBUTION}{brackets} @ {bare}"
     quoted = shlex.quote(requirement)
     return f"pip install {options}{quoted if quoted != requirement else repr(requirement)}"
 

@@ -151,12 +151,16 @@ def progress_bar(total: int | None, unit: str, show: bool | None, initial: int =
 
     On a terminal it is drawn on stderr. A notebook's output is no terminal: there it is a widget, or else text.
     """
-    notebook = _in_notebook()
-    disable = not show if show is not None else (False if notebook else None)
+    shown = shows_progress(show)
     kind: Any = tqdm
-    if notebook and not disable and importlib.util.find_spec("ipywidgets") is not None:
+    if shown and _in_notebook() and importlib.util.find_spec("ipywidgets") is not None:
         from tqdm.notebook import tqdm as kind
-    return kind(total=total, unit=unit, initial=initial, disable=disable, delay=0.0 if show else delay)
+    return kind(total=total, unit=unit, initial=initial, disable=not shown, delay=0.0 if show else delay)
+
+
+def shows_progress(show: bool | None) -> bool:
+    """Whether a progress bar is shown: as asked, or else on a terminal and in a notebook."""
+    return show if show is not None else _in_notebook() or bool(sys.stderr and sys.stderr.isatty())
 
 
 def _in_notebook() -> bool:

@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from image_text_embedding.bulk.vector_manifest import check_comparable, manifest_of
+from image_text_embedding.bulk.vector_manifest import check_comparable, manifest_of, model_named_in
 from image_text_embedding.foundation.argument_checks import MODALITIES, is_number, require_integer
-from image_text_embedding.foundation.errors import ConfigError, ImageError, InputError, StoreError
+from image_text_embedding.foundation.errors import ImageError, InputError
 from image_text_embedding.inference.encoder import Encoder
 from image_text_embedding.inference.loading import load
-from image_text_embedding.inference.tasks.image_text_batches import text_encoder_for
+from image_text_embedding.inference.tasks.image_text_batches import PictureTextBatches, text_encoder_for
 from image_text_embedding.inference.tasks.reranking import Reranker
 from image_text_embedding.inference.tasks.task_settings import MatchSettings
+from image_text_embedding.inference.tasks.video import VideoTextBatches, listed_videos
 from image_text_embedding.inputs.item_lists import (
     ItemErrors,
     batches,
@@ -35,12 +36,13 @@ from image_text_embedding.inputs.item_lists import (
 )
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.models.config import ModelConfig
-from image_text_embedding.models.config_files import list_models
 from image_text_embedding.retrieval.gallery_entries import picture_entry, readable_location, text_entry, text_id
-from image_text_embedding.retrieval.gallery_writer import GalleryWriter
+from image_text_embedding.retrieval.gallery_writer import AddedItems, GalleryWriter, check_vectors
 from image_text_embedding.retrieval.milvus_collection import MAX_RESULTS, MilvusCollection
 from image_text_embedding.retrieval.picture_state_cache import MAX_STATE_BYTES, PictureStateCache
 from image_text_embedding.retrieval.search_results import SearchResult, query_kind, read_again, result_of_hit
+
+KINDS = (*MODALITIES, "video")
 
 # The model of a new gallery; it needs no download.
 DEFAULT_MODEL = "blip_demo"
@@ -124,6 +126,10 @@ class Gallery:
         return self._store.manifest
 
     @property
+    def _dim(self) -> int:
+        return int((self.manifest or {})["dim"])
+
+    @property
     def model(self) -> Encoder:
         """The model, loaded when it is first used.
 
@@ -144,13 +150,7 @@ class Gallery:
     def _model_to_load(self) -> Any:
         if self._model is not None or self.manifest is None:
             return DEFAULT_MODEL if self._model is None else self._model
-        name = self.manifest["model"]
-        if name not in list_models():
-            raise ConfigError(
-                f"{self._store.location}: made with {str(name)[:100]!r}, which is no model of this package: pass its file as "
-                "model="
-            )
-        return name
+        return model_named_in(self.manifest, self._store.location)
 
     # --- Adding and removing ---
 
@@ -159,49 +159,63 @@ class Gallery:
         pictures: Any = (),
         texts: Any = (),
         *,
+        videos: Any = (),
         vectors: Any = None,
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
         on_error: str = "raise",
     ) -> Any:
-        """Embed pictures or texts and store their vectors. Content that the index already has costs nothing.
+        """Embed pictures, texts or videos and store their vectors. Content that the index already has costs nothing.
 
         Every batch is stored as soon as it is computed: repeat an interrupted call to resume it.
 
         Args:
             pictures: one or many, as in `Encoder.encode_image`. A file that has moved gets its new path.
             texts: one string or many.
+            videos: one or many, as in `Encoder.encode_video`: eight frames stand for each.
             vectors: the vectors of these items, (N, D) or (D,) of unit length, if the same model has computed them already
                 (for example in a Towhee pipeline): pictures are then not decoded.
             batch_size, show_progress_bar: as in `Encoder.encode_image`.
             on_error: "raise" stops at the first item that cannot be used; "skip" continues with the next.
 
         Returns:
-            The number of new items. With on_error="skip" a pair: this number, and a list of (index, error), pictures first.
+            The number of new items. With on_error="skip" a pair: this number, and a list of (index, error), pictures first,
+            then texts.
 
         Raises:
-            ImageError, TextError: an item cannot be used; `.index` is its index in the list.
+            ImageError, VideoError, TextError: an item cannot be used; `.index` is its index in the list.
             InputError: the number or length of the vectors is wrong.
             ConfigError, StoreError: as in `open`; or the disk is full.
         """
+        added = self.add_items(pictures, texts, videos, vectors, batch_size, show_progress_bar, on_error)
+        return (added.new, added.errors) if on_error == "skip" else added.new
+
+    def add_items(
+        self, pictures: Any, texts: Any, videos: Any, vectors: Any, batch_size: int, show: bool | None, on_error: str
+    ) -> AddedItems:
+        """As `add` with all its arguments, and counts the items whose content occurs several times in the call."""
         images = [pictures] if is_single_picture(pictures) else require_iterable(pictures, "pictures")
         sentences = [texts] if is_single_text(texts) else list(require_iterable(texts, "texts"))
-        if (sentences or vectors is not None) and not isinstance(images, Sized):
+        one_film, films = listed_videos(videos)
+        if (sentences or films or vectors is not None) and not isinstance(images, Sized):
             images = list(images)
         first_text = len(images) if isinstance(images, Sized) else 0
-        failures = ItemErrors(
-            on_error, one=(is_single_picture(pictures) and not sentences) or (is_single_text(texts) and not first_text)
-        )
+        counts = (first_text, len(sentences), len(films))
+        single = is_single_picture(pictures) or is_single_text(texts) or one_film
+        failures = ItemErrors(on_error, one=single and sum(counts) == 1)
         self._store.create(manifest_of(self.model.info))
-        given = None if vectors is None else self._check_vectors(vectors, first_text + len(sentences))
-        total = first_text + len(sentences) if isinstance(images, Sized) else None
-        with progress_bar(total, "item", show_progress_bar) as bar:
+        given = None if vectors is None else check_vectors(vectors, sum(counts), self._dim)
+        total = sum(counts) if isinstance(images, Sized) else None
+        with progress_bar(total, "item", show) as bar:
             writer = GalleryWriter(self._store, self.model, failures, given, batch_size, bar)
-            new = writer.write("image", enumerate(images), lambda item: picture_entry(item, self.model.runtime.limits))
+            writer.write("image", enumerate(images), lambda item: picture_entry(item, self.model.runtime.limits))
             reader = text_encoder_for(self.model.runtime)
-            new += writer.write("text", enumerate(sentences, first_text), lambda text: text_entry(text, reader(text)))
-        reader.warn(1)
-        return failures.result(new)
+            writer.write("text", enumerate(sentences, first_text), lambda text: text_entry(text, reader(text)))
+            numbered = enumerate(films, first_text + len(sentences))
+            writer.write("video", numbered, lambda film: picture_entry(film, self.model.runtime.limits, "video"))
+        reader.warn(2)
+        failures.result(None)  # sorts them
+        return AddedItems(writer.new, writer.repeated, failures.errors)
 
     def add_rows(self, rows: Iterable[Mapping[str, Any]], manifest: Mapping[str, Any]) -> int:
         """Store vectors that were computed elsewhere, without loading a model.
@@ -259,6 +273,11 @@ class Gallery:
 
     # --- Search ---
 
+    def require_content(self) -> None:
+        """Raise a StoreError that names the indexes or collections that there are, if there is nothing to search."""
+        if self.manifest is None:
+            raise self._store.nothing_found()
+
     def search(
         self,
         query: Any,
@@ -274,14 +293,14 @@ class Gallery:
 
         Args:
             query: a text; a picture, as in `Encoder.encode_image` (a path as a Path object, or with modality="image"); or a
-                vector, (D,) floats.
+                vector, (D,) floats. With modality="video", a video, as in `Encoder.encode_video`.
             k: how many results to return.
             rerank: how many of the best results by ITC are re-ordered by the family's own rule; the others stay behind them.
                 The papers use 256 on COCO and 128 on Flickr30k. Matching compares a text with a picture: the query must be
                 one, and `find` the other. 0 = none.
-            modality: what the query is, "text" or "image". None = by its type: a string is a text. With "image", a string is
-                the path or URL of a picture. (So a text that somebody typed never opens a file or a connection.)
-            find: what to look for, "image" or "text".
+            modality: what the query is, "text", "image" or "video". None = by its type: a string is a text. With "image", a
+                string is the path or URL of a picture. (So a text that somebody typed never opens a file or a connection.)
+            find: what to look for, "image", "video" or "text".
             itm_token: as in `Encoder.match`.
             batch_size: pairs computed at once when re-ranking.
 
@@ -301,13 +320,12 @@ class Gallery:
             raise InputError(
                 f"k and rerank: expected at most {MAX_RESULTS}, the limit of Milvus for one search, got {max(k, rerank)}"
             )
-        if find not in MODALITIES or modality not in (None, *MODALITIES):
-            name, got = ("find", find) if find not in MODALITIES else ("modality", modality)
-            raise InputError(f"{name}: expected 'image' or 'text', got {got!r}")
+        if find not in KINDS or modality not in (None, *KINDS):
+            name, got = ("find", find) if find not in KINDS else ("modality", modality)
+            raise InputError(f"{name}: expected 'image', 'video' or 'text', got {got!r}")
         kind = query_kind(query, modality)
-        if self.manifest is None:
-            raise StoreError(f"{self._store.location} is empty: add pictures first (`image-text-embedding index`)")
-        if rerank and {kind, find} != set(MODALITIES):
+        self.require_content()
+        if rerank and (kind == "vector" or (kind == "text") is (find == "text")):
             raise InputError(
                 f"rerank: matching compares a text with a picture, got a query of kind {kind!r} to find {find!r}"
             )
@@ -317,7 +335,7 @@ class Gallery:
             vector, prepared = self._embed_query(query, kind, bool(rerank))
             hits = self._store.search(vector, max(k, rerank), find)
             matched: dict[str, float] = {}
-            if reranker is not None and find == "image":
+            if reranker is not None and find != "text":
                 matched = self._match_pictures(reranker, prepared, hits[:rerank], batch_size)
             elif reranker is not None and hits:
                 reader = text_encoder_for(runtime)
@@ -334,36 +352,43 @@ class Gallery:
         """
         runtime = self.model.runtime
         if kind == "vector":
-            return self._check_vectors(query, 1)[0], None
+            return check_vectors(query, 1, self._dim)[0], None
         if kind == "text":
             row = (reader := text_encoder_for(runtime))(query)
             reader.warn(2)
             return runtime.unit_text_vectors([row])[0].cpu().numpy(), row
         if not with_states:
-            return self.model.encode_image(query), None
-        states = runtime.states([runtime.pixels(query)])
-        return runtime.unit_vectors_of_states(states)[0].cpu().numpy(), states
+            return self.model.encode_video(query) if kind == "video" else self.model.encode_image(query), None
+        reading = self._reading(kind)
+        states = reading.states([reading.read(query)])
+        return reading.unit_vectors(states)[0].cpu().numpy(), states
+
+    def _reading(self, kind: str) -> PictureTextBatches:
+        """How pictures or videos are read, and become states."""
+        runtime = self.model.runtime
+        return VideoTextBatches(runtime, [], "raise") if kind == "video" else PictureTextBatches(runtime, [], "raise")
 
     def _match_pictures(
         self, reranker: Reranker, row: list[int], hits: Sequence[Mapping[str, Any]], batch_size: int
     ) -> dict[str, float]:
-        """id -> match logit with a text, for the pictures that can still be read. Warns about the others."""
+        """id -> match logit with a text, for the pictures or videos that can still be read. Warns about the others."""
         runtime = self.model.runtime
         matched: dict[str, float] = {}
         problems: list[str] = []
         for batch in batches(hits, batch_size):
             states = {hit["id"]: cached for hit in batch if (cached := self._states.get(hit["id"])) is not None}
-            pixels = {}
+            read: list[Any] = []  # (id, pixels)
             for hit in batch:
                 if hit["id"] not in states:
+                    reading = self._reading(hit["id"].partition(":")[0])
                     try:
-                        pixels[hit["id"]] = runtime.pixels(read_again(hit, runtime.limits))
+                        read.append((hit["id"], reading.read(read_again(hit, runtime.limits))))
                     except ImageError as error:
                         problems.append(str(error))
-            if pixels:
-                states |= dict(zip(pixels, runtime.states(list(pixels.values()))))
-            for picture_id in pixels:
-                self._states.put(picture_id, states[picture_id])
+            for part in reading.alike(read) if read else []:
+                for (picture_id, _), of_one in zip(part, reading.states([pixels for _, pixels in part])):
+                    states[picture_id] = of_one
+                    self._states.put(picture_id, of_one)
             if states:
                 logits = reranker.match_pictures(row, list(states.values()))
                 matched |= dict(zip(states, logits.tolist()))
@@ -372,28 +397,3 @@ class Gallery:
                 f"{len(problems)} of {len(hits)} pictures could not be re-ranked: {problems[0]}", stacklevel=3
             )
         return matched
-
-    def _check_vectors(self, vectors: Any, count: int) -> np.ndarray:
-        """Vectors from the user as (count, D) float32 of unit length.
-
-        Raises:
-            InputError: they have another number, length or norm.
-        """
-        dim = (self.manifest or {})["dim"]
-        if isinstance(vectors, torch.Tensor):
-            vectors = vectors.detach().float().cpu()
-        try:
-            array = np.asarray(vectors, dtype=np.float32)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise InputError(
-                f"expected vectors of length {dim}, got different lengths, or values that are not numbers"
-            ) from error
-        array = array[None] if array.ndim == 1 else array
-        if array.shape != (count, dim):
-            raise InputError(f"expected {count} vectors of length {dim}, got shape {np.shape(vectors)}")
-        # Not close either if a value is not finite.
-        if not np.allclose(np.linalg.norm(array, axis=1), 1, atol=1e-2):
-            raise InputError(
-                "expected vectors of unit length, as encode_image and encode_text return them, got other lengths"
-            )
-        return array

@@ -13,6 +13,7 @@ from image_text_embedding.inputs.collections.content_reading import StoredPictur
 from image_text_embedding.inputs.image_loading import load_picture
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.inputs.url_fetch import fetch_picture, is_url
+from image_text_embedding.inputs.video.video_loading import load_video
 from image_text_embedding.retrieval.milvus_collection import PATH_BYTES, TEXT_BYTES
 
 
@@ -20,10 +21,10 @@ class GalleryEntry(NamedTuple):
     """One item of an index.
 
     Attributes:
-        id: "image:" or "text:" and the sha256 of the content.
-        path: the path or URL of the picture, or "".
+        id: "image:", "video:" or "text:" and the sha256 of the content.
+        path: the path or URL of the picture or video, or "".
         text: the text, or "".
-        item: the picture, as an input of `load_picture`, or the token ids of the text.
+        item: the picture or video, as an input of `load_picture` or `load_video`, or the token ids of the text.
     """
 
     id: str
@@ -33,28 +34,31 @@ class GalleryEntry(NamedTuple):
 
 
 @item_errors_as(ImageError)
-def picture_entry(item: Any, limits: Limits) -> GalleryEntry:
-    """The entry of a picture, identified by the sha256 of its file, of its bytes, or else of its pixels.
+def picture_entry(item: Any, limits: Limits, kind: str = "image") -> GalleryEntry:
+    """The entry of a picture or video, identified by the sha256 of its file, of its bytes, or else of its pixels.
+
+    Args:
+        kind: "image" or "video".
 
     Raises:
-        ImageError: it cannot be read. (This does not check that a file or bytes are a picture.)
+        ImageError: it cannot be read. (This does not check that a file or bytes are a picture or a video.)
     """
     if isinstance(item, (str, os.PathLike)):
         location = readable_location(item)
         if is_url(location):
             content = fetch_picture(location, limits)
-            return GalleryEntry(_id("image", content), "" if location[:5].lower() == "data:" else location, "", content)
+            return GalleryEntry(_id(kind, content), "" if location[:5].lower() == "data:" else location, "", content)
         if not limits.allow_files or not os.path.isfile(location):
             # Raises an error with the reason.
-            load_picture(item, limits)
+            load_picture(item, limits) if kind == "image" else load_video(item, limits=limits)
         try:
             digest = compute_digests(Path(location), "sha256")["sha256"]
         except OSError as error:
             raise ImageError(f"cannot read {location!r}: {error.strerror or error}") from error
-        return GalleryEntry(f"image:{digest}", location, "", location)
+        return GalleryEntry(f"{kind}:{digest}", location, "", location)
     if isinstance(item, StoredPicture):
         content = item.read()
-        return GalleryEntry(_id("image", content), readable_location(item.path), "", content)
+        return GalleryEntry(_id(kind, content), readable_location(item.path), "", content)
     if callable(getattr(item, "read", None)):
         item = item.read()
         if not isinstance(item, (bytes, bytearray)):
@@ -62,9 +66,14 @@ def picture_entry(item: Any, limits: Limits) -> GalleryEntry:
                 f"expected a file opened in binary mode ('rb'), got one that returns {type(item).__name__}"
             )
     if isinstance(item, (bytes, bytearray, memoryview)):
-        return GalleryEntry(_id("image", bytes(item)), "", "", bytes(item))
+        return GalleryEntry(_id(kind, bytes(item)), "", "", bytes(item))
+    if kind == "video":
+        frames = load_video(item, limits=limits)
+        return GalleryEntry(
+            _id(kind, b"".join(b"%d %d RGB " % f.shape[:2] + f.tobytes() for f in frames)), "", "", frames
+        )
     picture = load_picture(item, limits)
-    return GalleryEntry(_id("image", b"%d %d RGB " % picture.size + picture.tobytes()), "", "", picture)
+    return GalleryEntry(_id(kind, b"%d %d RGB " % picture.size + picture.tobytes()), "", "", picture)
 
 
 def text_entry(text: str, row: list[int]) -> GalleryEntry:

@@ -1,7 +1,8 @@
-"""Fills a gallery from a collection of pictures or texts, or from a folder that `image-text-embedding embed` wrote."""
+"""Fills a gallery from a collection of pictures or texts, from videos, or from a folder that `embed` wrote."""
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -14,8 +15,14 @@ from image_text_embedding.bulk.shard_reading import LAYOUTS, MANIFEST, read_mani
 from image_text_embedding.bulk.vector_manifest import manifest_of
 from image_text_embedding.foundation.errors import ConfigError, EmbeddingError, InputError, TextError
 from image_text_embedding.inputs.collections.collection import Collection
-from image_text_embedding.inputs.collections.collection_items import CollectionItem, suffix_of
+from image_text_embedding.inputs.collections.collection_items import (
+    VIDEO_SUFFIXES,
+    CollectionItem,
+    PassedOver,
+    suffix_of,
+)
 from image_text_embedding.inputs.collections.content_reading import picture_input, require_text
+from image_text_embedding.inputs.collections.folders import FolderLinks, walk_folder
 
 if TYPE_CHECKING:
     from image_text_embedding.retrieval.gallery import Gallery
@@ -28,14 +35,18 @@ class IndexSummary:
     Attributes:
         total: how many pictures or texts it has.
         new: how many of them the index did not have.
+        repeated: how many have the same content as an earlier one of the source.
         errors: the path or line of each item that cannot be used, and why.
         passed_over: how many files of the source were not taken, by their suffixes.
+        modality: "image" or "text": what the items are.
     """
 
     total: int = 0
     new: int = 0
+    repeated: int = 0
     errors: list[tuple[str, EmbeddingError]] = field(default_factory=list)
     passed_over: dict[str, int] = field(default_factory=dict)
+    modality: str = "image"
 
 
 def index_collection(
@@ -55,7 +66,8 @@ def index_collection(
             a folder, a glob, a list, a table, a tar. Pictures in tars and parquet files can be found, but not be re-ranked.
         batch_size: items computed at once.
         show: a progress bar; None = on a terminal.
-        modality: "image" or "text"; None is text for a .txt file and for a table that has texts only.
+        modality: "image", "video" or "text"; None is text for a .txt file and for a table that has texts only. With "video"
+            the source is a folder (and those below), a glob or a file.
         column: the column of a table to add, if it has no common name.
 
     Raises:
@@ -67,10 +79,12 @@ def index_collection(
     is_file_of_texts = suffix_of(os.fspath(source)) == ".txt" and not os.path.isdir(path)
     if os.path.isdir(path) and _is_embedded(path):
         return _index_shards(gallery, path)
+    if modality == "video":
+        return _index_videos(gallery, source, show)
     collection = Collection(source, modality or ("text" if is_file_of_texts else None), column)
     names: list[str] = []
     items: list[Any] = []
-    done = IndexSummary()
+    done = IndexSummary(modality=collection.modality)
     for item in collection:
         done.total += 1
         try:
@@ -81,10 +95,38 @@ def index_collection(
     if not items:
         raise done.errors[0][1] if done.errors else collection.nothing_found()
     done.passed_over = dict(collection.passed_over.counts)
-    given: dict[str, Any] = {"pictures" if collection.modality == "image" else "texts": items}
-    done.new, errors = gallery.add(**given, batch_size=batch_size, show_progress_bar=show, on_error="skip")
-    done.errors += [(names[index], error) for index, error in errors]
+    pictures, texts = (items, []) if collection.modality == "image" else ([], items)
+    added = gallery.add_items(pictures, texts, (), None, batch_size, show, "skip")
+    done.new, done.repeated = added.new, added.repeated
+    done.errors += [(names[index], error) for index, error in added.errors]
     return done
+
+
+def _index_videos(gallery: Gallery, source: str | os.PathLike[str], show: bool | None) -> IndexSummary:
+    done, passed_over = IndexSummary(), PassedOver()
+    videos = []
+    for path in _files(os.fspath(source)):
+        if suffix_of(path) in VIDEO_SUFFIXES:
+            videos.append(path)
+        else:
+            passed_over.add(path)
+    if not videos:
+        raise InputError(f"expected videos ({', '.join(VIDEO_SUFFIXES)}) at {os.fspath(source)!r}, found none")
+    done.total, done.passed_over = len(videos), dict(passed_over.counts)
+    done.new, errors = gallery.add(videos=videos, show_progress_bar=show, on_error="skip")
+    done.errors = [(videos[index], error) for index, error in errors]
+    return done
+
+
+def _files(source: str) -> Iterator[str]:
+    """A file; or those that a glob matches; or those of a folder and the folders below."""
+    for path in [source] if os.path.exists(source) else sorted(glob.iglob(source, recursive=True)):
+        if not os.path.isdir(path):
+            yield path
+            continue
+        for entry in walk_folder(path, FolderLinks([os.path.realpath(path)])):
+            if not entry.is_folder:
+                yield entry.path
 
 
 def _is_embedded(folder: Path) -> bool:
@@ -109,7 +151,7 @@ def _text(item: CollectionItem) -> str:
 def _index_shards(gallery: Gallery, folder: Path) -> IndexSummary:
     manifest = _manifest(folder)
     provenance = {key: value for key, value in manifest.items() if key != "modality"}
-    done = IndexSummary()
+    done = IndexSummary(modality=manifest["modality"])
     for table in read_shards(folder, 1000):
         done.total += len(table)
         done.new += gallery.add_rows(_rows(table, manifest, folder), provenance)

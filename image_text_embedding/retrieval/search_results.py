@@ -28,10 +28,10 @@ class SearchResult:
     """One result of a search.
 
     Attributes:
-        id: "image:" or "text:" and the sha256 of the content; `Gallery.remove` takes it.
-        kind: "image" or "text".
-        path: the absolute path or URL of the picture when it was added; None for a text, and for a picture that was added
-            as bytes or pixels.
+        id: "image:", "video:" or "text:" and the sha256 of the content; `Gallery.remove` takes it.
+        kind: "image", "video" or "text".
+        path: the absolute path or URL of the picture or video when it was added; None for a text, and for what was added as
+            bytes or pixels.
         text: the text; for a picture its caption, if it has one.
         score: the value that orders results: `itc`, or for re-ranked ones the family's own rule (BLIP: itm + itc,
             ALBEF: itm).
@@ -54,25 +54,27 @@ class SearchResult:
 
 
 def read_again(hit: Mapping[str, Any], limits: Limits) -> Any:
-    """The picture of a hit, as an input of `load_picture`.
+    """The picture or video of a hit, as an input of `load_picture` or `load_video`.
 
     Raises:
         ImageError: the picture was moved or changed, or has no path.
     """
     if not hit["path"]:
         raise ImageError("a picture that was added as bytes or pixels has no path to read it from")
-    entry = picture_entry(hit["path"], limits)
+    entry = picture_entry(hit["path"], limits, hit["id"].partition(":")[0])
     if entry.id != hit["id"]:
         raise ImageError(f"{hit['path']!r} has changed since it was added: add it again")
     return entry.item
 
 
 def query_kind(query: Any, modality: str | None) -> str:
-    """The kind of a query, "text", "image" or "vector": by its type, and for a string its `modality`.
+    """The kind of a query, "text", "image", "video" or "vector": by its type and its `modality`.
 
     Raises:
         InputError: it is not a single text, picture or vector, or not of its modality.
     """
+    if modality == "video":
+        return modality
     kind = _kind_by_type(query)
     if kind == "text" and modality == "image":
         return "image"

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import sys
+import typing
 
 import pytest
 from mypy import api
 from support.environment import ROOT
+
+import image_text_embedding as ite
 
 HEAD = """\
 from collections.abc import Iterator
@@ -98,3 +103,21 @@ def test_mistakes_are_found(reported: dict[int, str]) -> None:
     first = HEAD.count("\n") + 1 + len(RESULTS)
     for line, (call, kind) in enumerate(MISTAKES.items(), first):
         assert reported.get(line, "").endswith(f"[{kind}]"), call
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="typing.get_overloads is new in Python 3.11")
+def test_overloads_have_the_parameters_of_their_methods() -> None:
+    checked = 0
+    for name, method in inspect.getmembers(ite.Encoder, inspect.isfunction):
+        expected = inspect.signature(method).parameters
+        for overload in typing.get_overloads(method):
+            found = inspect.signature(overload).parameters
+            assert [*found] == [*expected] and [p.kind for p in found.values()] == [
+                p.kind for p in expected.values()
+            ], name
+            # Only what decides the type may have no default here and one there.
+            required = {key for key in found if found[key].default is inspect.Parameter.empty}
+            required -= {key for key in found if expected[key].default is inspect.Parameter.empty}
+            assert required <= {"on_error", "convert_to_tensor", "choices"}, name
+            checked += 1
+    assert checked > 40

@@ -97,7 +97,7 @@ def test_cached_states_are_bounded() -> None:
         ({"k": 0}, "k: expected"),
         ({"rerank": -1}, "rerank: expected"),
         ({"k": 20_000}, "at most 16384"),
-        ({"find": "pictures"}, "find: expected 'image' or 'text'"),
+        ({"find": "pictures"}, "find: expected 'image', 'video' or 'text'"),
         ({"modality": "sound"}, "modality: expected"),
         ({"rerank": 4, "find": "text"}, "a text with a picture"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -53,18 +54,19 @@ def write_video(
         times: the time of each frame in units of 1 / rate; None = one after the other.
         audio: with a second stream of silence.
     """
-    pictures = [numbered(each) if isinstance(each, (int, np.integer)) else each for each in frames]
+    pictures = (numbered(each) if isinstance(each, (int, np.integer)) else each for each in frames)
+    first = next(pictures)
     name = file if isinstance(file, io.BytesIO) else str(file)
     with av.open(name, "w", format=format, container_options=container_options or {}) as container:
         stream: Any = container.add_stream(codec, rate=rate, options={"threads": "1", **(options or {})})
-        stream.height, stream.width = pictures[0].shape[:2]
+        stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         if audio:
             sound: Any = container.add_stream("aac", rate=8000)
             silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
             silence.sample_rate = 8000
             container.mux(sound.encode(silence))
-        for index, picture in enumerate(pictures):
+        for index, picture in enumerate(itertools.chain([first], pictures)):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             if times is not None:
                 frame.pts = int(times[index])

@@ -69,7 +69,7 @@ class PictureTextBatches:
         """What `states` takes of a picture."""
         return self.runtime.pixels(picture)
 
-    def alike(self, group: list[tuple[int, Any]]) -> list[list[tuple[int, Any]]]:
+    def alike(self, group: list[tuple[Any, Any]]) -> list[list[tuple[Any, Any]]]:
         """A batch of (index, what `read` returns), divided into those that `states` takes together."""
         return [group]
 

@@ -80,7 +80,7 @@ def rerank(
     k = require_integer("k", k)
     batch_size = require_integer("batch_size", batch_size)
     reranker = Reranker(runtime, settings, batch_size)
-    modality = _query_modality(query, listed, modality)
+    modality = _query_modality(query, listed, modality, given.item)
     failures.one = False  # an error names its candidate, even if that is the only one
     texts = [(0, query)] if modality == "text" else list(enumerate(listed))
     text_failures = ItemErrors("raise", one=True) if modality == "text" else failures
@@ -141,26 +141,31 @@ def _best_texts(
     return [(index, score) for (index, _), score in zip(best, scores.tolist())]
 
 
-def _names_a_picture(text: str) -> bool:
-    """Whether a string is the URL or the existing file of a picture."""
+def _names_a_file(text: str) -> bool:
+    """Whether a string is a URL, or an existing file."""
     return is_url(text) or (len(text) < 4096 and "\0" not in text and os.path.isfile(text))
 
 
-def _query_modality(query: Any, candidates: list[Any], modality: str | None) -> str:
-    """Whether a query is a "text" or an "image": strings are texts, unless they are a URL or an existing file."""
+def _query_modality(query: Any, candidates: list[Any], modality: str | None, other: str) -> str:
+    """Whether a query is a "text" or a picture (or video): strings are texts, unless they are a URL or an existing file.
+
+    Args:
+        other: what a query is that is no text, "image" or "video".
+    """
     if modality is not None:
-        if modality not in ("image", "text"):
-            raise InputError(f"modality: expected 'image', 'text' or None, got {modality!r}")
+        if modality not in (other, "text"):
+            raise InputError(f"modality: expected {other!r}, 'text' or None, got {modality!r}")
         return modality
     if not isinstance(query, str):
-        return "image"
+        return other
     if any(not isinstance(candidate, str) for candidate in candidates):
         return "text"
-    query_is_picture = _names_a_picture(query)
-    candidates_are_pictures = bool(candidates) and all(map(_names_a_picture, candidates))
-    if query_is_picture == candidates_are_pictures:
+    query_is_file = _names_a_file(query)
+    candidates_are_files = bool(candidates) and all(map(_names_a_file, candidates))
+    if query_is_file == candidates_are_files:
+        what = {"image": "picture"}.get(other, other)
         raise InputError(
-            "cannot tell whether the query is a text or the location of a picture: pass modality='text' (candidates are "
-            "pictures) or modality='image' (candidates are texts)"
+            f"cannot tell whether the query is a text or the location of a {what}: pass modality='text' (candidates are "
+            f"{what}s) or modality={other!r} (candidates are texts)"
         )
-    return "image" if query_is_picture else "text"
+    return other if query_is_file else "text"

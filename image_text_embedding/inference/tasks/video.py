@@ -30,7 +30,9 @@ class VideoTextBatches(PictureTextBatches):
 
     unit, item = "videos", "video"
 
-    def __init__(self, runtime: ModelRuntime, videos: Any, on_error: str, frames: int | None, **texts: Any) -> None:
+    def __init__(
+        self, runtime: ModelRuntime, videos: Any, on_error: str, frames: int | None = DEFAULT_FRAMES, **texts: Any
+    ) -> None:
         self.frames = frames
         super().__init__(runtime, videos, on_error, **texts)
 
@@ -42,7 +44,7 @@ class VideoTextBatches(PictureTextBatches):
         """The pixels of a video's frames."""
         return self.runtime.frames(picture, self.frames)
 
-    def alike(self, group: list[tuple[int, Any]]) -> list[list[tuple[int, Any]]]:
+    def alike(self, group: list[tuple[Any, Any]]) -> list[list[tuple[Any, Any]]]:
         """Videos with equally many frames together."""
         lengths = dict.fromkeys(len(frames) for _, frames in group)
         return [[pair for pair in group if len(pair[1]) == length] for length in lengths]
@@ -185,5 +187,4 @@ class VideoTasks:
                 video.
         """
         given = VideoTextBatches(self.runtime, candidates, on_error, frames)
-        modality = {"video": "image"}.get(modality or "", modality)
         return rerank(given, query, k, modality, MatchSettings(itm_token), batch_size, show_progress_bar)

@@ -20,6 +20,12 @@ PICTURE_SUFFIXES = (
     *(".avif", ".avifs", ".heic", ".heics", ".heif", ".heifs", ".hif", ".jxl"),
 )
 
+# Of containers that `video_loading` reads, and animated GIF.
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".3gp", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts"),
+    *(".flv", ".ogv", ".wmv", ".gif"),
+)
+
 IMAGE_COLUMNS = ("image", "image_path", "file_name", "path", "image_url", "url", "images")
 
 TEXT_COLUMNS = ("caption", "text")
@@ -54,12 +60,14 @@ class CollectionItem:
         picture: where the picture is stored; None for a text.
         caption: the text, or where it is stored.
         problem: why it cannot be used, if that is known already.
+        more_captions: further texts about the picture; `embed` ignores them.
     """
 
     path: str
     picture: ContentLocation | None = None
     caption: str | ContentLocation | None = None
     problem: str | None = None
+    more_captions: tuple[str | ContentLocation, ...] = ()
 
 
 def as_utf8(text: str) -> str:

@@ -46,7 +46,7 @@ _OTHERS = (
     (b"\x1f\x8b", "a gzip archive"),
     (b"\0\0\x01\0", "a Windows icon (ICO)"),
     (b"8BPS", "a Photoshop file"),
-    (b"\x1aE\xdf\xa3", "a video (Matroska or WebM)"),
+    (b"\x1aE\xdf\xa3", "a video (Matroska or WebM), which encode_video takes"),
     (b"version https://git-lfs", "a pointer of Git LFS: fetch the file itself with git lfs pull"),
 )
 
@@ -71,7 +71,11 @@ def recognized_kind(head: bytes) -> str:
     if (name := recognized_format(head)) is not None:
         return f"a file that begins like {name}, with a truncated header or one that cannot be read"
     if head[4:8] == b"ftyp":
-        return "a HEIF file of an unknown coding" if head[8:12] in (b"mif1", b"msf1") else "a video (MP4 or MOV)"
+        return (
+            "a HEIF file of an unknown coding"
+            if head[8:12] in (b"mif1", b"msf1")
+            else "a video (MP4 or MOV), which encode_video takes"
+        )
     for start, kind in _OTHERS:
         if head.startswith(start):
             return kind

@@ -23,10 +23,11 @@ CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
 ANIMATIONS = ("GIF", "WEBP", "PNG")  # PIL's names: these also come as videos
 
 MAX_STREAMS = 64
+MAX_THREADS = 4
 LARGE = 1280 * 720  # pixels from which several threads decode
 IDLE = 60.0  # seconds after which a process that nobody needs ends
 OPENING_MEMORY = 256 * 2**20  # bytes for reading a header
-PAGE = 4096
+LATE_START = 2.0  # seconds
 
 
 class Refusal(Exception):
@@ -78,13 +79,15 @@ def _answer(request: dict[str, Any], content: bytes, requests: Any, answers: Any
     _limit(OPENING_MEMORY, request["seconds"])
     try:
         with open(request["path"], "rb") if request["path"] is not None else io.BytesIO(content) as file:
-            video = _open(file, request["max_pixels"])
-            memory = video.memory()
+            video = open_video(file, request["max_pixels"])
+            # The frames that are sent, and the message with them
+            pixels = request["size"] ** 2 if request["size"] else video.pixels
+            memory = video.memory() + 6 * pixels * request["frames"]
             # The reader of the answer waits until there is so much memory.
             _send(answers, {"memory": memory})
             requests.readline()
             _limit(memory + OPENING_MEMORY, request["seconds"])
-            frames = [_prepared(frame, request["size"]) for frame in video.frames(request["frames"])]
+            frames = [prepared(frame, request["size"]) for frame in video.frames(request["frames"])]
     except OSError as error:
         raise Refusal(f"cannot read it: {error.strerror or type(error).__name__}") from error
     if not frames:
@@ -101,7 +104,7 @@ def _limit(memory: int, seconds: float) -> None:
     with (
         open("/proc/self/statm", encoding="ascii") if os.path.exists("/proc/self/statm") else io.StringIO("0 " * 7) as f
     ):
-        used = int(f.read().split()[5]) * PAGE
+        used = int(f.read().split()[5]) * resource.getpagesize()
     if used:
         _set_limit(resource, resource.RLIMIT_DATA, used + memory)
     times = os.times()
@@ -115,7 +118,7 @@ def _set_limit(resource: Any, kind: int, value: int) -> None:
     resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
-def _prepared(frame: Any, size: int | None) -> Any:
+def prepared(frame: Any, size: int | None) -> Any:
     """A PIL image in RGB -> uint8 (H, W, 3), or (size, size, 3) as `pixels.to_pixels` makes it."""
     import numpy as np
     from PIL import Image
@@ -123,7 +126,15 @@ def _prepared(frame: Any, size: int | None) -> Any:
     return np.asarray(frame if size is None else frame.resize((size, size), Image.Resampling.BICUBIC))
 
 
-def _open(file: Any, max_pixels: int) -> Any:
+def open_video(file: Any, max_pixels: int) -> Any:
+    """A video with `pixels` (of a frame), `memory()` and `frames(wanted)`.
+
+    Args:
+        file: an open binary file that can be searched.
+
+    Raises:
+        Refusal: it is none, or too large.
+    """
     head = file.read(64)
     file.seek(0)
     if head[:4] in (b"GIF8", b"\x89PNG") or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
@@ -151,12 +162,13 @@ class _Animation:
             self._count = getattr(self._picture, "n_frames", 1)
         except (SyntaxError, ValueError, OSError, EOFError) as error:
             raise Refusal("expected a video, got a picture that cannot be read") from error
+        self.pixels = self._picture.width * self._picture.height
         if self._count < 2:
             raise Refusal("expected a video, got a still picture: a video of one frame is a list, [picture]")
 
     def memory(self) -> int:
         """Bytes that decoding takes: a few copies of the canvas."""
-        return 40 * self._picture.width * self._picture.height
+        return 40 * self.pixels
 
     def frames(self, wanted: int) -> Iterator[Any]:
         """The frames that stand for the video, as PIL images."""
@@ -178,7 +190,8 @@ class _Film:
         self._av, self._max_pixels = av, max_pixels
         options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none", "max_streams": str(MAX_STREAMS)}
         try:
-            self._container = av.open(file, options=options)
+            # Not options=, which PyAV 17 also gives to the streams, and writes beyond their list where there are none yet.
+            self._container = av.open(file, container_options=options)
         except MemoryError:
             raise
         except Exception as error:
@@ -190,8 +203,9 @@ class _Film:
         self._stream = streams[0]
         codec = self._stream.codec_context
         _check_size(codec.width, codec.height, max_pixels)
+        self.pixels = codec.width * codec.height
         codec.options = {"max_pixels": str(max_pixels)}
-        self._threads = min(4, os.cpu_count() or 1) if codec.width * codec.height >= LARGE else 1
+        self._threads = min(MAX_THREADS, os.cpu_count() or 1) if self.pixels >= LARGE else 1
         codec.thread_count = self._threads
         codec.thread_type = "AUTO" if self._threads > 1 else "SLICE"
 
@@ -200,9 +214,10 @@ class _Film:
         return bool(stream.disposition & self._av.stream.Disposition.attached_pic)
 
     def memory(self) -> int:
-        """Bytes that decoding takes: frames that others refer to, those of the threads, and copies in RGB."""
-        codec = self._stream.codec_context
-        return codec.width * codec.height * (40 + 8 * self._threads)
+        """Bytes that decoding takes: frames that others refer to, those of the threads, and copies in RGB (measured)."""
+        format = self._stream.codec_context.format
+        bits = format.padded_bits_per_pixel if format else 0  # 12 in most videos
+        return 2**25 + self.pixels * (48 + 8 * self._threads) * max(bits, 12) // 12
 
     def frames(self, wanted: int) -> Iterator[Any]:
         """The frames that stand for the video, as PIL images."""
@@ -283,6 +298,8 @@ class _FrameReader:
                 break
             self._advance()
         seconds = float((time - self._start) * self._stream.time_base)
+        if shown is None and self._last is not None and self._begins_with(self._last):
+            shown, suspect = self._last, self._suspect
         if shown is None:
             raise Refusal(f"damaged, or truncated: there is no frame at {seconds:.2f} s")
         if suspect:
@@ -294,12 +311,16 @@ class _FrameReader:
             )
         return shown
 
+    def _begins_with(self, frame: Any) -> bool:
+        """Whether there is nothing to see before a frame: recordings of broadcasts start between two key frames."""
+        return float((frame.pts - self._start) * self._stream.time_base) < LATE_START
+
     def _has_key_frame_before(self, limit: Fraction) -> bool:
         """Whether the index of the file knows a key frame after the latest frame and before a time.
 
         A file without an index may have one; seeking is then the better guess.
         """
-        entries: Any = getattr(self._stream, "index_entries", ())  # since PyAV 17
+        entries = self._stream.index_entries
         found = entries.search_timestamp(int(limit)) if len(entries) else -1
         return found < 0 or entries[found].timestamp > self._last.pts
 

@@ -14,7 +14,7 @@ from image_text_embedding.foundation.argument_checks import require_integer
 from image_text_embedding.foundation.errors import ImageError, VideoError, at_index, item_errors_as
 from image_text_embedding.inputs.decoding.memory_budget import DECODING_MEMORY
 from image_text_embedding.inputs.image_loading import decoded_picture
-from image_text_embedding.inputs.item_lists import has_attribute, require_iterable
+from image_text_embedding.inputs.item_lists import has_attribute, snapshot_pictures
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.inputs.pixels import to_pixels
 from image_text_embedding.inputs.url_fetch import display_url, fetch_picture, is_url
@@ -85,10 +85,10 @@ def _is_encoded(video: Any) -> bool:
 def _of_list(video: Any, wanted: int | None, limits: Limits, size: int | None) -> list[np.ndarray]:
     if isinstance(video, np.ndarray) and video.ndim != 4:
         raise VideoError(f"expected a video (T, H, W, 3), got an array of shape {video.shape}")
-    if not isinstance(video, Iterable) or isinstance(video, (Image.Image, dict)):
+    if not isinstance(video, Iterable) or isinstance(video, Image.Image):
         raise VideoError(f"expected {ACCEPTED}; got {type(video).__module__}.{type(video).__qualname__}")
-    given: Any = video if isinstance(video, (list, tuple, np.ndarray)) else list(require_iterable(video, "frames"))
-    if not len(given):
+    given = snapshot_pictures(video, "frames")
+    if not given:
         raise VideoError("expected a video with frames, got none")
     if wanted is None and len(given) > MAX_FRAMES:
         raise VideoError(f"expected at most {MAX_FRAMES} frames, got {len(given)}: frames=... takes some of them")

@@ -71,11 +71,16 @@ def print_facts(facts: Mapping[str, Any]) -> None:
 
     On a terminal, a long line continues in the next one, indented.
     """
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else MAX_LINE
     for name, value in _flat_facts(facts):
-        line = printable_text(f"{name.replace('_', ' ')}: {value}")
-        for part in textwrap.wrap(line, width, subsequent_indent="  ", break_on_hyphens=False):
-            print_line(part)
+        print_wrapped(f"{name.replace('_', ' ')}: {value}", indent=2)
+
+
+def print_wrapped(text: str, indent: int) -> None:
+    """Print one line on stdout; on a terminal, a long line continues in the next one, indented."""
+    width = max(indent + 20, shutil.get_terminal_size().columns) if sys.stdout.isatty() else MAX_LINE
+    lines = textwrap.wrap(printable_text(text), width, subsequent_indent=" " * indent, break_on_hyphens=False)
+    for line in lines:
+        print_line(line)
 
 
 def _flat_facts(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -1,7 +1,8 @@
-"""The commands that set things up: `samples`, and `link` and `unlink` for Towhee's local operator folders."""
+"""The commands that set things up: `doctor`, `samples`, and `link` and `unlink` for Towhee's local operator folders."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from image_text_embedding.foundation.terminal_text import print_line
 from image_text_embedding.interfaces.cli.options import AsJson
-from image_text_embedding.interfaces.cli.output import print_json, print_note, print_result
+from image_text_embedding.interfaces.cli.output import print_json, print_note, print_result, print_wrapped
 from image_text_embedding.interfaces.towhee_operators.operator_folders import (
     Outcome,
     default_towhee_home,
@@ -34,6 +35,33 @@ Home = Annotated[
         show_default=False,
     ),
 ]
+
+
+INDENT = 24  # of what doctor finds
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Check the installation: versions, devices, caches, extras, Towhee, and one vector computed; and say what to fix.
+
+    The exit code is 1 if something is broken. An extra that is absent is no fault.
+    """
+    from image_text_embedding.interfaces.doctor import ABSENT, BROKEN, OK, examine
+
+    marks = {OK: "ok", ABSENT: "-", BROKEN: "BROKEN"}
+    findings = []
+    for finding in examine():
+        findings.append(finding)
+        if not as_json:
+            print_wrapped(f"{marks[finding.state]:6}  {finding.name:14}  {finding.text}", INDENT)
+            if finding.fix:
+                print_wrapped(f"{'':{INDENT}}{finding.fix}", INDENT)
+    broken = sum(finding.state == BROKEN for finding in findings)
+    if as_json:
+        print_json({"ok": not broken, "findings": [dataclasses.asdict(finding) for finding in findings]})
+    else:
+        print_result(f"{broken} of {len(findings)} checks found a fault" if broken else "everything works")
+    if broken:
+        raise typer.Exit(1)
 
 
 def samples(

@@ -31,7 +31,8 @@ CSS = """
 .instances { gap: .5rem !important; flex-wrap: wrap; }
 .instances button { flex: none; min-width: 0 !important; width: auto; }
 .pictures { border: 0 !important; padding: 0 !important; background: none !important; overflow: visible !important; }
-.pictures .grid-wrap { max-height: none !important; overflow: visible !important; padding: 3px; }
+.pictures .grid-wrap { max-height: none !important; min-height: 0 !important; height: auto !important; padding: 3px;
+  overflow: visible !important; }
 .pictures .grid-container { grid-template-columns: repeat(auto-fill, minmax(160px, 1fr)) !important; gap: 1rem .8rem;
   grid-template-rows: none !important; grid-auto-rows: auto !important; align-items: start; }
 .pictures .thumbnail-lg { display: flex; flex-direction: column; aspect-ratio: auto; height: auto; text-align: left;
@@ -41,10 +42,8 @@ CSS = """
 .pictures .caption-label { position: static; align-self: stretch; max-width: none; white-space: normal; border: 0;
   background: none; padding: .3rem 0 0; font-size: .85rem; line-height: 1.35; overflow: visible; box-shadow: none; }
 .pictures button:focus-visible { outline: 3px solid var(--color-accent); outline-offset: 2px; border-radius: 8px; }
-.pictures .thumbnail-lg.selected { filter: none; }
-.pictures .thumbnail-lg.selected > img { outline: 3px solid var(--color-accent); outline-offset: 1px; }
 .pictures .caption-label { color: var(--body-text-color) !important; opacity: 1 !important; }
-.pictures .thumbnail-lg:hover { filter: none; }
+.pictures .thumbnail-lg:hover, .pictures .thumbnail-lg.selected { filter: none; }
 @media (max-width: 500px) {
   .tab-container button { padding: 0 .5rem !important; }
   .pictures .grid-container { grid-template-columns: repeat(2, 1fr) !important; }

@@ -43,11 +43,7 @@ def build_page(service: Service, client: ServiceClient) -> Any:
                     if names:
                         build(names)
                     else:
-                        _html(
-                            look.note(
-                                f"No model of this server can do this: start it with --model of one that can {task}."
-                            )
-                        )
+                        _html(look.note(f"No model of this server can {task}: start it with --model of one that can."))
     return blocks
 
 

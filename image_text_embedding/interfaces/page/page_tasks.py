@@ -83,7 +83,7 @@ class PageTasks:
         if not isinstance(results, list) or not isinstance(index, int) or not 0 <= index < len(results):
             raise PageError("Search again, then choose a result.")
         item = results[index]
-        return await self._explained(item.get("image") if isinstance(item, dict) else None, text, None)
+        return await self._explained(item.get("image") if isinstance(item, dict) else None, text, None, True)
 
     # --- The other tabs ---
 
@@ -116,21 +116,23 @@ class PageTasks:
 
     async def explain(self, picture: Any, text: Any, model: Any) -> tuple[Any, ...]:
         """Where each word of a text is in a picture."""
-        return await self._explained(picture, required_text(text, "Type a text."), model)
+        return await self._explained(picture, required_text(text, "Type a text."), model, False)
 
-    async def _explained(self, picture: Any, text: str, model: Any) -> tuple[Any, ...]:
+    async def _explained(self, picture: Any, text: str, model: Any, with_picture: bool) -> tuple[Any, ...]:
         content = self._client.picture(picture)
         body = {"image": content, "text": text} | ({"model": model} if model else {})
         answer = await self._client.post("/explain", body)
-        panels = await asyncio.to_thread(self._panels, picture, answer)
+        panels = await asyncio.to_thread(self._panels, picture, answer, with_picture)
         match = answer["match"]
         about = f"“{text}” matches the picture with probability {match:.3f}"
         about += ", so that the maps mean little." if match < LOW else "."
         return gr.update(value=look.note(about), visible=True), gr.update(value=panels, visible=True)
 
-    def _panels(self, picture: Any, answer: dict[str, Any]) -> list[tuple[Image.Image, str]]:
+    def _panels(self, picture: Any, answer: dict[str, Any], with_picture: bool) -> list[tuple[Image.Image, str]]:
+        """A panel for each word; the first may be the picture itself."""
         shown = thumbnail(load_picture(self._client.picture_bytes(picture), self._client.settings.limits()), PANEL_SIDE)
-        return [(overlay(shown, np.asarray(each)), word) for word, each in zip(answer["words"], answer["maps"])]
+        panels = [(overlay(shown, np.asarray(each)), word) for word, each in zip(answer["words"], answer["maps"])]
+        return [(shown, "the picture"), *panels] if with_picture else panels
 
 
 def _lines(text: Any) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ class ServiceClient:
         answer = response.json()
         if response.status_code == 200:
             return answer
-        message = answer["error"]["message"]
+        # The page has one picture, and calls it so.
+        message = re.sub(r"^(item \d+: )?(the bytes: )?", "", answer["error"]["message"])
         raise PageError(message[:1].upper() + message[1:])
 
     def picture(self, value: Any, expected: str = "Choose a picture first.") -> str:

@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from image_text_embedding.foundation.errors import InputError
+from image_text_embedding.foundation.errors import InputError, StoreError
 from image_text_embedding.foundation.terminal_text import print_line
 from image_text_embedding.inference.loading import load
 from image_text_embedding.inputs.text_encoder import TruncatedTextWarning
@@ -49,11 +49,13 @@ def build_service(settings: ServingSettings) -> Service:
     if settings.gallery is None:
         return Service(settings, named)
     gallery = Gallery.open(settings.gallery, **options)
-    if gallery.manifest is None:
+    try:
+        gallery.require_content()
+    except StoreError as error:
         gallery.close()
-        raise InputError(f"gallery: {settings.gallery} is empty: add pictures first (`image-text-embedding index`)")
+        raise InputError(f"gallery: {error}") from error
     for name, encoder in named:
-        if encoder.info["sha256"] == gallery.manifest["sha256"]:
+        if encoder.info["sha256"] == (gallery.manifest or {})["sha256"]:
             # With the model that is served anyway. The file stays open meanwhile.
             shared = Gallery.open(settings.gallery, encoder)
             gallery.close()

@@ -95,6 +95,20 @@ def reranked(similarity: np.ndarray, match: np.ndarray, pairs: MatchingPairs, k:
     return Recall(*(_recall(np.where(_best(s, k), m, -np.inf), r, ks) for s, m, r in ways))
 
 
+def median_rank(similarity: np.ndarray, pairs: MatchingPairs) -> float:
+    """MdR: the median, over texts, of the rank at which the first right picture (or video) is found; 1 is the best.
+
+    Args:
+        similarity, pairs: as in `recall`. -inf is a score, too: that of candidates which re-ranking left out.
+
+    Raises:
+        InputError: the shape is wrong, a score is NaN or infinity, or a pair is outside the matrix.
+    """
+    # Below all others, as -100 in the official code
+    scores, right = _checked(np.where(np.isneginf(similarity), np.finfo(np.float64).min, similarity), pairs)
+    return float(np.median(_wrong_before(scores.T, right.T) + 1))
+
+
 def _checked(similarity: np.ndarray, pairs: MatchingPairs) -> tuple[np.ndarray, np.ndarray]:
     """The scores as float64, and bool (images, texts): True for the pairs."""
     scores = np.asarray(similarity, dtype=np.float64)
@@ -109,14 +123,29 @@ def _checked(similarity: np.ndarray, pairs: MatchingPairs) -> tuple[np.ndarray, 
 
 
 def _recall(scores: np.ndarray, right: np.ndarray, ks: Sequence[int]) -> dict[int, float]:
+    wrong_before = _wrong_before(scores, right)
+    return {k: float((wrong_before < k).mean()) for k in ks}
+
+
+def _wrong_before(scores: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """For each query (row) that has a right answer, how many wrong candidates rank before the best right one."""
     is_query = right.any(axis=1)
     if not is_query.any():
         raise InputError("expected at least one pair (image, text) that belongs together, got none")
     scores, right = scores[is_query], right[is_query]
     best_right = np.where(right, scores, -np.inf).max(axis=1)
     # Wrong candidates count at -inf too: a right answer outside the shortlist is not found.
-    wrong_before = ((scores >= best_right[:, None]) & ~right).sum(axis=1)
-    return {k: float((wrong_before < k).mean()) for k in ks}
+    found: np.ndarray = ((scores >= best_right[:, None]) & ~right).sum(axis=1)
+    return found
+
+
+def shortlisted(similarity: np.ndarray, match: np.ndarray, k: int) -> np.ndarray:
+    """(images, texts): the scores by which each text ranks its k most similar pictures; -inf for the other pictures.
+
+    Args:
+        similarity, match, k: as in `reranked`.
+    """
+    return np.where(_best(similarity.T, k).T, match, -np.inf)
 
 
 def _best(scores: np.ndarray, k: int) -> np.ndarray:

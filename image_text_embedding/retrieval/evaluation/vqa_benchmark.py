@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from image_text_embedding.inference.encoder import Encoder
 from image_text_embedding.inference.tasks.answering import make_answerer
 from image_text_embedding.inference.tasks.image_text_batches import PictureTextBatches, TokenIds, text_encoder_for
 from image_text_embedding.inference.tasks.task_settings import AnswerSettings
+from image_text_embedding.inputs.collections.annotation_files import coco_names, find_picture, read_annotations
 from image_text_embedding.inputs.item_lists import ItemErrors, batches
-from image_text_embedding.retrieval.evaluation.annotation_files import coco_names, find_picture, read_annotations
 from image_text_embedding.retrieval.evaluation.vqa_accuracy import aokvqa_accuracy, vqa_accuracy
 
 QUESTIONS = (
@@ -86,11 +87,13 @@ def read_vqa(
     if not isinstance(rows, list) or not rows:
         raise InputError(f"expected {QUESTIONS}, got {path} with {abbreviate(rows)} as questions")
     known = {} if annotations is None else _read_answers(annotations)
+    # Five questions are about one picture of COCO, which is searched once.
+    find = functools.cache(lambda names: find_picture(images, names))
     questions: dict[int | str, VqaQuestion] = {}
     unknown = []
     for number, row in enumerate(rows):
         try:
-            question = _question(row, Path(images), subset)
+            question = _question(row, find, subset)
         except InputError:
             raise
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
@@ -193,19 +196,19 @@ def _answers(
     return answers
 
 
-def _question(row: Mapping[str, Any], images: Path, subset: str) -> VqaQuestion:
+def _question(row: Mapping[str, Any], find: Callable[[tuple[Any, ...]], Path], subset: str) -> VqaQuestion:
     identity, text = row["question_id"], row["question"]
     if not isinstance(identity, (int, str)) or not isinstance(text, str) or not text.strip():
         raise ValueError(f"question_id {abbreviate(identity)}, question {abbreviate(text)}")
     if isinstance(row.get("image"), str):
         name = row["image"]
         answers = _strings(row["answer"]) if isinstance(row.get("answer"), list) else None
-        return VqaQuestion(identity, find_picture(images, [name, name.rpartition("/")[2]]), text, answers)
+        return VqaQuestion(identity, find((name, name.rpartition("/")[2])), text, answers)
     is_aokvqa = "choices" in row or "direct_answers" in row
     if is_aokvqa:
         subset = f"{row['split']}2017"
     # The test-dev questions are about pictures of the test set.
-    picture = find_picture(images, coco_names(int(row["image_id"]), subset.replace("test-dev", "test")))
+    picture = find(tuple(coco_names(int(row["image_id"]), subset.replace("test-dev", "test"))))
     answers = _strings(row["direct_answers"]) if "direct_answers" in row else None
     return VqaQuestion(
         identity, picture, text, answers, None, is_aokvqa, row.get("difficult_direct_answer", False) is True

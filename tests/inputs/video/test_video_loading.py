@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,9 @@ def test_a_short_video_gives_all_its_frames(tmp_path: Path) -> None:
 
 def test_frames_that_last_differently_long_are_found_by_their_time() -> None:
     """A screen recording: a frame is on the screen until the next one comes."""
-    content = video_bytes([1, 2, 3, 4], times=[0, 10, 11, 90], rate=10)
-    found = numbers(content, 2)
-    assert found == [1, 3] or found == [1, 2, 3], found
+    content = video_bytes(range(8), times=[0, 10, 11, 12, 13, 14, 60, 79], rate=10, options={"bf": "0"})
+    assert numbers(content, 2) == [0, 5], "at 0 and 4 of 8 seconds"
+    assert numbers(content) == [0, 1, 5, 5, 5, 5, 6, 6], "one for each second"
 
 
 def test_frames_between_key_frames_far_apart_are_decoded_once(tmp_path: Path) -> None:
@@ -89,6 +90,18 @@ def test_frames_between_key_frames_far_apart_are_decoded_once(tmp_path: Path) ->
 def test_a_recording_that_states_no_length() -> None:
     content = video_bytes(range(40), "libvpx-vp9", "webm", container_options={"live": "1"})
     assert numbers(content) == [5 * i for i in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("matrix", "turns"), [((1, 0, 0, 1), 0), ((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)]
+)
+def test_phones_film_with_the_camera_on_its_side(matrix: tuple[int, ...], turns: int) -> None:
+    content = bytearray(video_bytes([numbered(1, 128, 64)] * 3))
+    place = content.index(b"tkhd") + 44  # of the matrix (a, b, u, c, d, v, x, y, w) in the header of version 0
+    a, b, c, d = (number * 2**16 for number in matrix)
+    content[place : place + 20] = struct.pack(">5i", a, b, 0, c, d)
+    upright = load_video(bytes(content), 1)[0]
+    np.testing.assert_allclose(upright, np.rot90(numbered(1, 128, 64), turns), atol=40)
 
 
 def test_a_stream_of_sound_beside_it(tmp_path: Path) -> None:
@@ -164,7 +177,7 @@ def test_one_or_many() -> None:
         (np.zeros((4, 4, 3), np.uint8), VideoError, r"expected a video \(T, H, W, 3\), got an array of shape \(4, 4, 3\)"),
         (np.zeros((2, 4, 4, 3)), ImageError, "frame 0: expected an array of uint8"),
         ([numbered(0), b"no picture"], ImageError, "frame 1: the bytes: expected a picture"),
-        ({"a": 1}, VideoError, "expected a path"),
+        ({"a": 1}, InputError, "expected one or a list of frames, got a dict"),
         (3, VideoError, "expected a path"),
         (io.StringIO("text"), VideoError, "binary mode"),
         ("ftp://example.com/a.mp4", FetchError, "got 'ftp'"),

@@ -109,11 +109,17 @@ def test_evaluate(run: Run, photos: Path, tmp_path: Path) -> None:
     answers = [{"question_id": HOSTILE, "answer_type": HOSTILE, "answers": [{"answer": HOSTILE}]}]
     for content, code in ((answers, 0), ([], 1)):
         annotations.write_text(json.dumps({"annotations": content}))
-        asked = ("--vqa", questions, "--annotations", annotations)
+        asked: tuple[Any, ...] = ("--vqa", questions, "--annotations", annotations)
         assert_harmless(run, "evaluate", "--images", photos, *asked, code=code)
+    out = tmp_path / f"captions{HOSTILE}.json"
+    for image, code in ((pictures[0], 0), (f"missing{HOSTILE}.png", 1)):
+        questions.write_text(json.dumps([{"image_id": HOSTILE, "image": image}]))
+        assert_harmless(run, "evaluate", "--images", photos, "--captioning", questions, "--out", out, code=code)
 
 
-def test_models_training_towhee_and_wrong_usage(run: Run, photos: Path, tmp_path: Path) -> None:
+def test_models_training_towhee_and_wrong_usage(
+    run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = tmp_path / f"home {HOSTILE}"
     assert "owned" in assert_harmless(run, "link", "--towhee-home", home, code=0)
     changed = next(path for path in home.rglob("__init__.py"))
@@ -122,9 +128,12 @@ def test_models_training_towhee_and_wrong_usage(run: Run, photos: Path, tmp_path
     assert_harmless(run, "unlink", "--towhee-home", tmp_path / HOSTILE, code=0)
     assert_harmless(run, "models", code=0)
     assert "owned" in assert_harmless(run, "samples", home, code=0)
+    monkeypatch.setenv("TOWHEE_HOME", str(home))
+    assert "owned" in assert_harmless(run, "doctor", code=0)
     (home / "teddy.jpg").write_text("changed")
     assert "left alone" in assert_harmless(run, "samples", home, code=1)
-    good = PICTURES[0]
+    good, requests = PICTURES[0], tmp_path / "requests.json"
+    requests.write_text("{}")
     tasks = (
         ["match", good, "y"],
         ["reason", good, good, "z"],
@@ -137,7 +146,8 @@ def test_models_training_towhee_and_wrong_usage(run: Run, photos: Path, tmp_path
         ["cache", "--remove"],
         ["rank", "--model"],
         *([*task, "--model"] for task in tasks),
-        ["score", "x", "--out", "y", "--model"],
+        ["score", requests, "--out", tmp_path / "y", "--model"],
+        ["capfilt", photos, "--out", tmp_path / "y", "--filter", "blip_demo", "--captioner"],
         ["serve", "--model"],
     ):
         assert "owned" in assert_harmless(run, *words, HOSTILE, code=1)

@@ -46,6 +46,14 @@ FOLDERS = [
     "visual-grounding/blip/versions/main",
     "visual-entailment/albef/main",
     "visual-entailment/albef/versions/main",
+    "video-text-embedding/blip/main",
+    "video-text-embedding/blip/versions/main",
+    "video-text-embedding/albef/main",
+    "video-text-embedding/albef/versions/main",
+    "video-text-matching/blip/main",
+    "video-text-matching/blip/versions/main",
+    "video-text-matching/albef/main",
+    "video-text-matching/albef/versions/main",
 ]
 
 

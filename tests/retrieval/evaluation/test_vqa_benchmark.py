@@ -216,3 +216,13 @@ def test_the_command_reports_what_is_wrong_before_it_computes(
     for out, message in ((pictures, "it is a folder"), (pictures / "missing" / "x.json", "no access to")):
         code, _, err = run(*arguments, "--model", "blip_vqa_base", "--out", out)
         assert code == 1 and "cannot write" in err and message in err
+
+
+def test_options_of_other_benchmarks_are_refused(run: Run, official: tuple[Path, Path], pictures: Path) -> None:
+    for benchmark, option, message in (
+        ("--captioning", "--annotations", "belong to --vqa"),
+        ("--captions", "--answers", "belong to --vqa"),
+        ("--refcoco", "--out", "--out belongs to --captioning and --vqa"),
+    ):
+        code, _, err = run("evaluate", "--images", pictures, benchmark, official[0], option, official[1])
+        assert code == 2 and message in " ".join(err.replace("│", " ").split())

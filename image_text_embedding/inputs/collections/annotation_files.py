@@ -1,14 +1,13 @@
-"""Reading the annotation files of data sets, finding the pictures that they name, and writing files of results."""
+"""Reading the annotation files of data sets, and finding the pictures that they name."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from image_text_embedding.foundation.atomic_files import atomic_write
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.foundation.text_files import read_text
 
@@ -50,11 +49,12 @@ def read_annotations(path: str | os.PathLike[str], expected: str) -> Any:
         raise InputError(f"expected {expected}, got {path}: {error!r}") from error
 
 
-def find_picture(folder: str | os.PathLike[str], names: Iterable[str | Sequence[str]]) -> Path:
+def find_picture(folder: str | os.PathLike[str], names: Iterable[str | Sequence[str]], what: str = "picture") -> Path:
     """The first of several paths below a folder that is a file.
 
     Args:
         names: relative paths, each one string or the parts of the path.
+        what: names the file in errors.
 
     Raises:
         InputError: none is; or one of them is outside of the folder.
@@ -62,10 +62,10 @@ def find_picture(folder: str | os.PathLike[str], names: Iterable[str | Sequence[
     candidates = [Path(folder, *([name] if isinstance(name, str) else name)) for name in names]
     for candidate in candidates:
         if not Path(os.path.normpath(candidate)).is_relative_to(os.path.normpath(folder)):
-            raise InputError(f"expected a picture within {folder}, got {candidate}")
+            raise InputError(f"expected a {what} within {folder}, got {candidate}")
         if os.path.isfile(candidate):
             return candidate
-    raise InputError(f"expected a picture at {candidates[0]}, found none: is this the folder with the pictures?")
+    raise InputError(f"expected a {what} at {candidates[0]}, found none: is this the folder with the {what}s?")
 
 
 def coco_names(image_id: int, subset: str = "") -> list[str | tuple[str, str]]:
@@ -79,26 +79,23 @@ def coco_names(image_id: int, subset: str = "") -> list[str | tuple[str, str]]:
     return [*names, *((subset, name) for name in names if subset)]
 
 
-def check_result_path(path: str | os.PathLike[str]) -> None:
-    """Check that a file of results can be written later, before hours of computing.
+def nlvr2_pictures(record: Mapping[str, Any], folder: Path, where: str) -> tuple[Path, Path]:
+    """The two pictures of a statement of NLVR2: under `images`, as BLIP and ALBEF list them, or by the authors' identifier.
 
     Raises:
-        InputError: its folder does not exist or cannot be written to, or it is a folder itself.
+        InputError: they are not listed, or no file.
     """
-    folder = Path(path).absolute().parent
-    if Path(path).is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(
-            f"cannot write {path}: {'it is a folder' if Path(path).is_dir() else f'no access to {folder}'}"
+    images = record.get("images")
+    if images is None and isinstance(record.get("identifier"), str):
+        # "dev-850-0-1": statement 1 about the pictures dev-850-0-img0.png and dev-850-0-img1.png
+        stem = record["identifier"].rpartition("-")[0]
+        split, directory = stem.partition("-")[0], str(record.get("directory", ""))
+        names = [f"{stem}-img{side}.png" for side in (0, 1)]
+        left, right = (
+            find_picture(folder, [name, (split, name), (directory, name), ("images", split, directory, name)])
+            for name in names
         )
-
-
-def write_results(path: str | os.PathLike[str], results: Any) -> None:
-    """Write the JSON that an evaluation server takes.
-
-    Raises:
-        InputError: it cannot be written.
-    """
-    try:
-        atomic_write(path, json.dumps(results).encode())
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+        return left, right
+    if not isinstance(images, list) or len(images) != 2 or not all(isinstance(name, str) for name in images):
+        raise InputError(f"{where}: expected two pictures under 'images', got {str(images)[:200]}")
+    return find_picture(folder, [images[0]]), find_picture(folder, [images[1]])
