@@ -121,7 +121,8 @@ def test_models_training_towhee_and_wrong_usage(
     assert "owned" in assert_harmless(run, "doctor", code=0)
     (home / "teddy.jpg").write_text("changed")
     assert "left alone" in assert_harmless(run, "samples", home, code=1)
-    good = PICTURES[0]
+    good, requests = PICTURES[0], tmp_path / "requests.jsonl"
+    requests.touch()
     tasks = (
         ["match", good, "y"],
         ["reason", good, good, "z"],
@@ -134,7 +135,7 @@ def test_models_training_towhee_and_wrong_usage(
         ["cache", "--remove"],
         ["rank", "--model"],
         *([*task, "--model"] for task in tasks),
-        ["score", "x", "--out", "y", "--model"],
+        ["score", requests, "--out", "y", "--model"],
         ["serve", "--model"],
     ):
         assert "owned" in assert_harmless(run, *words, HOSTILE, code=1)
