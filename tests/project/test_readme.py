@@ -1,4 +1,4 @@
-"""The README's two commands, and its examples in Python and Towhee on the demonstration models. `test_docs.py` runs them all."""
+"""The README's two commands, and its examples on the demonstration models. `test_docs.py` runs all, on small ones."""
 
 from __future__ import annotations
 
