@@ -35,6 +35,9 @@ from image_text_embedding.models.config import ModelConfig
 from image_text_embedding.models.config_files import list_models, model_config
 
 if TYPE_CHECKING:
+    from image_text_embedding import bulk as bulk
+    from image_text_embedding import training as training
+    from image_text_embedding.demo.example_pictures import samples
     from image_text_embedding.inference.encoder import Encoder
     from image_text_embedding.inference.loading import load
     from image_text_embedding.inference.visualization.contact_sheet import contact_sheet
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from image_text_embedding.inputs.image_loading import load_picture
     from image_text_embedding.inputs.text_encoder import TruncatedTextWarning, UnknownWordsWarning
     from image_text_embedding.inputs.video.video_loading import load_video
+    from image_text_embedding.interfaces import adapters as adapters
     from image_text_embedding.interfaces.transformers_pipelines import pipeline
     from image_text_embedding.retrieval.gallery import Gallery
 
@@ -76,6 +80,7 @@ __all__ = [
     "load_video",
     "model_config",
     "pipeline",
+    "samples",
 ]
 
 
@@ -91,17 +96,25 @@ _LAZY = {
     "load_picture": "inputs.image_loading",
     "load_video": "inputs.video.video_loading",
     "pipeline": "interfaces.transformers_pipelines",
+    "samples": "demo.example_pictures",
 }
 
 
+# Public folders that `import image_text_embedding` does not import, each with functions of its own: `ite.training.train`.
+_FOLDERS = {"adapters": "interfaces.adapters", "bulk": "bulk", "training": "training"}
+
+
 def __getattr__(name: str) -> Any:
+    if name in _FOLDERS:
+        return importlib.import_module(f"{__name__}.{_FOLDERS[name]}")
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    """What is public."""
+    return sorted([*__all__, *_FOLDERS, "__all__", "__doc__", "__file__", "__name__", "__path__", "__version__"])
 
 
 def _register_operators() -> None:

@@ -14,27 +14,33 @@ the model.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from image_text_embedding.bulk.item_embedding import ItemReader
-from image_text_embedding.bulk.local_execution import embed_locally
+from image_text_embedding.bulk.collection_run import (
+    Compute,
+    ItemResult,
+    auto_batch_size,
+    check_run_arguments,
+    file_version,
+    write_results,
+)
+from image_text_embedding.bulk.item_embedding import EmbeddingWorker, ItemReader, embed_chunk
+from image_text_embedding.bulk.local_execution import run_locally
 from image_text_embedding.bulk.shard_reading import LAYOUTS
 from image_text_embedding.bulk.vector_manifest import manifest_of
 from image_text_embedding.bulk.vector_shards import VectorShards
-from image_text_embedding.foundation.argument_checks import is_number, require_integer
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.inputs.collections.collection import Collection
-from image_text_embedding.inputs.collections.collection_items import CollectionItem, as_utf8
-from image_text_embedding.inputs.collections.content_reading import file_size, modified_ns
+from image_text_embedding.inputs.collections.collection_items import CollectionItem
 from image_text_embedding.inputs.item_lists import progress_bar
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.inputs.prefetch import available_cpus
-from image_text_embedding.inputs.url_fetch import is_url
+from image_text_embedding.inputs.text_encoder import TruncatedTextWarning
 
 if TYPE_CHECKING:
     from image_text_embedding.inference.encoder import Encoder
@@ -42,9 +48,7 @@ if TYPE_CHECKING:
 
 SHARD_SIZE = 10_000
 
-CPU_BATCH = 16  # larger batches cost memory and are not faster on a CPU
-
-MAX_GPU_BATCH = 256
+TEXT_BATCHES_SORTED = 16  # so many batches of texts are sorted by length together, so that little padding is needed
 
 
 @dataclass(frozen=True)
@@ -123,11 +127,7 @@ def embed(
     """
     if layout not in LAYOUTS:
         raise InputError(f"layout: expected one of {', '.join(LAYOUTS)}, got {layout!r}")
-    if not is_number(max_errors) or not 0 <= max_errors <= 1:
-        raise InputError(f"max_errors: expected a share from 0 to 1, got {max_errors!r}")
-    for name, value in (("shard_size", shard_size), ("workers", workers), ("batch_size", batch_size)):
-        if value is not None and (name, value) != ("batch_size", "auto"):
-            require_integer(name, value)
+    check_run_arguments(shard_size, workers, batch_size, max_errors)
     items = Collection(source, modality, column)
     total = items.count()
     encoder = _load_model(model, items.modality, limits, options)
@@ -135,7 +135,6 @@ def embed(
     size = auto_batch_size(encoder) if isinstance(batch_size, str) else batch_size
     manifest = {**manifest_of(encoder.info), "modality": items.modality, "layout": layout}
     started = time.monotonic()
-    new = already = seen = 0
     with (
         VectorShards(out, manifest, shard_size) as shards,
         progress_bar(total, items.modality, show_progress_bar) as bar,
@@ -143,56 +142,53 @@ def embed(
 
         def known(item: CollectionItem) -> bool:
             """Whether an item is embedded already, decided without reading it."""
-            if checksum or items.modality == "text" or item.picture is None:
-                return False
-            mtime_ns = modified_ns(item)
-            has_version = mtime_ns is not None or (is_url(item.path) and is_url(item.picture.file))
-            return has_version and shards.has_file(as_utf8(item.path), mtime_ns, file_size(item))
+            version = None if checksum or items.modality == "text" else file_version(item)
+            return version is not None and shards.has_file(*version)
 
         if ray is False:
-            threads = workers or min(8, available_cpus())
-            done = embed_locally(items, known, reading, encoder, shards, size, threads)
+            compute = _local_compute(encoder, items.modality, shards, size)
+            at_once = size if items.modality == "image" else size * TEXT_BATCHES_SORTED
+            done = run_locally(items, known, reading, compute, at_once, workers or min(8, available_cpus()))
         else:
-            from image_text_embedding.bulk.ray_execution import embed_on_ray
+            from image_text_embedding.bulk.ray_execution import run_on_ray
 
             if not isinstance(model, (str, os.PathLike)):
                 raise InputError("ray: expected a model's name, which each worker loads, got a loaded model")
             load_options = {"limits": limits, **options}
-            done = embed_on_ray(items, known, reading, os.fspath(model), load_options, manifest, size, workers, ray)
+            worker = EmbeddingWorker(os.fspath(model), load_options, manifest, items.modality, size)
+            done = run_on_ray(items, known, reading, worker, options.get("device"), size, workers, ray)
         with contextlib.closing(done):
-            for one in itertools.chain.from_iterable(done):
-                seen += 1
-                if one.error is not None:
-                    shards.fail(one.path, one.error)
-                    # A share of the whole source, so that the order of the items does not matter.
-                    if shards.errors > max_errors * total:
-                        break
-                elif one.row is None or one.vector is None or not shards.add(one.row, one.vector):
-                    already += 1
-                    _skip(bar)
-                    continue
-                else:
-                    new += 1
-                bar.update()
-        shards.commit()
-        if shards.errors > max_errors * min(total, seen):
-            prefix = "" if seen >= total else "stopped: "
-            raise InputError(
-                f"{prefix}{shards.errors} of {seen} items cannot be used, more than max_errors={max_errors} allows: "
-                f"{shards.folder / 'errors.parquet'} says why. {len(shards)} rows are written; run the same command again to "
-                "resume"
-            )
+            counts = write_results(done, shards, total, max_errors, bar)
         return EmbedSummary(
             os.fspath(out),
             str(manifest["model"]),
-            seen,
-            new,
-            already,
+            counts.seen,
+            counts.new,
+            counts.already,
             shards.errors,
             len(shards),
             round(time.monotonic() - started, 3),
             dict(items.passed_over.counts),
         )
+
+
+def _local_compute(encoder: Encoder, modality: str, shards: VectorShards, batch_size: int) -> Compute:
+    """A function that computes on this machine; it warns once of truncated texts."""
+    warned = False
+
+    def compute(chunk: list[Any]) -> list[ItemResult]:
+        nonlocal warned
+        done, cut = embed_chunk(chunk, modality, encoder, shards, batch_size)
+        if cut and not warned:
+            warned = True
+            warnings.warn(
+                f"some texts are longer than {encoder.config.name} reads and were truncated",
+                TruncatedTextWarning,
+                stacklevel=5,
+            )
+        return done
+
+    return compute
 
 
 def _load_model(model: Any, modality: str, limits: Limits | None, options: dict[str, Any]) -> Encoder:
@@ -205,26 +201,3 @@ def _load_model(model: Any, modality: str, limits: Limits | None, options: dict[
     if model.dim is None:
         raise InputError(f"{model.config.name} makes no vectors: choose a model that does")
     return model
-
-
-def auto_batch_size(encoder: Encoder) -> int:
-    """How many pictures the model's device computes at once."""
-    device = encoder.device
-    if getattr(device, "type", "cpu") != "cuda":
-        return CPU_BATCH
-    import torch
-
-    free, _ = torch.cuda.mem_get_info(device)
-    vision = encoder.config.vision
-    # Queries, keys, values, attention output and the wide part of the MLP of a layer, plus a margin: 24 widths.
-    bytes_per_picture = ((vision.image_size // vision.patch_size) ** 2 + 1) * vision.width * 24 * 4
-    fits = max(1, free // 2 // bytes_per_picture)
-    return int(min(MAX_GPU_BATCH, 1 << (fits.bit_length() - 1)))
-
-
-def _skip(bar: Any) -> None:
-    """Count an item as done without counting it into the rate, from which the remaining time is estimated."""
-    if not bar.disable:
-        bar.n += 1
-        bar.initial += 1
-        bar.last_print_n += 1

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from image_text_embedding.bulk.vector_shards import Row
+from image_text_embedding.bulk.collection_run import Compute, ItemResult
+from image_text_embedding.bulk.vector_manifest import check_comparable, manifest_of
+from image_text_embedding.bulk.vector_shards import Row, VectorShards
 from image_text_embedding.foundation.errors import ImageError, TextError, as_item_error
 from image_text_embedding.inputs.collections.collection_items import CollectionItem, as_utf8
 from image_text_embedding.inputs.collections.content_reading import (
@@ -26,16 +29,6 @@ from image_text_embedding.inputs.text_encoder import TruncatedTextWarning
 
 if TYPE_CHECKING:
     from image_text_embedding.inference.encoder import Encoder
-
-
-@dataclass(frozen=True)
-class ItemResult:
-    """The result for one item: a row and its vector, an error, or neither if it was embedded already."""
-
-    path: str
-    row: Row | None = None
-    vector: np.ndarray | None = None
-    error: Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -71,23 +64,27 @@ class ItemReader:
         return Row(path, text, len(content), None, None, sha256(content).hexdigest(), None), text
 
     def _picture(self, item: CollectionItem, path: str) -> tuple[Row, np.ndarray]:
-        assert item.picture is not None
-        # Before it is read: if it is written meanwhile, the next run reads it again.
-        mtime_ns, size_of_file = modified_ns(item), file_size(item) if item.picture.cell is not None else None
-        content = read_picture_bytes(item.picture, self.limits)
-        with decoded_picture(content, self.limits) as picture:
-            size, pixels = picture.size, to_pixels(picture, self.size)
+        row, (pixels,) = read_picture(item, path, (self.size,), self.limits)
         caption = read_caption(item.caption)
-        row = Row(
-            path,
-            caption and as_utf8(caption),
-            len(content),
-            *size,
-            sha256(content).hexdigest(),
-            mtime_ns,
-            size_of_file,
-        )
-        return row, pixels
+        return replace(row, caption=caption and as_utf8(caption)), pixels
+
+
+def read_picture(
+    item: CollectionItem, path: str, sizes: Sequence[int], limits: Limits
+) -> tuple[Row, tuple[np.ndarray, ...]]:
+    """A picture's row without its caption, and its pixels, uint8 (S, S, 3), at each of the sizes.
+
+    Raises:
+        ImageError: it cannot be used.
+    """
+    assert item.picture is not None
+    # Before it is read: if it is written meanwhile, the next run reads it again.
+    mtime_ns, size_of_file = modified_ns(item), file_size(item) if item.picture.cell is not None else None
+    content = read_picture_bytes(item.picture, limits)
+    with decoded_picture(content, limits) as picture:
+        size, pixels = picture.size, {side: to_pixels(picture, side) for side in set(sizes)}
+    row = Row(path, None, len(content), *size, sha256(content).hexdigest(), mtime_ns, size_of_file)
+    return row, tuple(pixels[side] for side in sizes)
 
 
 def item_result(row: Row, vector: Any) -> ItemResult:
@@ -107,3 +104,56 @@ def encode_values(encoder: Encoder, modality: str, values: list[Any], batch_size
     for index, error in errors:
         result[index] = error
     return result, any(issubclass(one.category, TruncatedTextWarning) for one in caught)
+
+
+def embed_chunk(
+    chunk: list[tuple[Row, Any] | ItemResult], modality: str, encoder: Encoder, shards: VectorShards, batch_size: int
+) -> tuple[list[ItemResult], bool]:
+    """The results of items that were read, on the machine that writes; and whether a text was truncated."""
+    fresh = {
+        row.sha256: value
+        for row, value in (one for one in chunk if not isinstance(one, ItemResult))
+        if not shards.has(row) and shards.vector(row.sha256) is None
+    }
+    vectors, cut = encode_values(encoder, modality, list(fresh.values()), batch_size)
+    found = dict(zip(fresh, vectors))
+    done = []
+    for one in chunk:
+        if isinstance(one, ItemResult):
+            done.append(one)
+            continue
+        row, _ = one
+        done.append(item_result(row, found.get(row.sha256) if row.sha256 in found else shards.vector(row.sha256)))
+    return done, cut
+
+
+@dataclass(frozen=True)
+class EmbeddingWorker:
+    """What a Ray worker does: loads the model, then computes the vectors of items that were read.
+
+    Attributes:
+        model, options: what is passed to `load`.
+        manifest: of the caller's model; a worker with other weights refuses to work.
+        modality: "image" or "text".
+        batch_size: items computed at once.
+    """
+
+    model: str
+    options: dict[str, Any]
+    manifest: dict[str, Any]
+    modality: str
+    batch_size: int
+
+    def __call__(self) -> Compute:
+        """Load the model; returns the function that computes."""
+        from image_text_embedding.inference.loading import load
+
+        encoder = load(self.model, modality=self.modality, **self.options)
+        check_comparable(self.manifest, manifest_of(encoder.info), "the model of a Ray worker")
+
+        def compute(chunk: list[Any]) -> list[ItemResult]:
+            values = [one[1] for one in chunk if not isinstance(one, ItemResult)]
+            ready = iter(encode_values(encoder, self.modality, values, self.batch_size)[0])
+            return [one if isinstance(one, ItemResult) else item_result(one[0], next(ready)) for one in chunk]
+
+        return compute

@@ -1,4 +1,4 @@
-"""Bulk embedding on Ray: Ray Data reads, workers that hold the model compute, and the caller writes.
+"""Computes on Ray: Ray Data reads, workers that hold the model compute, and the caller writes.
 
 One process writes, so that shards and manifest equal those of a run on one machine, and the items of a lost worker are given
 to another, never lost and never written twice. A vector is a kilobyte: writing is not what takes time.
@@ -15,8 +15,7 @@ import pickle
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
-from image_text_embedding.bulk.item_embedding import ItemReader, ItemResult, encode_values, item_result
-from image_text_embedding.bulk.vector_manifest import check_comparable, manifest_of
+from image_text_embedding.bulk.collection_run import Compute, ItemResult
 from image_text_embedding.foundation.errors import EmbeddingError, SetupError
 from image_text_embedding.foundation.optional_imports import import_optional
 from image_text_embedding.inputs.collections.collection_items import CollectionItem, as_utf8
@@ -24,35 +23,35 @@ from image_text_embedding.inputs.collections.collection_items import CollectionI
 BLOCK_SIZE = 1024  # items
 
 
-def embed_on_ray(
+def run_on_ray(
     items: Iterable[CollectionItem],
     known: Callable[[CollectionItem], bool],
-    reading: ItemReader,
-    model: str,
-    options: dict[str, Any],
-    manifest: dict[str, Any],
+    reading: Callable[[CollectionItem], Any],
+    start_worker: Callable[[], Compute],
+    device: Any,
     batch_size: int,
     workers: int | None,
     address: str | bool,
 ) -> Generator[list[ItemResult], None, None]:
-    """The results of the items, in their order.
+    """The results of the items, in their order. What is passed to the workers must be picklable.
 
     Args:
-        model, options: what each worker passes to `load`.
-        manifest: of the caller's model; a worker with other weights refuses to work.
+        known, reading: as in `run_locally`.
+        start_worker: loads the model in a worker; returns the function that computes.
+        device: where the models compute; None = a GPU if there is one.
         batch_size: items in a batch, which are computed at once.
         workers: processes that hold the model; None = one per GPU, else one per CPU.
         address: of the cluster; True = RAY_ADDRESS, else one on this machine. An existing connection is used.
 
     Raises:
-        SetupError: Ray is not installed, or the cluster cannot be reached.
+        SetupError: Ray is not installed, there is no such cluster, or it failed.
     """
-    import_optional("ray.data", "ray", "embedding on a cluster")
+    import_optional("ray.data", "ray", "a run on a cluster")
     import ray
 
     with _connected(ray, address):
         gpus, cpus = (int(ray.cluster_resources().get(name, 0)) for name in ("GPU", "CPU"))
-        on_gpu = gpus > 0 and str(options.get("device") or "cuda").startswith("cuda")
+        on_gpu = gpus > 0 and str(device or "cuda").startswith("cuda")
         blocks: list[Any] = []
         for block in _blocks(items, known):
             if isinstance(block, ItemResult):
@@ -69,7 +68,7 @@ def embed_on_ray(
             .map_batches(_Read(reading), batch_size=batch_size, batch_format="pyarrow")
             .map_batches(
                 _Model,
-                fn_constructor_args=(model, options, manifest, reading.modality, batch_size),
+                fn_constructor_args=(start_worker,),
                 batch_size=batch_size,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(size=workers or (gpus if on_gpu else max(1, cpus))),
@@ -88,9 +87,9 @@ def embed_on_ray(
 
 
 class _Read:
-    """A task: items -> pixels or texts."""
+    """A task: items -> what `reading` makes of them."""
 
-    def __init__(self, reading: ItemReader) -> None:
+    def __init__(self, reading: Callable[[CollectionItem], Any]) -> None:
         self.reading = reading
 
     def __call__(self, table: Any) -> Any:
@@ -98,31 +97,20 @@ class _Read:
 
 
 class _Model:
-    """A worker that holds the model: pixels or texts -> results."""
+    """A worker that holds the model: what was read -> results."""
 
-    def __init__(
-        self, model: str, options: dict[str, Any], manifest: dict[str, Any], modality: str, batch_size: int
-    ) -> None:
-        from image_text_embedding.inference.loading import load
-
-        self.encoder = load(model, modality=modality, **options)
-        self.modality, self.batch_size = modality, batch_size
-        check_comparable(manifest, manifest_of(self.encoder.info), "the model of a Ray worker")
+    def __init__(self, start_worker: Callable[[], Compute]) -> None:
+        self.compute = start_worker()
 
     def __call__(self, table: Any) -> Any:
         read = [pickle.loads(blob) for blob in table.column("blob").to_pylist()]
-        values = [one[1] for one in read if not isinstance(one, ItemResult)]
-        vectors, _ = encode_values(self.encoder, self.modality, values, self.batch_size)
-        ready = iter(vectors)
-        return _table(
-            [pickle.dumps(one if isinstance(one, ItemResult) else item_result(one[0], next(ready))) for one in read]
-        )
+        return _table([pickle.dumps(one) for one in self.compute(read)])
 
 
 def _blocks(
     items: Iterable[CollectionItem], known: Callable[[CollectionItem], bool]
 ) -> Iterator[list[CollectionItem] | ItemResult]:
-    """Items in blocks; items that are embedded already as single results."""
+    """Items in blocks; items that exist already as single results."""
     block: list[CollectionItem] = []
     for item in items:
         if item.problem is None and known(item):

@@ -80,7 +80,12 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 def shard_files(folder: str | os.PathLike[str], layout: str) -> list[Path]:
     """The files with rows, in order."""
-    pattern = re.compile(LAYOUTS[layout] + r"-(\d{5,})\.parquet")
+    return numbered_files(folder, LAYOUTS[layout])
+
+
+def numbered_files(folder: str | os.PathLike[str], stem: str) -> list[Path]:
+    """The files `<stem>-00000.parquet`, … in order."""
+    pattern = re.compile(re.escape(stem) + r"-(\d{5,})\.parquet")
     found = ((pattern.fullmatch(file.name), file) for file in Path(folder).iterdir())
     return [file for _, file in sorted((int(match[1]), file) for match, file in found if match)]
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from image_text_embedding.foundation.errors import ConfigError
+from image_text_embedding.models.config_files import list_models
 
 FORMAT = 1
 
@@ -60,3 +61,17 @@ def check_comparable(ours: Mapping[str, Any], theirs: Mapping[str, Any], where: 
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def model_named_in(manifest: Mapping[str, Any], where: str) -> str:
+    """The name of the model that a manifest's vectors come from.
+
+    Raises:
+        ConfigError: it is no model of this package.
+    """
+    name: str = manifest["model"]
+    if name not in list_models():
+        raise ConfigError(
+            f"{where}: made with {str(name)[:100]!r}, which is no model of this package: pass its file as model="
+        )
+    return name

@@ -6,6 +6,7 @@ Files that are small by their nature (configurations, vocabularies, lists of sha
 from __future__ import annotations
 
 import codecs
+import contextlib
 import errno
 import io
 import json
@@ -49,15 +50,26 @@ def text_lines(path: str | os.PathLike[str], newline: str | None = None) -> Iter
     Raises:
         InputError: the file cannot be read, is in another encoding, or has a line that is too long.
     """
+    with open_text(path, newline) as lines:
+        while line := lines.readline(MAX_LINE_CHARACTERS):
+            if len(line) == MAX_LINE_CHARACTERS:
+                raise InputError(
+                    f"{path}: expected lines of text, got one of more than {MAX_LINE_CHARACTERS} characters"
+                )
+            yield line.removeprefix("\ufeff")
+
+
+@contextlib.contextmanager
+def open_text(path: str | os.PathLike[str], newline: str | None = None) -> Iterator[io.TextIOWrapper]:
+    """A text file, open for reading; as `text_lines`.
+
+    Raises:
+        InputError: the file cannot be read, or is in another encoding: also while it is read.
+    """
     try:
         # Opened once, as a pipe can be.
-        with open(path, "rb") as file, io.TextIOWrapper(file, _encoding(file.peek(2)), newline=newline) as lines:
-            while line := lines.readline(MAX_LINE_CHARACTERS):
-                if len(line) == MAX_LINE_CHARACTERS:
-                    raise InputError(
-                        f"{path}: expected lines of text, got one of more than {MAX_LINE_CHARACTERS} characters"
-                    )
-                yield line.removeprefix("\ufeff")
+        with open(path, "rb") as file, io.TextIOWrapper(file, _encoding(file.peek(2)), newline=newline) as text:
+            yield text
     except UnicodeError as error:
         raise InputError(f"{path}: expected UTF-8, got {error}") from error
     except OSError as error:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sized
 from contextlib import closing
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -30,11 +30,12 @@ from image_text_embedding.inputs.item_lists import (
 )
 from image_text_embedding.inputs.prefetch import DeferredErrorIterator, prefetch_depth, prefetch_items, usable_groups
 from image_text_embedding.inputs.text_encoder import TextEncoder
-from image_text_embedding.models.networks.finite_values import not_finite
+from image_text_embedding.models.networks.finite_values import no_length, not_finite
 
 Batch = tuple[list[int], list[tuple[int, Any]]]  # indices of all items, and (index, item) of those to compute
 
-DECODE_MODES = ("exact", "fast", "device")
+Decode = Literal["exact", "fast", "device"]
+DECODE_MODES = get_args(Decode)
 
 USUAL_LENGTH = 16  # tokens: captions are rarely longer; batches of longer texts have fewer texts
 
@@ -257,11 +258,18 @@ class _Tower:
         lengths = vectors.norm(dim=-1, keepdim=True)
         good = (lengths.isfinite() & (lengths > 0)).squeeze(-1)
         if not bool(good.all()):
-            bad = [index for index, is_good in zip(indices, good.tolist()) if not is_good]
-            message = f"item {{}}: the {self.unit} tower {not_finite(self.runtime.dtype)}"
+            zero = (lengths == 0).squeeze(-1).tolist()
+            problems = [
+                (
+                    index,
+                    f"item {index}: the {self.unit} tower {(no_length if is_zero else not_finite)(self.runtime.dtype)}",
+                )
+                for index, is_good, is_zero in zip(indices, good.tolist(), zero)
+                if not is_good
+            ]
             if not self.failures.skip:
-                raise ComputeError(message.format(bad[0]))
-            self.failures.errors += [(index, ComputeError(message.format(index))) for index in bad]
+                raise ComputeError(problems[0][1])
+            self.failures.errors += [(index, ComputeError(problem)) for index, problem in problems]
             vectors[~good] = float("nan")
         return asked, indices, vectors / lengths if self._unit_length else vectors
 

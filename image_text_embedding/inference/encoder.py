@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
+import numpy as np
+
+from image_text_embedding.foundation.errors import InputError
+from image_text_embedding.inference.judging_encoder import JudgingEncoder, Labels
 from image_text_embedding.inference.tasks.answering import answer
 from image_text_embedding.inference.tasks.captioning import caption
-from image_text_embedding.inference.tasks.classifying import classify
-from image_text_embedding.inference.tasks.grounding import ground
-from image_text_embedding.inference.tasks.image_text_batches import PictureTextBatches, require_texts
-from image_text_embedding.inference.tasks.judging.entailment import entail
-from image_text_embedding.inference.tasks.judging.reasoning import reason
-from image_text_embedding.inference.tasks.matching import match, match_matrix
 from image_text_embedding.inference.tasks.multi_task import analyze
-from image_text_embedding.inference.tasks.reranking import rerank
 from image_text_embedding.inference.tasks.task_settings import (
     AnswerSettings,
     CaptionSettings,
-    ClassifySettings,
-    MatchSettings,
+    FirstToken,
 )
 from image_text_embedding.inference.tasks.video import VideoTasks
-from image_text_embedding.inference.vector_encoder import VectorEncoder
+from image_text_embedding.inputs.item_lists import ItemErrorList, Many, OnError, Picture
 
 if TYPE_CHECKING:
     from image_text_embedding.inference.visualization.grad_cam import Explanation
 
 
-class Encoder(VideoTasks, VectorEncoder):
+class Encoder(VideoTasks, JudgingEncoder):
     """A loaded model: vectors of pictures, videos and texts, and every task that its checkpoint has heads for.
 
     `config.tasks` lists what a model can do; other tasks raise an InputError that names the models that can. `VectorEncoder`
@@ -38,117 +34,28 @@ class Encoder(VideoTasks, VectorEncoder):
     the errors of items.
     """
 
-    def match(
-        self,
-        images: Any,
-        texts: Any,
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-        *,
-        itm_token: str = "enc",
-        return_logits: bool = False,
-        on_error: str = "raise",
-    ) -> Any:
-        """Probabilities that texts describe pictures (ITM: BLIP paper §3.2, ALBEF paper §3.2).
-
-        Args:
-            itm_token: the first token of BLIP's texts. "enc" is [ENC], with which BLIP was trained; "cls" is [CLS], with
-                which the official matching demo and the Hugging Face port compute their published sample scores. ALBEF has
-                only [CLS].
-            return_logits: return the head's two outputs before the softmax, as the official model returns them: index 0 is
-                "no match", index 1 "match".
-
-        Returns:
-            A float for one picture and one text, else float32 (N,). With return_logits float32 (2,), else (N, 2).
-        """
-        pairs = PictureTextBatches(self.runtime, images, on_error, texts=require_texts("texts", texts))
-        return match(pairs, MatchSettings(itm_token, return_logits), batch_size, show_progress_bar)
-
-    def match_matrix(
-        self,
-        images: Any,
-        texts: Any,
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-        *,
-        itm_token: str = "enc",
-        return_logits: bool = False,
-        on_error: str = "raise",
-    ) -> Any:
-        """The match probability of every picture with every text; each picture passes the vision transformer once.
-
-        Returns:
-            float32 (N, M), or with return_logits (N, M, 2) as in `match`. With on_error="skip" the errors are ((row, None)
-            or (None, column), error) pairs.
-        """
-        settings = MatchSettings(itm_token, return_logits)
-        return match_matrix(self.runtime, images, texts, settings, batch_size, show_progress_bar, on_error)
-
-    def classify(
-        self,
-        images: Any,
-        labels: Sequence[str],
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-        *,
-        method: str = "itc",
-        prompt: str | None = None,
-        itm_token: str = "enc",
-        on_error: str = "raise",
-    ) -> Any:
-        """Which of a few labels fits a picture best, without training for them (zero-shot; as LAVIS does with these models).
-
-        Args:
-            labels: texts to choose from, for all pictures: "dog", or better "a photo of a dog".
-            method: "itc" compares vectors: softmax(cosine / temperature), with the temperature that the model learned. "itm"
-                reads each label together with the picture, which takes longer and is usually more accurate.
-            prompt: stands before each label, such as LAVIS' "A picture of "; None = the labels as they are.
-            itm_token: as in `match`.
-
-        Returns:
-            A list of (label, probability), best first, whose probabilities add up to 1; for many pictures a list of these.
-
-        Raises:
-            InputError: there are no labels, or the checkpoint cannot embed (itc) or match (itm).
-            TextError: a label is empty, or appears twice.
-        """
-        settings = ClassifySettings(method, prompt, itm_token)
-        return classify(self.runtime, images, labels, settings, batch_size, show_progress_bar, on_error)
-
-    def rerank(
-        self,
-        query: Any,
-        candidates: Any,
-        k: int = 128,
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-        *,
-        modality: str | None = None,
-        itm_token: str = "enc",
-        on_error: str = "raise",
-    ) -> Any:
-        """Search in two stages, as in the papers: cosines of all candidates (ITC), then ITM on the k best.
-
-        The score follows the family's own rule: BLIP adds the cosine to the match logit (official `train_retrieval.py`),
-        ALBEF uses only the match logit (`Retrieval.py`). The papers use k = 256 on COCO and 128 on Flickr30k.
-
-        Args:
-            query: a text, to find pictures; or a picture, to find texts.
-            candidates: the pictures, or the texts. Every picture passes the vision transformer once.
-            k: how many are re-ranked and returned.
-            modality: what the query is, "text" or "image". None: whatever is no string, or is the URL or existing file of a
-                picture, is a picture.
-
-        Returns:
-            A list of (index into candidates, score), best first, of at most k. on_error="skip" leaves candidates out.
-
-        Raises:
-            InputError: the checkpoint cannot match, or it is unclear what the query is.
-        """
-        settings = MatchSettings(itm_token)
-        given = PictureTextBatches(self.runtime, candidates, on_error)
-        return rerank(given, query, k, modality, settings, batch_size, show_progress_bar)
-
+    # fmt: off
+    @overload
+    def caption(self, images: Picture, prompt: Any = ..., num_beams: int = ..., max_length: int = ...,
+                min_length: int = ..., repetition_penalty: float | None = ..., *, sample: bool = ..., top_p: float = ...,
+                seed: int | None = ..., num_return_sequences: Literal[1] = ..., batch_size: int = ...,
+                show_progress_bar: bool | None = ..., on_error: Literal["raise"] = ...) -> str: ...
+    @overload
+    def caption(self, images: Many, prompt: Any = ..., num_beams: int = ..., max_length: int = ..., min_length: int = ...,
+                repetition_penalty: float | None = ..., *, sample: bool = ..., top_p: float = ..., seed: int | None = ...,
+                num_return_sequences: Literal[1] = ..., batch_size: int = ..., show_progress_bar: bool | None = ...,
+                on_error: Literal["raise"] = ...) -> list[str]: ...
+    @overload
+    def caption(self, images: Any, prompt: Any = ..., num_beams: int = ..., max_length: int = ..., min_length: int = ...,
+                repetition_penalty: float | None = ..., *, sample: bool = ..., top_p: float = ..., seed: int | None = ...,
+                num_return_sequences: int = ..., batch_size: int = ..., show_progress_bar: bool | None = ...,
+                on_error: Literal["skip"]) -> tuple[Any, ItemErrorList]: ...
+    @overload
+    def caption(self, images: Any, prompt: Any = ..., num_beams: int = ..., max_length: int = ..., min_length: int = ...,
+                repetition_penalty: float | None = ..., *, sample: bool = ..., top_p: float = ..., seed: int | None = ...,
+                num_return_sequences: int = ..., batch_size: int = ..., show_progress_bar: bool | None = ...,
+                on_error: OnError = ...) -> Any: ...
+    # fmt: on
     def caption(
         self,
         images: Any,
@@ -191,6 +98,32 @@ class Encoder(VideoTasks, VectorEncoder):
         )
         return caption(self.runtime, images, prompt, settings, batch_size, show_progress_bar, on_error)
 
+    # fmt: off
+    @overload
+    def answer(self, images: Picture, questions: str, choices: None = ..., k: int = ..., num_beams: int = ...,
+               max_length: int = ..., min_length: int = ..., *, question_token: FirstToken = ..., batch_size: int = ...,
+               show_progress_bar: bool | None = ..., on_error: Literal["raise"] = ...) -> str: ...
+    @overload
+    def answer(self, images: Picture, questions: str, choices: Sequence[str], k: int = ..., num_beams: int = ...,
+               max_length: int = ..., min_length: int = ..., *, question_token: FirstToken = ..., batch_size: int = ...,
+               show_progress_bar: bool | None = ..., on_error: Literal["raise"] = ...) -> Labels: ...
+    @overload
+    def answer(self, images: Many, questions: Any, choices: None = ..., k: int = ..., num_beams: int = ...,
+               max_length: int = ..., min_length: int = ..., *, question_token: FirstToken = ..., batch_size: int = ...,
+               show_progress_bar: bool | None = ..., on_error: Literal["raise"] = ...) -> list[str]: ...
+    @overload
+    def answer(self, images: Any, questions: Many, choices: None = ..., k: int = ..., num_beams: int = ...,
+               max_length: int = ..., min_length: int = ..., *, question_token: FirstToken = ..., batch_size: int = ...,
+               show_progress_bar: bool | None = ..., on_error: Literal["raise"] = ...) -> list[str]: ...
+    @overload
+    def answer(self, images: Any, questions: Any, choices: Sequence[str] | None = ..., k: int = ..., num_beams: int = ...,
+               max_length: int = ..., min_length: int = ..., *, question_token: FirstToken = ..., batch_size: int = ...,
+               show_progress_bar: bool | None = ..., on_error: Literal["skip"]) -> tuple[Any, ItemErrorList]: ...
+    @overload
+    def answer(self, images: Any, questions: Any, choices: Sequence[str] | None = ..., k: int = ..., num_beams: int = ...,
+               max_length: int = ..., min_length: int = ..., *, question_token: FirstToken = ..., batch_size: int = ...,
+               show_progress_bar: bool | None = ..., on_error: OnError = ...) -> Any: ...
+    # fmt: on
     def answer(
         self,
         images: Any,
@@ -224,72 +157,6 @@ class Encoder(VideoTasks, VectorEncoder):
         """
         settings = AnswerSettings(choices, k, num_beams, max_length, min_length, question_token)
         return answer(self.runtime, images, questions, settings, batch_size, show_progress_bar, on_error)
-
-    def reason(
-        self,
-        pairs: Any,
-        statements: Any,
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-        *,
-        on_error: str = "raise",
-    ) -> Any:
-        """Probabilities that statements about two pictures are true (NLVR2: BLIP paper §5.4, ALBEF paper §5).
-
-        Args:
-            pairs: (left, right), or a list of such pairs; a pair for all statements, or as many as there are statements.
-            statements: a string, or many. "The left image" and "the right image" are the pictures of the pair.
-
-        Returns:
-            A float for one pair and one statement, else float32 (N,).
-
-        Raises:
-            InputError: the checkpoint cannot reason, or there are not two pictures in each pair.
-        """
-        return reason(self.runtime, pairs, statements, batch_size, show_progress_bar, on_error)
-
-    def entail(
-        self,
-        images: Any,
-        hypotheses: Any,
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-        *,
-        on_error: str = "raise",
-    ) -> Any:
-        """Whether pictures entail hypotheses, contradict them, or neither (SNLI-VE: ALBEF paper §5).
-
-        Returns:
-            A dictionary of probabilities, {"entailment": ..., "neutral": ..., "contradiction": ...}, for one picture and one
-            hypothesis, else a list of these.
-        """
-        return entail(self.runtime, images, hypotheses, batch_size, show_progress_bar, on_error)
-
-    def ground(
-        self,
-        images: Any,
-        phrases: Any,
-        boxes: Any = None,
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-        *,
-        on_error: str = "raise",
-    ) -> Any:
-        """Where in pictures phrases are seen (ALBEF paper §6.4, official `Grounding.py`; BLIP's heads can do it, too).
-
-        Args:
-            boxes: candidates, (N, 4): left, top, width and height in pixels of the upright picture; one set for all phrases,
-                or a list with a set for each. None: the box is found in the heat map.
-
-        Returns:
-            A `Grounding`, or a list of them: `box` (the best of the candidates by the official score, or the best of the
-            map), `index` (of the best candidate), `scores`, `map` (float32 (grid, grid)), `match` (the probability), and
-            `draw(image, path)`.
-
-        Raises:
-            InputError: the checkpoint cannot match; a box is not finite, empty, or outside of its picture.
-        """
-        return ground(self.runtime, images, phrases, boxes, batch_size, show_progress_bar, on_error)
 
     def analyze(
         self,
@@ -344,6 +211,41 @@ class Encoder(VideoTasks, VectorEncoder):
 
         return explain(self.runtime, image, text, layers, steps)
 
+    def embed_batch(
+        self, batch: Mapping[str, Any], image: str = "image", text: str = "text", *, on_error: str = "raise"
+    ) -> dict[str, np.ndarray]:
+        """Vectors of the columns of a batch, for `datasets.Dataset.map(model.embed_batch, batched=True)` and its like.
+
+        Args:
+            batch: columns by name: lists, or arrays as Ray Data has them.
+            image, text: the names of the columns with pictures and texts; one of them may be absent.
+            on_error: "skip" fills the vector of an item that cannot be used with NaN.
+
+        Returns:
+            The new columns only: `image_embedding` and `text_embedding`, float32 (N, D).
+
+        Raises:
+            InputError: the batch has neither column.
+        """
+        if image not in batch and text not in batch:
+            raise InputError(f"expected a column {image!r} or {text!r}, got {', '.join(map(repr, batch)) or 'none'}")
+        found = {}
+        encoders: dict[str, tuple[str, Any]] = {
+            "image_embedding": (image, self.encode_image),
+            "text_embedding": (text, self.encode_text),
+        }
+        for name, (column, encode) in encoders.items():
+            if column in batch:
+                result = encode(list(batch[column]), show_progress_bar=False, on_error=on_error)
+                found[name] = result[0] if on_error == "skip" else result
+        return found
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from image_text_embedding.inference.visualization.model_card import model_card
+
+        return model_card(self.info, self.config.summary)
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the parts in memory as safetensors that `load(path)` opens; the vocabulary is the only other file it needs.
 
@@ -371,3 +273,24 @@ class Encoder(VideoTasks, VectorEncoder):
         from image_text_embedding.inference.backends.transformers_export import export_transformers
 
         return export_transformers(self.runtime, Path(folder), task)
+
+    def save_mlflow(self, folder: str | os.PathLike[str], task: str | None = None) -> Path:
+        """Write a folder that MLflow serves (`mlflow models serve`, AzureML, Databricks, SageMaker): a pyfunc model.
+
+        Args:
+            folder: new or empty.
+            task: "caption", "answer", "embed", "classify" or "match", or the AzureML registry's name of it. None is all that
+                the checkpoint can do; the `task` of a request's params then says which.
+
+        Returns:
+            The folder, with the weights, a signature, an example, the pinned requirements, and a wheel of this package, which
+            these name. Rows and records are those of the server's `/score`; settings stand in params.
+
+        Raises:
+            InputError: the checkpoint cannot do the task, was loaded with one modality, or the folder has content.
+            CheckpointError: the folder cannot be written.
+            SetupError: MLflow is not installed.
+        """
+        from image_text_embedding.inference.backends.mlflow_export import save_mlflow
+
+        return save_mlflow(self.runtime, Path(folder), task)

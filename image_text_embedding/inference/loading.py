@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -28,8 +28,8 @@ def load(
     checkpoint: str | os.PathLike[str] | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
     device: str | torch.device | int | None = None,
-    backend: str = "torch",
-    precision: str | None = None,
+    backend: Literal["torch", "openvino", "onnx"] = "torch",
+    precision: Literal["fp32", "bf16", "fp16", "int8"] | None = None,
     dtype: str | torch.dtype | None = None,
     calibration: Mapping[str, Iterable[Any]] | None = None,
     modality: str | None = None,

@@ -19,7 +19,6 @@ from torch.nn import functional as F
 
 from image_text_embedding.foundation.argument_checks import MODALITIES
 from image_text_embedding.foundation.errors import InputError
-from image_text_embedding.inference.forked_process import note_loaded_model, require_computing
 from image_text_embedding.inputs.image_loading import decoded_picture
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.inputs.pixels import normalize_pixels, resize_pixels, to_pixels
@@ -29,6 +28,7 @@ from image_text_embedding.models.checkpoints.checkpoint_files import Checkpoint,
 from image_text_embedding.models.checkpoints.seen_pieces import SEEN_PIECES, pack_seen_pieces
 from image_text_embedding.models.config import INITIAL_TEMPERATURE, TEMPERATURE_RANGE
 from image_text_embedding.models.config_files import list_models, model_config
+from image_text_embedding.models.forked_process import note_loaded_model, require_computing
 from image_text_embedding.models.model_lookup import ResolvedModel
 from image_text_embedding.models.networks.finite_values import require_finite
 from image_text_embedding.models.part_cache import load_part
@@ -124,6 +124,8 @@ class ModelRuntime:
             self.part(part)
         tensors = {name: value for part in self.parts.values() for name, value in part.state_dict().items()}
         done = [task for task in self.config.tasks if task == "embed" or task in self.parts]
+        if "embed" in done:
+            tensors["temp"] = torch.tensor(self.temperature)
         decodes = {"caption", "answer"} & set(done)
         config = dataclasses.replace(
             self.config,

@@ -1,11 +1,12 @@
-"""Single calls from many threads, computed together as one batch: see `Encoder.coalesce`."""
+"""Single calls from many threads or coroutines, computed together as one batch: see `Encoder.coalesce`."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -26,6 +27,8 @@ from image_text_embedding.inputs.text_encoder import TextEncoder
 
 MAX_WAIT_SECONDS = 60.0
 
+MAX_THREADS = 64  # of asynchronous calls
+
 Prepared = TypeVar("Prepared")
 Result = TypeVar("Result")
 
@@ -43,13 +46,14 @@ class VectorModel(Protocol):
 
 
 class BatchingEncoder:
-    """An Encoder for many threads that each have one picture or text.
+    """An Encoder for many threads, or `asyncio` tasks, that each have one picture or text.
 
     Every thread fetches and decodes its own picture; then the pictures that are ready are computed together.
     """
 
     def __init__(self, encoder: VectorModel, max_batch: int, max_wait: float) -> None:
         self._arguments = (encoder, max_batch, max_wait)
+        self._threads = _Threads(min(2 * require_integer("max_batch", max_batch), MAX_THREADS))
         self._encoder, self._runtime = encoder, encoder.runtime
         self._images: RequestBatcher[np.ndarray, np.ndarray] = RequestBatcher(
             lambda pixels: embed_prepared(self._runtime, "image", pixels, max_batch), max_batch, max_wait
@@ -58,11 +62,15 @@ class BatchingEncoder:
             lambda rows: embed_prepared(self._runtime, "text", rows, max_batch), max_batch, max_wait
         )
 
+    def __repr__(self) -> str:
+        encoder, max_batch, _ = self._arguments
+        return f"{str(encoder).removesuffix('>')}, up to {max_batch} calls together>"
+
     def __reduce__(self) -> tuple[Any, ...]:
         """A pickle or copy is made as this one was: with an equal encoder, and no calls."""
         return BatchingEncoder, self._arguments
 
-    def encode_image(self, images: Any, *, show_progress_bar: bool | None = None) -> Any:
+    def encode_image(self, images: Any, *, show_progress_bar: bool | None = None) -> np.ndarray:
         """Vectors (D,) or (N, D), as `Encoder.encode_image`; a call with many pictures is a batch already."""
         if not is_single_picture(images):
             return self._encoder.encode_image(images, show_progress_bar=show_progress_bar)
@@ -71,7 +79,7 @@ class BatchingEncoder:
             pixels = self._runtime.pixels(images)
         return self._images(pixels)
 
-    def encode_text(self, texts: Any, *, show_progress_bar: bool | None = None) -> Any:
+    def encode_text(self, texts: Any, *, show_progress_bar: bool | None = None) -> np.ndarray:
         """Vectors (D,) or (N, D), as `Encoder.encode_text`; a call with many texts is a batch already."""
         if not is_single_text(texts):
             return self._encoder.encode_text(texts, show_progress_bar=show_progress_bar)
@@ -82,6 +90,32 @@ class BatchingEncoder:
             row = reader(texts)
         reader.warn(1)
         return self._texts(row)
+
+    async def aencode_image(self, images: Any) -> np.ndarray:
+        """As `encode_image`, for `asyncio`: `await` it, and many at once with `asyncio.gather`, which are computed together.
+
+        A thread reads and waits, so the event loop goes on. At most 2 * max_batch calls (64) do so at once, the others wait
+        for their turn; a cancelled call that waits is dropped, one that has begun is finished and its result forgotten.
+        """
+        return await self._threads.run(self.encode_image, images)
+
+    async def aencode_text(self, texts: Any) -> np.ndarray:
+        """As `encode_text`, for `asyncio`: see `aencode_image`."""
+        return await self._threads.run(self.encode_text, texts)
+
+
+class _Threads:
+    """The threads of asynchronous calls: started when needed, at most `size`, and none in a forked process."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._process = size, os.getpid()
+        self._pool: ThreadPoolExecutor | None = None
+
+    async def run(self, function: Callable[[Any], Any], argument: Any) -> Any:
+        """function(argument), computed by a thread."""
+        if self._pool is None or self._process != os.getpid():
+            self._pool, self._process = ThreadPoolExecutor(self._size, "ite-async"), os.getpid()
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, argument)
 
 
 class RequestBatcher(Generic[Prepared, Result]):

@@ -8,19 +8,26 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from importlib import metadata
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
 
-from image_text_embedding.foundation.errors import InputError
+from image_text_embedding.foundation.errors import EmbeddingError, InputError
 from image_text_embedding.inference.backends.backend import Backend, check_makes_vectors
 from image_text_embedding.inference.backends.compiled_tower import RemoteTower
-from image_text_embedding.inference.embedding import encode_pictures, encode_texts, stream_pictures, stream_texts
+from image_text_embedding.inference.embedding import (
+    Decode,
+    encode_pictures,
+    encode_texts,
+    stream_pictures,
+    stream_texts,
+)
 from image_text_embedding.inference.features import features, fuse
 from image_text_embedding.inference.load_settings import LoadSettings, load_again
 from image_text_embedding.inference.model_runtime import ModelRuntime
 from image_text_embedding.inference.request_batching import BatchingEncoder
+from image_text_embedding.inputs.item_lists import ItemErrorList, OnError
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.models.checkpoints.checkpoint_files import read_checkpoint
 from image_text_embedding.models.checkpoints.seen_pieces import read_seen_pieces
@@ -144,6 +151,28 @@ class VectorEncoder:
             "version": metadata.version("image-text-embedding"),
         }
 
+    # fmt: off
+    @overload
+    def encode_image(self, images: Any, batch_size: int = ..., show_progress_bar: bool | None = ..., *,
+                     convert_to_tensor: Literal[False] = ..., normalize_embeddings: bool = ...,
+                     on_error: Literal["raise"] = ..., decode: Decode = ...) -> np.ndarray: ...
+    @overload
+    def encode_image(self, images: Any, batch_size: int = ..., show_progress_bar: bool | None = ..., *,
+                     convert_to_tensor: Literal[True], normalize_embeddings: bool = ..., on_error: Literal["raise"] = ...,
+                     decode: Decode = ...) -> torch.Tensor: ...
+    @overload
+    def encode_image(self, images: Any, batch_size: int = ..., show_progress_bar: bool | None = ..., *,
+                     convert_to_tensor: Literal[False] = ..., normalize_embeddings: bool = ..., on_error: Literal["skip"],
+                     decode: Decode = ...) -> tuple[np.ndarray, ItemErrorList]: ...
+    @overload
+    def encode_image(self, images: Any, batch_size: int = ..., show_progress_bar: bool | None = ..., *,
+                     convert_to_tensor: Literal[True], normalize_embeddings: bool = ..., on_error: Literal["skip"],
+                     decode: Decode = ...) -> tuple[torch.Tensor, ItemErrorList]: ...
+    @overload
+    def encode_image(self, images: Any, batch_size: int = ..., show_progress_bar: bool | None = ..., *,
+                     convert_to_tensor: bool = ..., normalize_embeddings: bool = ..., on_error: OnError = ...,
+                     decode: Decode = ...) -> Any: ...
+    # fmt: on
     def encode_image(
         self,
         images: Any,
@@ -181,6 +210,27 @@ class VectorEncoder:
             decode,
         )
 
+    # fmt: off
+    @overload
+    def encode_text(self, texts: Any, batch_size: int = ..., show_progress_bar: bool | None = ..., *,
+                    convert_to_tensor: Literal[False] = ..., normalize_embeddings: bool = ...,
+                    on_error: Literal["raise"] = ...) -> np.ndarray: ...
+    @overload
+    def encode_text(self, texts: Any, batch_size: int = ..., show_progress_bar: bool | None = ..., *,
+                    convert_to_tensor: Literal[True], normalize_embeddings: bool = ...,
+                    on_error: Literal["raise"] = ...) -> torch.Tensor: ...
+    @overload
+    def encode_text(self, texts: Any, batch_size: int = ..., show_progress_bar: bool | None = ..., *,
+                    convert_to_tensor: Literal[False] = ..., normalize_embeddings: bool = ...,
+                    on_error: Literal["skip"]) -> tuple[np.ndarray, ItemErrorList]: ...
+    @overload
+    def encode_text(self, texts: Any, batch_size: int = ..., show_progress_bar: bool | None = ..., *,
+                    convert_to_tensor: Literal[True], normalize_embeddings: bool = ...,
+                    on_error: Literal["skip"]) -> tuple[torch.Tensor, ItemErrorList]: ...
+    @overload
+    def encode_text(self, texts: Any, batch_size: int = ..., show_progress_bar: bool | None = ..., *,
+                    convert_to_tensor: bool = ..., normalize_embeddings: bool = ..., on_error: OnError = ...) -> Any: ...
+    # fmt: on
     def encode_text(
         self,
         texts: Any,
@@ -200,6 +250,18 @@ class VectorEncoder:
             self.runtime, texts, batch_size, show_progress_bar, convert_to_tensor, normalize_embeddings, on_error
         )
 
+    # fmt: off
+    @overload
+    def stream_image(self, images: Iterable[Any], batch_size: int = ..., *, normalize_embeddings: bool = ...,
+                     on_error: Literal["raise"] = ..., decode: Decode = ...) -> Iterator[np.ndarray]: ...
+    @overload
+    def stream_image(self, images: Iterable[Any], batch_size: int = ..., *, normalize_embeddings: bool = ...,
+                     on_error: Literal["skip"],
+                     decode: Decode = ...) -> Iterator[tuple[np.ndarray | None, EmbeddingError | None]]: ...
+    @overload
+    def stream_image(self, images: Iterable[Any], batch_size: int = ..., *, normalize_embeddings: bool = ...,
+                     on_error: OnError = ..., decode: Decode = ...) -> Iterator[Any]: ...
+    # fmt: on
     def stream_image(
         self,
         images: Iterable[Any],
@@ -220,6 +282,17 @@ class VectorEncoder:
         """
         return stream_pictures(self.runtime, images, batch_size, normalize_embeddings, on_error, decode)
 
+    # fmt: off
+    @overload
+    def stream_text(self, texts: Iterable[Any], batch_size: int = ..., *, normalize_embeddings: bool = ...,
+                    on_error: Literal["raise"] = ...) -> Iterator[np.ndarray]: ...
+    @overload
+    def stream_text(self, texts: Iterable[Any], batch_size: int = ..., *, normalize_embeddings: bool = ...,
+                    on_error: Literal["skip"]) -> Iterator[tuple[np.ndarray | None, EmbeddingError | None]]: ...
+    @overload
+    def stream_text(self, texts: Iterable[Any], batch_size: int = ..., *, normalize_embeddings: bool = ...,
+                    on_error: OnError = ...) -> Iterator[Any]: ...
+    # fmt: on
     def stream_text(
         self,
         texts: Iterable[Any],
@@ -279,7 +352,8 @@ class VectorEncoder:
     def coalesce(self, max_batch: int = 32, max_wait: float = 0.005) -> BatchingEncoder:
         """This model for many threads that each have one item: simultaneous calls are computed together.
 
-        Each thread fetches and decodes its own picture first, so that a slow one holds up nobody else.
+        Each thread fetches and decodes its own picture first, so that a slow one holds up nobody else. In a program with
+        `asyncio`, await its `aencode_image` and `aencode_text`.
 
         Args:
             max_batch: items computed together at most.

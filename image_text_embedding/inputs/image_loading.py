@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 import re
@@ -21,6 +22,7 @@ from image_text_embedding.inputs.decoding.grey_levels import to_8_bit_grey
 from image_text_embedding.inputs.decoding.memory_budget import DECODING_MEMORY, Reservation
 from image_text_embedding.inputs.decoding.metered_file import MeteredFile
 from image_text_embedding.inputs.decoding.portable_maps import decode_scaled
+from image_text_embedding.inputs.item_lists import is_foreign_array
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.inputs.url_fetch import display_url, fetch_picture, is_url
 
@@ -109,7 +111,12 @@ def _load(item: Any, limits: Limits, min_side: int | None, memory: Reservation) 
         return _open(io.BytesIO(bytes(item)), "the bytes", limits, min_side, memory)
     if callable(getattr(item, "read", None)):
         return _from_stream(item, limits, min_side, memory)
-    raise ImageError(f"expected {ACCEPTED}; got {type(item).__module__}.{type(item).__qualname__}")
+    kind = f"{type(item).__module__}.{type(item).__qualname__}"
+    if is_foreign_array(item):
+        # Only its owner knows which axis is colour, and the range of the values.
+        array = "x.permute(1, 2, 0).cpu().numpy()" if kind.startswith("torch.") else "numpy.asarray(x)"
+        raise ImageError(f"expected a numpy array of uint8, (H, W, 3) from 0 to 255, got {kind}: pass {array}")
+    raise ImageError(f"expected {ACCEPTED}; got {kind}")
 
 
 def _from_pil_image(picture: Image.Image, limits: Limits, memory: Reservation) -> Image.Image:
@@ -179,14 +186,32 @@ def _from_file(path: str | os.PathLike[Any], limits: Limits, min_side: int | Non
         # Opening anything else, such as a pipe, might wait forever. The file is closed below.
         file = open(path, "rb") if stat.S_ISREG(kind) else None  # noqa: SIM115
     except FileNotFoundError as error:
-        raise ImageError(f"no such file: {shown}") from error
+        raise ImageError(_base64_hint(path) or f"no such file: {shown}") from error
     # ValueError: a null byte in the path.
     except (OSError, ValueError) as error:
-        raise ImageError(f"cannot open {shown}: {getattr(error, 'strerror', error)}") from error
+        message = f"cannot open {shown}: {getattr(error, 'strerror', error)}"
+        raise ImageError(_base64_hint(path) or message) from error
     if file is None:
         raise ImageError(f"expected a picture's file, got a {'folder' if stat.S_ISDIR(kind) else 'device'}: {shown}")
     with file:
         return _open(file, shown, limits, min_side, memory)
+
+
+def _base64_hint(path: Any) -> str | None:
+    """The error for a string that is no path, but a picture in base64; None for others."""
+    if not isinstance(path, str) or len(path) < 64:
+        return None
+    try:
+        name = recognized_format(base64.b64decode(path[:64], validate=True))
+    # Characters that base64, or ASCII, does not have.
+    except ValueError:
+        return None
+    if name is None:
+        return None
+    return (
+        f"a string of {len(path)} characters that begins like {name} in base64: pass base64.b64decode(text), or "
+        f"'data:image/{name.lower()};base64,' + text"
+    )
 
 
 def _from_stream(stream: Any, limits: Limits, min_side: int | None, memory: Reservation) -> Image.Image:

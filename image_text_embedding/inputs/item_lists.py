@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from PIL import Image
@@ -13,6 +15,13 @@ from tqdm import tqdm
 
 from image_text_embedding.foundation.argument_checks import require_integer
 from image_text_embedding.foundation.errors import ComputeError, EmbeddingError, InputError, as_item_error, at_index
+
+# For type checkers: what is surely one picture, and what surely several items. (An array may be either.)
+Picture = str | bytes | os.PathLike[str] | Image.Image | BinaryIO
+Many = list[Any] | tuple[Any, ...]
+
+OnError = Literal["raise", "skip"]
+ItemErrorList = list[tuple[int, EmbeddingError]]  # by index
 
 
 class ItemErrors:
@@ -59,8 +68,16 @@ def is_single_picture(images: Any) -> bool:
     return (
         isinstance(images, single)
         or has_attribute(images, "read")
+        or (is_foreign_array(images) and images.ndim < 4)
         or not (isinstance(images, Iterable) or _is_table(images))
     )
+
+
+def is_foreign_array(item: Any) -> bool:
+    """Whether it is an array or tensor of another package than numpy, such as torch; not a column of a table."""
+    if isinstance(item, np.ndarray) or not (has_attribute(item, "__array__") and has_attribute(item, "ndim")):
+        return False
+    return not _is_table(item) and isinstance(item.ndim, int) and item.ndim >= 2
 
 
 def is_single_text(texts: Any) -> bool:
@@ -129,6 +146,24 @@ def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     return iter(lambda: list(itertools.islice(remaining, size)), [])
 
 
-def progress_bar(total: int | None, unit: str, show: bool | None) -> Any:
-    """A progress bar on stderr: shown, hidden, or (None) shown on a terminal if the work takes more than two seconds."""
-    return tqdm(total=total, unit=unit, disable=None if show is None else not show, delay=2.0 if show is None else 0.0)
+def progress_bar(total: int | None, unit: str, show: bool | None, initial: int = 0, delay: float = 2.0) -> Any:
+    """A progress bar: shown, hidden, or (None) shown on a terminal and in a notebook if the work takes longer than `delay`.
+
+    On a terminal it is drawn on stderr. A notebook's output is no terminal: there it is a widget, or else text.
+    """
+    shown = shows_progress(show)
+    kind: Any = tqdm
+    if shown and _in_notebook() and importlib.util.find_spec("ipywidgets") is not None:
+        from tqdm.notebook import tqdm as kind
+    return kind(total=total, unit=unit, initial=initial, disable=not shown, delay=0.0 if show else delay)
+
+
+def shows_progress(show: bool | None) -> bool:
+    """Whether a progress bar is shown: as asked, or else on a terminal and in a notebook."""
+    return show if show is not None else _in_notebook() or bool(sys.stderr and sys.stderr.isatty())
+
+
+def _in_notebook() -> bool:
+    """Whether the program runs in a kernel, whose output a notebook shows."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")

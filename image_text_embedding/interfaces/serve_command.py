@@ -24,6 +24,9 @@ def serve(
         str | None,
         typer.Option(metavar="URI", help="The index for /search: a .db file that `index` made, or a Milvus server."),
     ] = None,
+    page: Annotated[
+        bool, typer.Option("--page", help="Serve a page for the browser, too: search, match, caption, ask, explain.")
+    ] = False,
     host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 is every address.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen at.")] = 8000,
     device: Annotated[
@@ -70,6 +73,11 @@ def serve(
     from image_text_embedding.interfaces.serving.server import serve as run
     from image_text_embedding.interfaces.serving.settings import ServingSettings
 
+    extend = None
+    if page:
+        from image_text_embedding.interfaces.page.mounting import add_page
+
+        extend = add_page
     settings = ServingSettings(
         models=tuple(model),
         gallery=gallery,
@@ -86,4 +94,4 @@ def serve(
         cache=cache,
         timeout=timeout,
     )
-    raise typer.Exit(run(settings, host, port))
+    raise typer.Exit(run(settings, host, port, extend, "/page" if page else ""))

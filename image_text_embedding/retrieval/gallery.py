@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from image_text_embedding.bulk.vector_manifest import check_comparable, manifest_of
+from image_text_embedding.bulk.vector_manifest import check_comparable, manifest_of, model_named_in
 from image_text_embedding.foundation.argument_checks import MODALITIES, is_number, require_integer
-from image_text_embedding.foundation.errors import ConfigError, ImageError, InputError, StoreError
+from image_text_embedding.foundation.errors import ImageError, InputError
 from image_text_embedding.inference.encoder import Encoder
 from image_text_embedding.inference.loading import load
 from image_text_embedding.inference.tasks.image_text_batches import PictureTextBatches, text_encoder_for
@@ -36,9 +36,8 @@ from image_text_embedding.inputs.item_lists import (
 )
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.models.config import ModelConfig
-from image_text_embedding.models.config_files import list_models
 from image_text_embedding.retrieval.gallery_entries import picture_entry, readable_location, text_entry, text_id
-from image_text_embedding.retrieval.gallery_writer import GalleryWriter, check_vectors
+from image_text_embedding.retrieval.gallery_writer import AddedItems, GalleryWriter, check_vectors
 from image_text_embedding.retrieval.milvus_collection import MAX_RESULTS, MilvusCollection
 from image_text_embedding.retrieval.picture_state_cache import MAX_STATE_BYTES, PictureStateCache
 from image_text_embedding.retrieval.search_results import SearchResult, query_kind, read_again, result_of_hit
@@ -151,13 +150,7 @@ class Gallery:
     def _model_to_load(self) -> Any:
         if self._model is not None or self.manifest is None:
             return DEFAULT_MODEL if self._model is None else self._model
-        name = self.manifest["model"]
-        if name not in list_models():
-            raise ConfigError(
-                f"{self._store.location}: made with {str(name)[:100]!r}, which is no model of this package: pass its file as "
-                "model="
-            )
-        return name
+        return model_named_in(self.manifest, self._store.location)
 
     # --- Adding and removing ---
 
@@ -194,6 +187,13 @@ class Gallery:
             InputError: the number or length of the vectors is wrong.
             ConfigError, StoreError: as in `open`; or the disk is full.
         """
+        added = self.add_items(pictures, texts, videos, vectors, batch_size, show_progress_bar, on_error)
+        return (added.new, added.errors) if on_error == "skip" else added.new
+
+    def add_items(
+        self, pictures: Any, texts: Any, videos: Any, vectors: Any, batch_size: int, show: bool | None, on_error: str
+    ) -> AddedItems:
+        """As `add` with all its arguments, and counts the items whose content occurs several times in the call."""
         images = [pictures] if is_single_picture(pictures) else require_iterable(pictures, "pictures")
         sentences = [texts] if is_single_text(texts) else list(require_iterable(texts, "texts"))
         one_film, films = listed_videos(videos)
@@ -206,15 +206,16 @@ class Gallery:
         self._store.create(manifest_of(self.model.info))
         given = None if vectors is None else check_vectors(vectors, sum(counts), self._dim)
         total = sum(counts) if isinstance(images, Sized) else None
-        with progress_bar(total, "item", show_progress_bar) as bar:
+        with progress_bar(total, "item", show) as bar:
             writer = GalleryWriter(self._store, self.model, failures, given, batch_size, bar)
-            new = writer.write("image", enumerate(images), lambda item: picture_entry(item, self.model.runtime.limits))
+            writer.write("image", enumerate(images), lambda item: picture_entry(item, self.model.runtime.limits))
             reader = text_encoder_for(self.model.runtime)
-            new += writer.write("text", enumerate(sentences, first_text), lambda text: text_entry(text, reader(text)))
+            writer.write("text", enumerate(sentences, first_text), lambda text: text_entry(text, reader(text)))
             numbered = enumerate(films, first_text + len(sentences))
-            new += writer.write("video", numbered, lambda film: picture_entry(film, self.model.runtime.limits, "video"))
-        reader.warn(1)
-        return failures.result(new)
+            writer.write("video", numbered, lambda film: picture_entry(film, self.model.runtime.limits, "video"))
+        reader.warn(2)
+        failures.result(None)  # sorts them
+        return AddedItems(writer.new, writer.repeated, failures.errors)
 
     def add_rows(self, rows: Iterable[Mapping[str, Any]], manifest: Mapping[str, Any]) -> int:
         """Store vectors that were computed elsewhere, without loading a model.
@@ -272,6 +273,11 @@ class Gallery:
 
     # --- Search ---
 
+    def require_content(self) -> None:
+        """Raise a StoreError that names the indexes or collections that there are, if there is nothing to search."""
+        if self.manifest is None:
+            raise self._store.nothing_found()
+
     def search(
         self,
         query: Any,
@@ -318,8 +324,7 @@ class Gallery:
             name, got = ("find", find) if find not in KINDS else ("modality", modality)
             raise InputError(f"{name}: expected 'image', 'video' or 'text', got {got!r}")
         kind = query_kind(query, modality)
-        if self.manifest is None:
-            raise StoreError(f"{self._store.location} is empty: add pictures first (`image-text-embedding index`)")
+        self.require_content()
         if rerank and (kind == "vector" or (kind == "text") is (find == "text")):
             raise InputError(
                 f"rerank: matching compares a text with a picture, got a query of kind {kind!r} to find {find!r}"

@@ -35,14 +35,18 @@ class IndexSummary:
     Attributes:
         total: how many pictures or texts it has.
         new: how many of them the index did not have.
+        repeated: how many have the same content as an earlier one of the source.
         errors: the path or line of each item that cannot be used, and why.
         passed_over: how many files of the source were not taken, by their suffixes.
+        modality: "image" or "text": what the items are.
     """
 
     total: int = 0
     new: int = 0
+    repeated: int = 0
     errors: list[tuple[str, EmbeddingError]] = field(default_factory=list)
     passed_over: dict[str, int] = field(default_factory=dict)
+    modality: str = "image"
 
 
 def index_collection(
@@ -80,7 +84,7 @@ def index_collection(
     collection = Collection(source, modality or ("text" if is_file_of_texts else None), column)
     names: list[str] = []
     items: list[Any] = []
-    done = IndexSummary()
+    done = IndexSummary(modality=collection.modality)
     for item in collection:
         done.total += 1
         try:
@@ -91,9 +95,10 @@ def index_collection(
     if not items:
         raise done.errors[0][1] if done.errors else collection.nothing_found()
     done.passed_over = dict(collection.passed_over.counts)
-    given: dict[str, Any] = {"pictures" if collection.modality == "image" else "texts": items}
-    done.new, errors = gallery.add(**given, batch_size=batch_size, show_progress_bar=show, on_error="skip")
-    done.errors += [(names[index], error) for index, error in errors]
+    pictures, texts = (items, []) if collection.modality == "image" else ([], items)
+    added = gallery.add_items(pictures, texts, (), None, batch_size, show, "skip")
+    done.new, done.repeated = added.new, added.repeated
+    done.errors += [(names[index], error) for index, error in added.errors]
     return done
 
 
@@ -146,7 +151,7 @@ def _text(item: CollectionItem) -> str:
 def _index_shards(gallery: Gallery, folder: Path) -> IndexSummary:
     manifest = _manifest(folder)
     provenance = {key: value for key, value in manifest.items() if key != "modality"}
-    done = IndexSummary()
+    done = IndexSummary(modality=manifest["modality"])
     for table in read_shards(folder, 1000):
         done.total += len(table)
         done.new += gallery.add_rows(_rows(table, manifest, folder), provenance)

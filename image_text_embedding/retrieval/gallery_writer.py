@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from image_text_embedding.foundation.errors import InputError, at_index
+from image_text_embedding.foundation.errors import EmbeddingError, InputError, at_index
 from image_text_embedding.inference.encoder import Encoder
 from image_text_embedding.inputs.item_lists import ItemErrors, batches
 from image_text_embedding.inputs.url_fetch import is_url
@@ -17,8 +17,22 @@ from image_text_embedding.retrieval.gallery_entries import GalleryEntry
 from image_text_embedding.retrieval.milvus_collection import MilvusCollection
 
 
+class AddedItems(NamedTuple):
+    """The result of one call of `Gallery.add_items`.
+
+    Attributes:
+        new: how many items the gallery did not have.
+        repeated: how many items have the same content as an earlier one of the call.
+        errors: (index, error) of each item that cannot be used.
+    """
+
+    new: int
+    repeated: int
+    errors: list[tuple[int, EmbeddingError]]
+
+
 class GalleryWriter:
-    """One call of `Gallery.add`.
+    """One call of `Gallery.add_items`.
 
     Args:
         store: the collection.
@@ -27,6 +41,9 @@ class GalleryWriter:
         given: (items, D) vectors of all items of the call, or None.
         batch_size: items computed and stored at once.
         bar: a progress bar.
+
+    Attributes:
+        new, repeated: as in `AddedItems`, so far.
     """
 
     def __init__(
@@ -40,18 +57,23 @@ class GalleryWriter:
     ) -> None:
         self.store, self.model = store, model
         self.failures, self.given, self.batch_size, self.bar = failures, given, batch_size, bar
+        self.new = self.repeated = 0
+        self._seen: set[int] = set()  # hashes of ids, which take less memory
 
-    def write(self, kind: str, items: Iterable[tuple[int, Any]], make_entry: Callable[[Any], GalleryEntry]) -> int:
-        """Store the items that the collection does not have. Returns how many these are.
+    def write(self, kind: str, items: Iterable[tuple[int, Any]], make_entry: Callable[[Any], GalleryEntry]) -> None:
+        """Store the items that the collection does not have.
 
         Args:
             kind: "image", "video" or "text".
             items: (index in the call, item).
             make_entry: identifies an item; it raises InputError for one that cannot be used.
         """
-        count = 0
         for batch in batches(items, self.batch_size):
-            entries = {entry.id: (index, entry) for index, entry in self.failures.each(batch, make_entry)}
+            usable = [(index, entry) for index, entry in self.failures.each(batch, make_entry)]
+            entries = {entry.id: (index, entry) for index, entry in usable}
+            hashes = set(map(hash, entries))
+            self.repeated += len(usable) - len(hashes - self._seen)
+            self._seen |= hashes
             existing = self.store.rows(list(entries))
             self._update_paths([entry for _, entry in entries.values()], existing)
             fresh = [pair for entry_id, pair in entries.items() if entry_id not in existing]
@@ -62,9 +84,8 @@ class GalleryWriter:
                     for entry, vector in embedded
                 ]
             )
-            count += len(embedded)
+            self.new += len(embedded)
             self.bar.update(len(batch))
-        return count
 
     def _embed(self, kind: str, fresh: list[tuple[int, GalleryEntry]]) -> list[tuple[GalleryEntry, np.ndarray]]:
         """The entries that can be embedded, with their vectors."""

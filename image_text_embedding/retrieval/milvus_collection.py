@@ -22,6 +22,7 @@ import numpy as np
 
 from image_text_embedding.bulk.vector_manifest import FORMAT, check_comparable
 from image_text_embedding.foundation.errors import InputError, StoreError
+from image_text_embedding.foundation.messages import abbreviated_names
 from image_text_embedding.foundation.optional_imports import import_package, missing_package
 from image_text_embedding.inputs.url_fetch import display_url
 from image_text_embedding.retrieval.lite_files import LiteFiles, check_location
@@ -188,6 +189,20 @@ class MilvusCollection:
                 f"{self.location}: cannot open it: {self._damaged(missing)}. If another program removed rows on purpose, "
                 f"remove {str(files.row_count)!r} instead"
             )
+
+    def nothing_found(self) -> StoreError:
+        """The error for a search in a collection that does not exist; it names those that do."""
+        if self._client is None:
+            beside = sorted(path.name for path in Path(self.uri).parent.glob("*.db") if (path / "collections").is_dir())
+            others = f" In its folder: {abbreviated_names(beside)}." if beside else ""
+            return StoreError(
+                f"{self.location}: there is no such index.{others} `image-text-embedding index` makes one"
+            )
+        with self._milvus_errors("list the collections"):
+            names = sorted(self._milvus.list_collections(timeout=self._timeout))
+        if names:
+            return StoreError(f"{self.location} has no collection {self.name!r}, but {abbreviated_names(names)}")
+        return StoreError(f"{self.location} is empty: add pictures first (`image-text-embedding index`)")
 
     # --- Rows ---
 

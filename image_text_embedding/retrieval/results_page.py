@@ -47,6 +47,7 @@ def results_page(
     pictures: Sequence[Image.Image | None],
     about: str,
     path: str | os.PathLike[str],
+    find: str = "image",
 ) -> Path:
     """Write a page of results, atomically. All text is escaped.
 
@@ -56,6 +57,7 @@ def results_page(
         pictures: one per result; None for a text, and for a picture that cannot be shown.
         about: a line below the query.
         path: the HTML file.
+        find: what was searched for, "image" or "text".
 
     Returns:
         `path`.
@@ -63,7 +65,7 @@ def results_page(
     Raises:
         OSError: it cannot be written.
     """
-    title = query if isinstance(query, str) else "Pictures like this one"
+    title = query if isinstance(query, str) else f"{'Pictures like' if find == 'image' else 'Texts that fit'} this one"
     query_image = "" if isinstance(query, str) else f'<img class="query" alt="the query" src="{_thumbnail(query)}">\n'
     items = "\n".join(_item(rank, result, picture) for rank, (result, picture) in enumerate(zip(results, pictures), 1))
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -94,11 +96,9 @@ def _item(rank: int, result: SearchResult, picture: Image.Image | None) -> str:
         content = f'<img alt="{_safe(result.text or name)}" src="{_thumbnail(picture)}">'
     else:
         content = _safe(result.text or "" if result.kind == "text" else f"{name}: cannot be shown")
-    itm = "" if result.itm is None else f", ITM {result.itm:.3f}"
-    lines = [
-        f'<div class="score">{rank} · score {result.score:.3f}</div>',
-        f'<div class="parts">ITC {result.itc:.3f}{itm}</div>',
-    ]
+    lines = [f'<div class="score">{rank} · score {result.score:.3f}</div>']
+    if result.itm is not None:  # else the score is the cosine
+        lines.append(f'<div class="parts">ITC {result.itc:.3f}, ITM {result.itm:.3f}</div>')
     if result.path:
         lines.append(f'<div class="path" title="{_safe(result.path)}">{_safe(name)}</div>')
     if result.text and result.kind == "image":

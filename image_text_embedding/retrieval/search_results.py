@@ -14,6 +14,7 @@ from PIL import Image
 
 from image_text_embedding.foundation.argument_checks import is_number
 from image_text_embedding.foundation.errors import ImageError, InputError
+from image_text_embedding.foundation.messages import abbreviate
 from image_text_embedding.inference.tasks.reranking import Reranker
 from image_text_embedding.inputs.collections.collection_items import PICTURE_SUFFIXES
 from image_text_embedding.inputs.item_lists import has_attribute
@@ -45,6 +46,11 @@ class SearchResult:
     score: float
     itc: float
     itm: float | None = None
+
+    def __repr__(self) -> str:
+        text = "" if self.text is None else f", text={abbreviate(self.text)}"
+        path = "" if self.path is None else f", path={self.path!r}"
+        return f"SearchResult(score={self.score:.3f}{path}{text})"
 
 
 def read_again(hit: Mapping[str, Any], limits: Limits) -> Any:

@@ -6,6 +6,7 @@
     skipped.jsonl       the pairs that cannot be used, and why
     last.pt  best.pt    checkpoints: weights, optimiser, schedule, scaler, generators, step
     model.safetensors   the weights of last.pt, which `load` opens;  best.safetensors: those of best.pt
+    untrained.safetensors   the heads that the model has and the run does not train, as they were
     loss.png            the losses
 
 Files are replaced atomically: whatever stops a run, the checkpoint before stays intact.
@@ -30,12 +31,14 @@ from image_text_embedding.foundation.exclusive_lock import LockHeldError, acquir
 from image_text_embedding.foundation.optional_imports import import_optional
 from image_text_embedding.foundation.text_files import read_small_json, read_text
 from image_text_embedding.inputs.tokenizer import Tokenizer
-from image_text_embedding.models.checkpoints.checkpoint_files import load_pickle, save_weights
+from image_text_embedding.models.checkpoints.checkpoint_files import load_pickle, read_checkpoint, save_weights
 from image_text_embedding.training.data.pair_dataset import SkippedPair
 
 RUN, VOCABULARY, METRICS, SKIPPED = "run.json", "vocab.txt", "metrics.jsonl", "skipped.jsonl"
 
 LAST, BEST, MODEL, BEST_MODEL, PLOT = "last.pt", "best.pt", "model.safetensors", "best.safetensors", "loss.png"
+
+UNTRAINED = "untrained.safetensors"
 
 
 class RunFolder:
@@ -95,6 +98,14 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot read {self.path / RUN}: {error}") from error
 
+    def record_steps(self, steps: int) -> None:
+        """Write the length of a run that was made longer or shorter into run.json."""
+        run = self.read_description()
+        if run["settings"]["steps"] != steps:
+            run["settings"]["steps"] = steps
+            with self._replace(RUN) as file:
+                file.write(json.dumps(run, indent=2).encode())
+
     # Checkpoints
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
@@ -109,6 +120,19 @@ class RunFolder:
     def save_model(self, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
         """Write the model of the last checkpoint."""
         save_weights(self.path / MODEL, tensors, metadata)
+
+    def save_untrained(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Write the heads that the run does not train, once, for every model that it writes."""
+        save_weights(self.path / UNTRAINED, tensors, {})
+
+    def untrained(self) -> dict[str, torch.Tensor]:
+        """What `save_untrained` wrote; nothing if the run trains all heads.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        path = self.path / UNTRAINED
+        return dict(read_checkpoint(path).tensors) if path.exists() else {}
 
     def has_checkpoint(self) -> bool:
         """Whether there is a checkpoint to resume from."""

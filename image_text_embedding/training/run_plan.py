@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -18,9 +20,10 @@ from image_text_embedding.inputs.tokenizer import Tokenizer
 from image_text_embedding.models.config import TASKS, ModelConfig, WeightsSource, config_from_mapping
 from image_text_embedding.models.config_files import list_models, model_config
 from image_text_embedding.models.model_lookup import ResolvedModel, find_vocabulary, resolve_model
-from image_text_embedding.training.data.pair_sources import as_pair_source
+from image_text_embedding.training.data.pair_sources import PairSource, as_pair, as_pair_source
 from image_text_embedding.training.objectives.classifier_start import reasoning_text
 from image_text_embedding.training.objectives.matches import Fits
+from image_text_embedding.training.objectives.pretrained_towers import NO_TOWERS, PretrainedTowers, find_towers
 from image_text_embedding.training.run_folder import VOCABULARY, RunFolder
 from image_text_embedding.training.settings import (
     CLASSIFYING,
@@ -33,6 +36,8 @@ from image_text_embedding.training.settings import (
 
 # BLIP's `models/blip_pretrain.py`, ALBEF's `Pretrain.py`; fine-tuned models read more.
 PRETRAINING_TOKENS = {"blip": 30, "albef": 25}
+
+FIRST_PAIRS = 16  # that show which texts there are
 
 _FROM_PYTHON = "from Python"  # in run.json, for pairs that have no path
 
@@ -48,6 +53,7 @@ class RunPlan:
         start: the weights to start from; None = from scratch, or from a checkpoint of this run.
         fits: says which captions fit which pictures; None = only those of equal keys.
         max_tokens: of a caption; None = the configuration's.
+        towers: that a model from scratch starts from.
     """
 
     config: ModelConfig
@@ -59,6 +65,7 @@ class RunPlan:
     start: ResolvedModel | None
     fits: Fits | None = None
     max_tokens: int | None = None
+    towers: PretrainedTowers = NO_TOWERS
 
 
 def plan_new_run(
@@ -87,11 +94,20 @@ def plan_new_run(
         base = start.config
     else:
         base = model
-    config, tasks = finished_config(base, settings, folder.path.absolute().name, from_scratch)
+    if not from_scratch and (settings.init_vision or settings.init_text):
+        raise ConfigError(
+            f"init_vision and init_text are for training from scratch, but {base.name} has weights already: leave them out"
+        )
+    tasks = chosen_tasks(base, settings, from_scratch)
+    pairs = _as_source(source, settings, tasks)
+    if settings.tasks is None:
+        tasks = tasks_with_data(tasks, pairs)
+    config, tasks = finished_config(base, settings, folder.path.absolute().name, from_scratch, tasks)
+    towers = find_towers(settings.init_vision, settings.init_text)
+    towers.check(config)
     without_weights = ResolvedModel(base, Path(), "", None, None)
     tokenizer = Tokenizer.from_vocabulary(find_vocabulary(start or without_weights, vocabulary))
     _check_vocabulary(config, tokenizer)
-    pairs = _as_source(source, settings, tasks)
     fits = _predicate(fits, pairs)
     plan = RunPlan(
         config,
@@ -103,6 +119,7 @@ def plan_new_run(
         start,
         fits,
         caption_tokens(config, tasks, from_scratch),
+        towers,
     )
     folder.write_description(
         {
@@ -110,6 +127,7 @@ def plan_new_run(
             "tasks": tasks,
             "settings": dataclasses.asdict(settings),
             "start": None if start is None else {"model": _model_reference(model), "sha256": start.sha256},
+            "init": towers.digests(),
             "source": _source_reference(source),
             "validation": _source_reference(validation),
             "fits": fits is not None,
@@ -133,7 +151,7 @@ def plan_resumed_run(
     """Plan the rest of a run from its folder. (Arguments: see `train`; None = as recorded in run.json.)
 
     Raises:
-        ConfigError: an argument differs from what run.json records, or run.json cannot be read.
+        ConfigError: an argument other than the number of steps differs from run.json, or that cannot be read.
         InputError: the pairs were a Python object and are not passed again, or cannot be read.
     """
     run = folder.read_description()
@@ -146,8 +164,14 @@ def plan_resumed_run(
         raise ConfigError(f"{where}: its run.json lacks {error}") from error
     settings = _complete_settings(settings, dataclasses.asdict(recorded_settings), "settings")
     given, recorded = _as_json(settings), _as_json(recorded_settings)
+    # A run may be made longer or shorter.
+    given["steps"] = recorded["steps"]
     if isinstance(model, ModelConfig):
-        given["model"], recorded["model"] = _as_json(finished_config(model, settings, "", True)[0]), _as_json(config)
+        chosen = chosen_tasks(model, settings, True)
+        # Objectives that the pairs have no texts for were left out.
+        trained = tuple(task for task in chosen if task in tasks) or chosen
+        finished, _ = finished_config(model, settings, "", True, trained if settings.tasks is None else chosen)
+        given["model"], recorded["model"] = _as_json(finished), _as_json(config)
     elif model is not None:
         given["model"], recorded["model"] = _model_reference(model), (start or {}).get("model")
     for name, pairs in (("source", source), ("validation", validation)):
@@ -183,14 +207,47 @@ def plan_resumed_run(
         fits,
         run.get("caption_tokens"),  # version 0.1.0 recorded none, and read as many as the configuration allows
     )
+    if folder.has_checkpoint():
+        return plan
     # Without a checkpoint the run starts again from its first weights.
-    if start is not None and not folder.has_checkpoint():
+    plan.towers = find_towers(settings.init_vision, settings.init_text)
+    if plan.towers.digests() != run.get("init", NO_TOWERS.digests()):  # version 0.1.0 had none
+        raise ConfigError(
+            f"{folder.path}: init_vision or init_text names other weights now than when the run was started: start a new run"
+        )
+    if start is not None:
         plan.start = resolve_model(start["model"], None)
         if plan.start.sha256 != start["sha256"]:
             raise ConfigError(
                 f"{folder.path}: the run was started with other weights than {start['model']} contains now: start a new run"
             )
     return plan
+
+
+def tasks_with_data(tasks: tuple[str, ...], pairs: PairSource) -> tuple[str, ...]:
+    """The objectives without those that the first pairs have no texts for, with a warning.
+
+    Captions without questions train no answering, and questions alone no more than that. A source of both is read as it is.
+    """
+    readers = {"question": {"vqa"}, "caption": set(tasks) - {"vqa"}}
+    if not all(readers[key] & set(tasks) for key in readers):
+        return tasks
+    seen: set[str] = set()
+    for index in range(min(FIRST_PAIRS, len(pairs))):
+        # Whoever reads the pair for training reports its error.
+        with contextlib.suppress(Exception):
+            pair = as_pair(pairs[index])
+            seen |= {key for key in readers if pair.get(key) is not None}
+    missing = readers.keys() - seen
+    if len(missing) != 1:
+        return tasks
+    (key,) = missing
+    left_out = [task for task in tasks if task in readers[key]]
+    warnings.warn(
+        f"not trained: {', '.join(left_out)}, because the pairs have no {key}s. Name the tasks to choose them",
+        stacklevel=4,
+    )
+    return tuple(task for task in tasks if task not in left_out)
 
 
 def caption_tokens(config: ModelConfig, tasks: tuple[str, ...], from_scratch: bool) -> int:
@@ -201,17 +258,24 @@ def caption_tokens(config: ModelConfig, tasks: tuple[str, ...], from_scratch: bo
 
 
 def finished_config(
-    base: ModelConfig, settings: TrainConfig, name: str, from_scratch: bool
+    base: ModelConfig, settings: TrainConfig, name: str, from_scratch: bool, tasks: tuple[str, ...] | None = None
 ) -> tuple[ModelConfig, tuple[str, ...]]:
     """The configuration of the finished model, and the objectives of the run. It is checked before training starts.
+
+    Args:
+        tasks: the objectives; None = those of the settings.
 
     Raises:
         ConfigError: the model has no head for an objective, or the objectives do not fit together.
     """
-    tasks = chosen_tasks(base, settings, from_scratch)
+    if tasks is None:
+        tasks = chosen_tasks(base, settings, from_scratch)
     results = {OBJECTIVES[task] for task in tasks}
+    # A model that learns to judge or to answer becomes another kind of model; others keep the heads that are not trained.
+    if not from_scratch and not set(CLASSIFYING) & set(tasks) and ("vqa" not in tasks or "answer" in base.tasks):
+        results |= set(base.tasks)
     decoder, questions = base.decoder, base.questions
-    if "vqa" not in tasks:
+    if "answer" not in results:
         questions = None
     elif questions is None:  # a captioning model that learns to answer
         questions = model_config("blip_vqa_base").questions
@@ -235,8 +299,8 @@ def finished_config(
         name=base.name if from_scratch else name,
         summary=base.summary if from_scratch else f"{base.name}, fine-tuned",
         tasks=tuple(task for task in TASKS if task in results),
-        embed_dim=base.embed_dim if "itc" in tasks else None,
-        decoder=decoder if {"lm", "vqa"} & set(tasks) else None,
+        embed_dim=base.embed_dim if "embed" in results else None,
+        decoder=decoder if {"caption", "answer"} & results else None,
         questions=questions,
         vision=dataclasses.replace(base.vision, image_size=size),
         source=WeightsSource(),
@@ -247,8 +311,11 @@ def finished_config(
 def _complete_settings(
     given: TrainConfig | Mapping[str, Any] | None, defaults: Mapping[str, Any], where: str
 ) -> TrainConfig:
-    """The given settings, with `defaults` for the keys that a mapping leaves out."""
-    return given if isinstance(given, TrainConfig) else train_config({**defaults, **(given or {})}, where)
+    """The given settings, with `defaults` for the keys that a mapping leaves out. Paths become absolute."""
+    settings = given if isinstance(given, TrainConfig) else train_config({**defaults, **(given or {})}, where)
+    towers = {"init_vision": settings.init_vision, "init_text": settings.init_text}
+    paths = {name: str(Path(each).absolute()) for name, each in towers.items() if each and os.path.exists(each)}
+    return dataclasses.replace(settings, **paths)  # type: ignore[arg-type]
 
 
 def _check_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> None:

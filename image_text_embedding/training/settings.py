@@ -74,6 +74,11 @@ class TrainConfig:
         seed: of the weights, the order of the pairs, the crops and the draws.
         workers: processes that read pictures; None = the training process itself.
         max_skipped: share of the pairs that may be unusable before the run stops.
+        init_vision: what the vision tower of a model from scratch starts from: "timm:<name>", such as
+            "timm:deit_base_patch16_224" (which both papers use), or the path of a file with the parameter names of timm's
+            `VisionTransformer`. The position embeddings are resized. None = drawn weights.
+        init_text: what the text layers of a model from scratch start from: a hub id, such as "google-bert/bert-base-uncased",
+            or a file or folder with the weights of a BERT. Cross-attention is drawn. None = drawn weights.
         log_every, checkpoint_every: steps.
         stored: "fp32" or "fp16": precision of the finished model's file.
     """
@@ -107,6 +112,8 @@ class TrainConfig:
     seed: int = field(default=1, metadata=within(0, 2**63 - 1))
     workers: int | None = field(default=None, metadata=within(1, 1024))
     max_skipped: float | None = field(default=0.01, metadata=within(0, 1))
+    init_vision: str | None = None
+    init_text: str | None = None
     log_every: int = field(default=10, metadata=within(1, MAX_STEPS))
     checkpoint_every: int = field(default=500, metadata=within(1, MAX_STEPS))
     stored: str = "fp32"

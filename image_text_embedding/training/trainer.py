@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 from torch.nn.utils import clip_grad_norm_
-from tqdm import tqdm
 
-from image_text_embedding.foundation.errors import ComputeError, InputError
+from image_text_embedding.foundation.errors import ComputeError, ConfigError, InputError
 from image_text_embedding.foundation.terminal_text import print_line
+from image_text_embedding.inputs.item_lists import progress_bar, shows_progress
 from image_text_embedding.models.checkpoints.seen_pieces import SEEN_PIECES, pack_seen_pieces
 from image_text_embedding.models.config import ModelConfig
 from image_text_embedding.models.devices import default_device, require_device
@@ -33,12 +33,15 @@ from image_text_embedding.training.data.batch_loading import BatchOrder, batch_l
 from image_text_embedding.training.data.batches import TrainingBatch
 from image_text_embedding.training.data.pair_dataset import PairDataset, SkippedPair
 from image_text_embedding.training.objectives.matches import Fits
+from image_text_embedding.training.objectives.student_weights import untrained_heads
 from image_text_embedding.training.run_folder import BEST_MODEL, MODEL, SKIPPED, RunFolder, check_plotting
 from image_text_embedding.training.run_plan import RunPlan, plan_new_run, plan_resumed_run
 from image_text_embedding.training.schedules import distillation_weight, postponed_objectives
 from image_text_embedding.training.settings import TrainConfig
 from image_text_embedding.training.training_state import TrainingState
 from image_text_embedding.training.validation import validate
+
+REPORT_SECONDS = 10.0  # between two printed lines
 
 
 def train(
@@ -58,6 +61,8 @@ def train(
 
     Args:
         model: a `ModelConfig` is trained from scratch; a name, a hub id or a file, as `load` takes it, is trained further.
+            The heads that the objectives do not train stay in the finished model as they were, though the vision tower that
+            they read changes; objectives that make another kind of model of it (nlvr, ve, vqa of a captioner) leave them out.
         source: the pairs: a file or folder for `read_pairs`, an indexable source, an iterable of (picture, caption), or a
             function from an index to one, which draws pairs on the fly. (See `PairSource`.)
         out: the folder of the run (its files are listed in `training/run_folder.py`).
@@ -70,9 +75,11 @@ def train(
             true of several pictures all of them. None = the method `fits` of the source, if it has one. (See `PairSource`,
             also for wrong texts and for groups of pictures.)
         resume: continue from the last checkpoint in `out`. Model, source and settings may then be None; those that are
-            given must be the same as when the run started.
+            given must be the same as when the run started, except `steps`, which makes the run longer or shorter: the
+            learning rate then falls over the new length, from the step that was reached.
         device: None = CUDA if available, else the CPU.
-        show_progress_bar: None = only on a terminal.
+        show_progress_bar: None = on a terminal and in a notebook; elsewhere the losses are printed on stderr, at most every
+            ten seconds.
 
     Returns:
         the file of the finished model in `out`
@@ -101,19 +108,26 @@ class TrainingRun:
     def __init__(self, plan: RunPlan, folder: RunFolder, device: torch.device) -> None:
         self.plan, self.folder, self.settings = plan, folder, plan.settings
         self.state = TrainingState(plan, folder.load_checkpoint(), device)
+        if self.state.step > plan.settings.steps:
+            raise ConfigError(
+                f"{folder.path}: the run is at step {self.state.step}: it cannot end at {plan.settings.steps}"
+            )
+        if plan.start is not None and (heads := untrained_heads(plan.start, plan.config, self.state.student)):
+            folder.save_untrained(heads)
         self._last_log = (self.state.step, time.perf_counter())  # step and time
 
     def train(self, show_progress_bar: bool | None) -> Path:
         """Run all remaining steps. The finished model's file."""
         settings, folder, state = self.settings, self.folder, self.state
+        folder.record_steps(settings.steps)
         folder.start_logging(state.step)
         if state.step:
             self._write_model()
-        disable = None if show_progress_bar is None else not show_progress_bar
         batches = self.batches()
+        report = _Report(show_progress_bar, settings)
         with (
             _DeferredInterrupt() as interrupt,
-            tqdm(total=settings.steps, initial=state.step, unit="step", disable=disable) as bar,
+            progress_bar(settings.steps, "step", show_progress_bar, state.step, delay=0) as bar,
         ):
             while state.step < settings.steps:
                 try:
@@ -131,7 +145,7 @@ class TrainingRun:
                 bar.update()
                 is_last = state.step == settings.steps
                 if is_last or state.step % settings.log_every == 0:
-                    self._log(row)
+                    report.losses(self._log(row))
                 is_due = is_last or state.step % settings.checkpoint_every == 0
                 if is_due or interrupt.requested:
                     self._checkpoint(tested=is_due)
@@ -235,20 +249,21 @@ class TrainingRun:
 
     # What a run leaves
 
-    def _log(self, row: dict[str, Any]) -> None:
+    def _log(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Add a row to the metrics, completed. Returns the complete row."""
         settings, state, (last_step, last_time), now = self.settings, self.state, self._last_log, time.perf_counter()
         step_pairs = settings.batch_size * settings.accumulate
         self._last_log = (state.step, now)
         extra = {"temp": state.student.temp.item()} if "itc" in self.plan.tasks else {}
-        self.folder.log(
-            {
-                "step": state.step,
-                "epoch": round(state.step * step_pairs / len(self.plan.source), 4),
-                **row,
-                **extra,
-                "pairs_per_s": round((state.step - last_step) * step_pairs / max(now - last_time, 1e-9), 2),
-            }
-        )
+        logged = {
+            "step": state.step,
+            "epoch": round(state.step * step_pairs / len(self.plan.source), 4),
+            **row,
+            **extra,
+            "pairs_per_s": round((state.step - last_step) * step_pairs / max(now - last_time, 1e-9), 2),
+        }
+        self.folder.log(logged)
+        return logged
 
     def validate(self) -> dict[str, float]:
         """The figures on the validation pairs: see `validation.validate`."""
@@ -294,10 +309,33 @@ class TrainingRun:
         # Weights are passed on to others: no more of a local path than its name.
         origin = {"source": os.path.basename(source) if os.path.isabs(source) else source, "step": self.state.step}
         origin["version"] = metadata.version("image-text-embedding")
+        tensors |= {name: value.to(dtype) for name, value in self.folder.untrained().items()}
         about: dict[str, Any] = {"config": dataclasses.asdict(self.plan.config), "origin": origin}
         if self.state.seen is not None:
             about[SEEN_PIECES] = pack_seen_pieces(self.state.seen.cpu().numpy())
         return tensors, about
+
+
+class _Report:
+    """What a run prints on stderr where no progress bar is drawn: in a log file, in a service."""
+
+    def __init__(self, show_progress_bar: bool | None, settings: TrainConfig) -> None:
+        self._settings = settings
+        self._prints = show_progress_bar is None and not shows_progress(None)
+        self._last = -math.inf  # seconds
+
+    def losses(self, row: Mapping[str, Any]) -> None:
+        """The losses of a step, at most every REPORT_SECONDS, and of the last one."""
+        now = time.monotonic()
+        if not self._prints or (now - self._last < REPORT_SECONDS and row["step"] < self._settings.steps):
+            return
+        self._last = now
+        parts = ", ".join(f"{name} {loss:.4g}" for name, loss in row["losses"].items())
+        print_line(
+            f"step {row['step']:,} of {self._settings.steps:,}: loss {row['loss']:.4g}"
+            f"{f' ({parts})' if len(row['losses']) > 1 else ''}, lr {row['lr']:.2g}, {row['pairs_per_s']:.1f} pairs/s",
+            error=True,
+        )
 
 
 class _DeferredInterrupt:

@@ -39,7 +39,7 @@ class TrainingState:
         Args:
             checkpoint: from `state_dict`; None starts from the plan's weights, or from scratch if it has none.
         """
-        settings = plan.settings
+        self.settings = settings = plan.settings
         self.device, self.dtype = device, autocast_dtype(settings.precision, device)
         self.step, self.best_score, self.is_best = 0, math.inf, False
         self.loss_sum, self.loss_count = 0.0, 0
@@ -104,6 +104,11 @@ class TrainingState:
             self.teacher = self._new_teacher()
         self.optimiser.load_state_dict(checkpoint["optimiser"])
         self.schedule.load_state_dict(checkpoint["schedule"])
+        # The next step's rate, if the run was made longer or shorter; else the same as before.
+        factor = learning_rate_factor(self.settings, self.schedule.last_epoch)
+        for group, rate in zip(self.optimiser.param_groups, self.schedule.base_lrs):
+            group["lr"] = rate * factor
+        self.schedule._last_lr = [group["lr"] for group in self.optimiser.param_groups]
         self.scaler.load_state_dict(checkpoint["scaler"])
         torch.set_rng_state(checkpoint["cpu_generator"])
         if checkpoint["cuda_generator"] is not None and self.device.type == "cuda":
@@ -131,6 +136,10 @@ def _build_student(plan: RunPlan, checkpoint: dict[str, Any] | None) -> Student:
             student.add_sinusoids(settings.sinusoids)
     else:
         student = new_student(plan.config, plan.tasks, vocabulary, settings)
+        if checkpoint is None:
+            plan.towers.fill(student)
+            if settings.sinusoids is not None and plan.towers.vision is not None:
+                student.add_sinusoids(settings.sinusoids)
     if checkpoint is not None and student.can_share_layers() and not checkpoint["shared"]:
         student = Student(plan.config, plan.tasks, vocabulary)
     if checkpoint is not None and "decoder.lm_head.weight" in checkpoint["student"]:
@@ -139,8 +148,10 @@ def _build_student(plan: RunPlan, checkpoint: dict[str, Any] | None) -> Student:
 
 
 def _seen_at_the_start(plan: RunPlan) -> torch.Tensor | None:
-    """No piece if a run starts from scratch, else those that its weights record."""
+    """No piece if a run starts from scratch, else those that its weights record. BERT's are unknown."""
     size = plan.config.text.vocab_size
+    if plan.towers.text is not None:
+        return None
     if plan.start is None:
         return torch.zeros(size, dtype=torch.bool)
     seen = read_seen_pieces(plan.start.weights, size)

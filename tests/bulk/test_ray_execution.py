@@ -16,7 +16,7 @@ ray = pytest.importorskip("ray")
 
 from support.environment import TESTS  # noqa: E402
 
-from image_text_embedding.bulk import ray_execution  # noqa: E402
+from image_text_embedding.bulk import item_embedding  # noqa: E402
 from image_text_embedding.bulk.embed_collection import embed  # noqa: E402
 from image_text_embedding.bulk.shard_reading import read_shards  # noqa: E402
 
@@ -28,7 +28,7 @@ def kill_once() -> None:
     """In each worker's process as it starts: the first that has the victim's vector in hand dies of it, once."""
     import signal
 
-    mark, original = Path(os.environ["ITE_TEST_MARK"]), ray_execution.item_result
+    mark, original = Path(os.environ["ITE_TEST_MARK"]), item_embedding.item_result
 
     def done(row: Any, vector: Any) -> Any:
         if row.path.endswith(VICTIM):
@@ -39,7 +39,7 @@ def kill_once() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return original(row, vector)
 
-    ray_execution.item_result = done
+    item_embedding.item_result = done
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from support.collections_of_pictures import picture
 from support.mean_encoder import Mean
 
-from image_text_embedding.bulk import vector_shards
+from image_text_embedding.bulk import shard_folder
 from image_text_embedding.bulk.embed_collection import embed
 from image_text_embedding.bulk.shard_reading import read_shards, shard_errors
 from image_text_embedding.bulk.vector_manifest import manifest_of
@@ -46,7 +46,7 @@ def test_memory_does_not_grow_with_the_source(tmp_path: Path) -> None:
 
 def test_rows_are_kept_for_ten_minutes_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(vector_shards.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(shard_folder.time, "monotonic", lambda: now[0])
     manifest = {**manifest_of(Mean().info), "modality": "image", "layout": "parquet"}
     with VectorShards(tmp_path / "out", manifest, 1000) as writing:
         for i in range(3):

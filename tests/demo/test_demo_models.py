@@ -20,7 +20,7 @@ from image_text_embedding.training.run_folder import RunFolder
 from image_text_embedding.training.run_plan import plan_new_run
 
 MODELS = ("blip_demo", "albef_demo")
-PAIRS = {"blip_demo": "image_text_embedding.demo:TRAIN_MORE", "albef_demo": "image_text_embedding.demo:TRAIN"}
+PAIRS = "image_text_embedding.demo:TRAIN_TEXTS"
 MIN_COVERAGE, MIN_CORRECT = 0.8, 0.85  # the model card has the figures for 1,000 scenes
 CARD = packaged_gallery.GALLERY_FOLDER.parent / "MODEL_CARD.md"
 
@@ -76,8 +76,10 @@ def test_the_model_card_describes_the_packaged_files() -> None:
     for name in MODELS:
         assert ite.load(name).info["sha256"] in card
     packaged = [path for path in CARD.parent.iterdir() if path.suffix == ".safetensors"]
-    assert sum(path.stat().st_size for path in packaged) <= 16_000_000
-    assert (CARD.parent / "vocab.txt").read_text().split("\n")[:-1] == list(scene_language.words())
+    assert sum(path.stat().st_size for path in packaged) <= 24_000_000
+    assert (CARD.parent / "vocab.txt").read_text().split("\n")[:-1] == list(
+        scene_language.words()
+    )  # for files of 0.1.0
 
 
 @needs_font
@@ -90,7 +92,7 @@ def test_the_recipe_gives_the_first_losses_of_the_model_card(name: str, tmp_path
     losses = re.search(rf"{name}, step 5: itc (\d\.\d+), (\w+) (\d\.\d+)", CARD.read_text(encoding="utf-8"))
     with RunFolder(tmp_path / "run", False) as folder:
         base, settings = read_recipe(config_dir() / f"{name}.yaml")
-        plan = plan_new_run(folder, base, PAIRS[name], {**settings, "workers": None, "precision": "fp32"}, None, None)
+        plan = plan_new_run(folder, base, PAIRS, {**settings, "workers": None, "precision": "fp32"}, None, None)
         run = trainer.TrainingRun(plan, folder, torch.device("cpu"))
         batches = run.batches()
         rows = [run.advance(batches)["losses"] for _ in range(5)]

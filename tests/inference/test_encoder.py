@@ -195,3 +195,17 @@ class TestBadInput:
             assert np.isnan(vectors).all() and isinstance(errors[0][1], ComputeError)
         finally:
             bias.copy_(before)
+
+    def test_a_vector_of_length_0_is_an_error_of_its_own(self, model) -> None:
+        """It is neither NaN nor infinite, and in fp32 no half precision is to blame."""
+        projection = model.runtime.parts["text"].text_proj
+        before = {name: value.clone() for name, value in projection.state_dict().items()}
+        try:
+            for value in projection.parameters():
+                value.zero_()
+            with pytest.raises(ComputeError, match=r"item 0: .* vector of length 0 in torch.float32, .* zeros$"):
+                model.encode_text("a dog")
+            vectors, errors = model.encode_text(["a dog", "a cat"], on_error="skip")
+            assert np.isnan(vectors).all() and ["length 0" in str(error) for _, error in errors] == [True, True]
+        finally:
+            projection.load_state_dict(before)

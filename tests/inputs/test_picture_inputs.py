@@ -82,8 +82,33 @@ def test_other_types_are_named(wrong: Any) -> None:
 def test_a_tensor_is_named() -> None:
     import torch
 
-    with pytest.raises(ImageError, match=r"got torch\.Tensor"):
+    with pytest.raises(ImageError, match=r"got torch\.Tensor: pass x\.permute\(1, 2, 0\)\.cpu\(\)\.numpy\(\)$"):
         load_picture(torch.zeros(3, 4, 4))
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF"])
+def test_base64_without_a_header_is_recognised(format: str) -> None:
+    """As short and long strings: only the first is a name that a file may have."""
+    flat = encoded(Image.new("RGB", (24, 40)), format)
+    for content in (flat, flat + bytes(9000)):
+        text = base64.b64encode(content).decode()
+        url = f"data:image/{format.lower()};base64,"
+        with pytest.raises(ImageError, match=f"{len(text)} characters that begins like {format} in base64") as caught:
+            load_picture(text)
+        assert f"'{url}' + text" in str(caught.value) and len(str(caught.value)) < 200
+        assert load_picture(url + text).size == (24, 40)
+
+
+@pytest.mark.parametrize("name", ["a" * 64, "A" * 9000, "ä" * 70, "/9j/", "file.jpg"])
+def test_other_missing_files_are_only_missing(name: str) -> None:
+    with pytest.raises(ImageError, match=r"no such file|cannot open") as caught:
+        load_picture(name)
+    assert "base64" not in str(caught.value)
+
+
+def test_a_file_url_is_refused_in_one_line() -> None:
+    with pytest.raises(ImageError, match=r"got 'file'\. Give a local file as a plain path$"):
+        load_picture("file:///tmp/a.jpg")
 
 
 @pytest.mark.parametrize(

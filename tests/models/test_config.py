@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -190,6 +192,15 @@ def test_the_public_face_is_what_is_exported() -> None:
         assert getattr(ite, name).__module__.startswith("image_text_embedding"), name
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
         ite.lode  # noqa: B018
+
+
+def test_dir_lists_what_is_public() -> None:
+    """In a new process, where no other test has imported a folder yet; all of it is there."""
+    code = "import image_text_embedding as ite; print(*dir(ite)); [getattr(ite, name) for name in dir(ite)]"
+    code += "; print(ite.training.train, ite.bulk.embed)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    names = done.stdout.splitlines()[0].split()
+    assert done.returncode == 0 and {name for name in names if name[0] != "_"} == {*ite.__all__, "bulk", "training"}
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,8 @@ def test_the_sdist_carries_what_a_build_and_the_tests_need(built: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert {f"configs/{name}.yaml" for name in list_models()} <= names
-    assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "tests/conftest.py"} <= names
+    documents = {"README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "CITATION.cff"}
+    assert {"pyproject.toml", "tests/conftest.py", *documents} <= names
     of_0_1_0 = [path for path in (ROOT / "tests" / "data_0_1_0").rglob("*") if path.is_file()]
     assert {str(path.relative_to(ROOT)) for path in of_0_1_0 if path.suffix != ".pyc"} <= names
     assert not [name for name in names if name.startswith((".venv", ".cache"))]
@@ -44,6 +45,7 @@ def test_the_wheel_works_where_there_is_no_checkout(built: Path, tmp_path: Path)
     assert {f"image_text_embedding/configs/{name}.yaml" for name in list_models()} <= names
     assert "image_text_embedding/py.typed" in names
     assert not [name for name in names if name.startswith(("tests/", "configs/")) or "data_0_1_0" in name]
+    assert wheel.stat().st_size <= 30e6
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "PYTHONDONTWRITEBYTECODE": "1"}
     code = "import image_text_embedding as package; from image_text_embedding.models.config_files import config_dir;"
     code += "print(package.__file__, config_dir())"

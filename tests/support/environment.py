@@ -29,6 +29,10 @@ os.environ.update(
     HF_HOME=str(SESSION / "hub"),
     HF_HUB_OFFLINE="1",
     TOWHEE_HOME=str(SESSION / "towhee"),
+    MLFLOW_DISABLE_TELEMETRY="true",
+    HAYSTACK_TELEMETRY_ENABLED="False",
+    ANONYMIZED_TELEMETRY="False",  # Chroma's
+    DO_NOT_TRACK="1",  # Daft's
     # Waiting threads sleep instead of spinning, which costs minutes on a busy machine.
     OMP_WAIT_POLICY="PASSIVE",
 )

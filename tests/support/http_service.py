@@ -38,10 +38,10 @@ class RunningService:
 
 
 @contextlib.contextmanager
-def running_service(**settings: Any) -> Iterator[RunningService]:
-    """A service of its own; `settings` are those of `ServingSettings`."""
+def running_service(extend: Any = None, **settings: Any) -> Iterator[RunningService]:
+    """A service of its own; `settings` are those of `ServingSettings`, `extend` is as in `server_config`."""
     service = build_service(ServingSettings(**settings))
-    config = server_config(service, "127.0.0.1", 0)
+    config = server_config(service, "127.0.0.1", 0, extend)
     config.timeout_graceful_shutdown = 5
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
@@ -55,6 +55,13 @@ def running_service(**settings: Any) -> Iterator[RunningService]:
         server.should_exit = True
         thread.join(WAIT)
         assert not thread.is_alive()
+
+
+def service_with_page(**settings: Any) -> contextlib.AbstractContextManager[RunningService]:
+    """As `running_service`, with the page. It needs the extra `page`."""
+    from image_text_embedding.interfaces.page.mounting import add_page
+
+    return running_service(add_page, **settings)
 
 
 def wait_until(condition: Any) -> None:

@@ -66,7 +66,7 @@ class TestUnusablePairs:
             train_tiny("blip", [("gone.png", "a wall")] * 300, tasks=["itc"], max_skipped=1.0, workers=workers)
 
     def test_a_pair_without_its_text(self, train_tiny: Callable) -> None:
-        with pytest.raises(InputError, match="expected a string, got NoneType"):
+        with pytest.raises(InputError, match="expected a question, got a pair with image, caption, answer"):
             train_tiny(tiny("blip", ("answer",)), [{**Walls()[0], "question": None}] * 8, tasks=["vqa"])
 
 

@@ -60,6 +60,10 @@ class Grounding:
     match: float
     size: tuple[int, int]
 
+    def __repr__(self) -> str:
+        box = ", ".join(f"{value:.0f}" for value in self.box)
+        return f"<Grounding of {abbreviate(self.phrase)}: box ({box}), match {self.match:.2f}>"
+
     def draw(self, image: Any, path: str | os.PathLike[str]) -> Path:
         """Write a PNG file: the picture with the box, and the map over the picture.
 

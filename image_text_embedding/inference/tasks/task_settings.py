@@ -10,11 +10,13 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from image_text_embedding.foundation.argument_checks import is_number, require_integer
 from image_text_embedding.foundation.errors import InputError
-from image_text_embedding.foundation.messages import did_you_mean
+from image_text_embedding.foundation.messages import abbreviate, did_you_mean
+
+FirstToken = Literal["enc", "cls"]
 
 
 @dataclass(frozen=True)
@@ -144,9 +146,39 @@ TASK_SETTINGS: dict[str, type] = {
 }
 
 
+# The AzureML registry's name of a task -> ours.
+REGISTRY_TASKS = {
+    "image-to-text": "caption",
+    "visual-question-answering": "answer",
+    "embeddings": "embed",
+    "zero-shot-image-classification": "classify",
+    "image-text-matching": "match",
+}
+
+
+def our_task(task: Any) -> str:
+    """Our name of a task that has the registry's name or ours.
+
+    Raises:
+        InputError: there is no such task.
+    """
+    if isinstance(task, str):
+        name = REGISTRY_TASKS.get(task, task)
+        if name in REGISTRY_TASKS.values():
+            return name
+    names = [*REGISTRY_TASKS, *REGISTRY_TASKS.values()]
+    raise InputError(f"task: unknown {abbreviate(task)}{did_you_mean(str(task), names)} Tasks: {', '.join(names)}.")
+
+
 def setting_names(task: str) -> list[str]:
     """The keywords that a task takes."""
     return [field.name for field in dataclasses.fields(TASK_SETTINGS[task])]
+
+
+def score_setting_names(task: str) -> list[str]:
+    """The settings that a scoring request may have; its records have room for probabilities, but not for logits."""
+    names = [name for name in setting_names(task) if name != "return_logits"]
+    return [*names, "prompt"] if task == "caption" else names
 
 
 def check_setting_names(given: Iterable[str], known: Iterable[str], what: str = "Settings") -> None:
@@ -174,7 +206,7 @@ def build_settings(task: str, given: Mapping[str, Any]) -> Any:
 
 
 def _check_token(name: str, token: Any) -> None:
-    if token not in ("enc", "cls"):
+    if token not in get_args(FirstToken):
         raise InputError(f"{name}: expected 'enc' or 'cls', got {token!r}")
 
 

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from image_text_embedding.foundation.argument_checks import require_integer
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.inference.model_runtime import ModelRuntime
+from image_text_embedding.inference.visualization.contact_sheet import encoded_picture, write_picture
 from image_text_embedding.inputs.image_loading import load_picture
 from image_text_embedding.inputs.item_lists import is_single_picture, is_single_text
 from image_text_embedding.inputs.pixels import to_pixels
@@ -69,9 +70,20 @@ class Explanation:
         Raises:
             OSError: the file cannot be written.
         """
-        from image_text_embedding.inference.visualization.heat_maps import draw_word_maps
+        return write_picture(path, self._sheet())
 
-        return draw_word_maps(self.picture, self.words, self.maps, f"match {self.match:.2f}", path)
+    def _sheet(self) -> Image.Image:
+        from image_text_embedding.inference.visualization.heat_maps import word_maps_sheet
+
+        return word_maps_sheet(self.picture, self.words, self.maps, f"match {self.match:.2f}")
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        return encoded_picture(self._sheet(), "PNG")
+
+    def __repr__(self) -> str:
+        grid = self.maps.shape[-1]
+        return f"<Explanation of {' '.join(self.words)!r}: match {self.match:.2f}, maps of {grid} x {grid}>"
 
 
 def explain(

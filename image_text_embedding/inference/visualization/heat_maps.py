@@ -11,7 +11,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from image_text_embedding.foundation.errors import InputError
-from image_text_embedding.inference.visualization.contact_sheet import Font, cut_to_width, thumbnail, write_png
+from image_text_embedding.inference.visualization.contact_sheet import (
+    Font,
+    cut_to_width,
+    thumbnail,
+    wrap_to_width,
+    write_picture,
+)
 from image_text_embedding.inputs.image_loading import load_picture
 
 # From low to high; lightness falls throughout, so that the scale is readable in grey and for colour-blind people.
@@ -46,9 +52,7 @@ LIGHTNESS = (0.299, 0.587, 0.114)  # weights of RGB
 MAX_ITEMS = 300  # pictures, and texts, of a matrix
 
 
-def draw_word_maps(
-    picture: Image.Image, words: Sequence[str], maps: np.ndarray, caption: str, path: str | os.PathLike[str]
-) -> Path:
+def word_maps_sheet(picture: Image.Image, words: Sequence[str], maps: np.ndarray, caption: str) -> Image.Image:
     """Draw a picture, then a panel per word with its map over the picture, in rows of at most six panels.
 
     Args:
@@ -56,16 +60,9 @@ def draw_word_maps(
         words: drawn below their panels.
         maps: (words, grid, grid), at least 0; each is drawn with its own scale.
         caption: drawn below the picture.
-        path: the PNG file, written atomically.
-
-    Returns:
-        `path`.
-
-    Raises:
-        OSError: the file cannot be written.
     """
     fitted = thumbnail(picture.convert("RGB"), PANEL_SIDE)
-    panels = [fitted, *(_overlay(fitted, word_map) for word_map in maps)]
+    panels = [fitted, *(overlay(fitted, word_map) for word_map in maps)]
     rows = -(-len(panels) // MAX_PANELS_PER_ROW)
     # As few columns as that many rows need, so that rows have a similar length.
     columns = -(-len(panels) // rows)
@@ -78,7 +75,7 @@ def draw_word_maps(
         font = _largest_font(word, PANEL_SIDE, 20)
         middle = (x + PANEL_SIDE / 2, y + panel.height + PANEL_LINE_HEIGHT / 2)
         pen.text(middle, cut_to_width(word, PANEL_SIDE, font), INK if i else FAINT, font, anchor="mm")
-    return write_png(path, sheet)
+    return sheet
 
 
 def draw_grounding(
@@ -95,9 +92,9 @@ def draw_grounding(
         picture: of any size and mode.
         phrase: drawn below the picture.
         box: left, top, width and height in pixels of the picture.
-        heat: (grid, grid), as the maps of `draw_word_maps`.
+        heat: (grid, grid), as the maps of `word_maps_sheet`.
         caption: drawn below the map.
-        path: the PNG file, written atomically.
+        path: a file as for `contact_sheet.write_picture`.
 
     Returns:
         `path`.
@@ -112,7 +109,7 @@ def draw_grounding(
     across = GROUNDING_SIDE + GAP
     sheet = Image.new("RGB", (2 * across + GAP, fitted.height + PANEL_LINE_HEIGHT + 2 * GAP), "white")
     pen = ImageDraw.Draw(sheet)
-    for i, (panel, line) in enumerate(((fitted.copy(), phrase), (_overlay(fitted, heat), caption))):
+    for i, (panel, line) in enumerate(((fitted.copy(), phrase), (overlay(fitted, heat), caption))):
         edges = (left, top, max(left, left + width - 1), max(top, top + height - 1))
         # A white line on either side shows the frame on any picture.
         for line_width, colour in ((5, (255, 255, 255)), (3, FRAME)):
@@ -122,23 +119,33 @@ def draw_grounding(
         font = _largest_font(line, GROUNDING_SIDE, 20)
         middle = (x + GROUNDING_SIDE / 2, GAP + panel.height + PANEL_LINE_HEIGHT / 2)
         pen.text(middle, cut_to_width(line, GROUNDING_SIDE, font), FAINT if i else INK, font, anchor="mm")
-    return write_png(path, sheet)
+    return write_picture(path, sheet)
 
 
-def heat_map(matrix: Any, pictures: Sequence[Any], texts: Sequence[str], path: str | os.PathLike[str]) -> Path:
+def heat_map(
+    matrix: Any,
+    pictures: Sequence[Any],
+    texts: Sequence[str],
+    path: str | os.PathLike[str],
+    scale: tuple[float, float] | None = None,
+) -> Path:
     """Draw a similarity matrix: a column per picture, a row per text, a frame around the best text of each picture.
+
+    With a single text there is no frame.
 
     Args:
         matrix: (N, M) from `Encoder.similarity` or `Encoder.match_matrix`; NaN is drawn grey.
         pictures: N pictures, 1 to 300, of any kind that `Encoder.encode_image` accepts.
         texts: M texts, 1 to 300; long ones are shortened.
-        path: the PNG file, written atomically.
+        path: a file as for `contact_sheet.write_picture`.
+        scale: the values of the palest and the darkest colour, such as (0, 1) for probabilities; None = the lowest and the
+            highest value of the matrix.
 
     Returns:
         `path`.
 
     Raises:
-        InputError: the matrix has another shape, or is none.
+        InputError: the matrix has another shape, or is none; the scale does not rise.
         ImageError: a picture cannot be used; `.index` is its index.
         OSError: the file cannot be written.
     """
@@ -152,13 +159,16 @@ def heat_map(matrix: Any, pictures: Sequence[Any], texts: Sequence[str], path: s
             f"{len(pictures)} pictures and {len(texts)} texts"
         )
     finite = np.isfinite(values)
-    low, high = (float(values[finite].min()), float(values[finite].max())) if finite.any() else (0.0, 0.0)
+    if scale is not None and not -np.inf < scale[0] < scale[1] < np.inf:
+        raise InputError(f"scale: expected a lower and a higher number, got {scale!r}")
+    found = (float(values[finite].min()), float(values[finite].max())) if finite.any() else (0.0, 0.0)
+    low, high = found if scale is None else scale
     colours = _colours((values - low) / max(high - low, 1e-6))
-    best = np.where(finite, values, -np.inf).argmax(1)
+    best = np.where(finite, values, -np.inf).argmax(1) if len(texts) > 1 else np.full(len(pictures), -1)
     width = max(MIN_COLUMN_WIDTH, min(MAX_COLUMN_WIDTH, ALL_COLUMNS_WIDTH // len(pictures)))
     height, max_lines = (ROW_HEIGHT, 2) if len(texts) <= MAX_TWO_LINE_ROWS else (ONE_LINE_ROW_HEIGHT, 1)
     font = ImageFont.load_default(14)
-    rows = [_lines(" ".join(text.split()), TEXT_WIDTH, font, max_lines) for text in texts]
+    rows = [wrap_to_width(" ".join(text.split()), TEXT_WIDTH, font, max_lines) for text in texts]
     text_end = GAP + int(max(font.getlength(line) for lines in rows for line in lines))
     left, top = text_end + GAP, GAP + width + 8
     bottom = top + len(texts) * height
@@ -180,11 +190,11 @@ def heat_map(matrix: Any, pictures: Sequence[Any], texts: Sequence[str], path: s
             pen.text((x + width / 2, y + height / 2), f"{values[i, j]:.2f}", ink, font, anchor="mm")
         if finite[i, j] and j == best[i]:
             pen.rectangle((x, y, x + width - 1, y + height - 1), outline=FRAME, width=3)
-    _draw_legend(sheet, left, bottom + 14, low, high, font)
-    return write_png(path, sheet)
+    _draw_legend(sheet, left, bottom + 14, low, high, font, has_frames=len(texts) > 1)
+    return write_picture(path, sheet)
 
 
-def _draw_legend(sheet: Image.Image, x: int, y: int, low: float, high: float, font: Font) -> None:
+def _draw_legend(sheet: Image.Image, x: int, y: int, low: float, high: float, font: Font, has_frames: bool) -> None:
     """Draw the scale of colours and the meaning of the frames."""
     pen, width = ImageDraw.Draw(sheet), 140
     pen.text((x, y + 8), lowest := f"{low:.2f}", FAINT, font, anchor="lm")
@@ -193,6 +203,8 @@ def _draw_legend(sheet: Image.Image, x: int, y: int, low: float, high: float, fo
     sheet.paste(Image.fromarray(ramp.astype(np.uint8)), (x, y))
     x += width + 8
     pen.text((x, y + 8), highest := f"{high:.2f}", FAINT, font, anchor="lm")
+    if not has_frames:
+        return
     x += int(font.getlength(highest)) + 24
     pen.rectangle((x, y, x + 22, y + 16), outline=FRAME, width=3)
     pen.text((x + 30, y + 8), "a picture's best text", FAINT, font, anchor="lm")
@@ -205,7 +217,7 @@ def _picture(picture: Any, index: int) -> Image.Image:
         raise error.at(index) from error.__cause__
 
 
-def _overlay(picture: Image.Image, values: np.ndarray) -> Image.Image:
+def overlay(picture: Image.Image, values: np.ndarray) -> Image.Image:
     """The picture in pale grey, covered by COLOURS where the values (grid, grid) are high."""
     enlarged = np.asarray(Image.fromarray(values.astype(np.float32)).resize(picture.size, Image.Resampling.BICUBIC))
     shares = enlarged.clip(0) / max(float(enlarged.max()), 1e-12)
@@ -224,14 +236,3 @@ def _largest_font(text: str, width: int, size: int) -> Font:
     """The largest font from `size` down to 12 in which the text fits into `width` pixels, or else the smallest."""
     fonts = [ImageFont.load_default(points) for points in range(size, 11, -2)]
     return next((font for font in fonts if font.getlength(text) <= width), fonts[-1])
-
-
-def _lines(text: str, width: int, font: Font, max_lines: int) -> list[str]:
-    """The text in at most `max_lines` lines of `width` pixels, broken between words; the last one may be shortened."""
-    lines: list[str] = []
-    words = text[:1000].split(" ")
-    while words and len(lines) < max_lines - 1:
-        count = next((n for n in range(len(words), 1, -1) if font.getlength(" ".join(words[:n])) <= width), 1)
-        lines.append(cut_to_width(" ".join(words[:count]), width, font))
-        words = words[count:]
-    return [*lines, cut_to_width(" ".join(words), width, font)] if words else lines

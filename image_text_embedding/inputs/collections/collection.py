@@ -6,15 +6,16 @@
 | a glob (quoted: `"photos/*.jpg"`) | what matches, as if each match were named; `**` is any number of folders |
 | a picture | the picture |
 | `.txt` | a picture's path or URL per line; with modality "text", a text per line |
-| `.csv`, `.tsv`, `.jsonl`, `.parquet` | the column of pictures, with the column of texts as captions; or the texts |
+| `.csv`, `.tsv`, `.jsonl`, `.json`, `.parquet` | the column of pictures, with the column of texts as captions; or the texts |
 | `.tar` | webdataset samples: consecutive members that share a name up to its first dot |
 
 Columns have the names in IMAGE_COLUMNS and TEXT_COLUMNS, in upper or lower case; `column` names another one. A picture is a
 path or a URL, in parquet also bytes; or {"bytes", "path"} as Hugging Face's datasets store it; or a list of these, each an
 item. Relative paths are relative to the file that contains them. A picture's caption is the one in its row, or the
 `.txt` (else the `caption` or `text` of the `.json`) of the same name; a caption that cannot be read is left out, and the
-picture is used without it. A `.txt` that is named together with pictures is a caption, not a list. Text is UTF-8, or UTF-16
-with a byte-order mark. A row of a table that cannot be used is an item with a problem.
+picture is used without it. A `.txt` or `.json` that is named together with pictures is a caption, not a list. A `.json` is a
+list of objects, and is taken by a glob that ends in `.json` only. Text is UTF-8, or UTF-16 with a byte-order mark. A row of a
+table that cannot be used is an item with a problem.
 
 Of folders, globs and tars, hidden files are not taken: their names, or those of folders that they are in, start with a dot or
 are `__MACOSX`. Links to folders are followed, each folder once: a link into the source, or to a folder that contains it, is
@@ -207,8 +208,9 @@ class Collection:
     ) -> CollectionItem:
         """The item of a line, or of a picture or text in a row."""
         name = f"{as_utf8(path)}#{number}" + (f"/{position + 1}" if position else "")
+        more: tuple[str, ...] = ()
         if isinstance(caption, list) and caption and self.modality == "image":
-            caption = caption[0]
+            caption, more = caption[0], tuple(one for one in caption[1:] if isinstance(one, str))
         if self.modality == "text":
             if not isinstance(caption, str):
                 return CollectionItem(
@@ -217,16 +219,15 @@ class Collection:
             return CollectionItem(name, caption=caption)
         caption = caption if isinstance(caption, str) and caption else None
         if picture is True and cell is not None:
-            return CollectionItem(name, ContentLocation(path, cell=(*cell, position)), caption)
+            return CollectionItem(name, ContentLocation(path, cell=(*cell, position)), caption, more_captions=more)
         if not isinstance(picture, str) or not picture.strip():
             return CollectionItem(name, problem=f"expected a picture's path or URL, got {str(picture)[:100]!r}")
         picture = picture.strip()
         if is_url(picture):
-            return CollectionItem(
-                name if picture[:5].lower() == "data:" else picture, ContentLocation(picture), caption
-            )
+            name = name if picture[:5].lower() == "data:" else picture
+            return CollectionItem(name, ContentLocation(picture), caption, more_captions=more)
         file = os.path.abspath(os.path.join(os.path.dirname(path), picture))
-        return CollectionItem(as_utf8(file), ContentLocation(file), caption)
+        return CollectionItem(as_utf8(file), ContentLocation(file), caption, more_captions=more)
 
     def _parquet(self, path: str) -> Iterator[CollectionItem]:
         try:

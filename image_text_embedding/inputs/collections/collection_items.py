@@ -60,12 +60,14 @@ class CollectionItem:
         picture: where the picture is stored; None for a text.
         caption: the text, or where it is stored.
         problem: why it cannot be used, if that is known already.
+        more_captions: further texts about the picture; `embed` ignores them.
     """
 
     path: str
     picture: ContentLocation | None = None
     caption: str | ContentLocation | None = None
     problem: str | None = None
+    more_captions: tuple[str | ContentLocation, ...] = ()
 
 
 def as_utf8(text: str) -> str:

@@ -33,15 +33,17 @@ def expand_paths(given: list[str]) -> tuple[list[str], list[str]]:
             paths.append(path)
         elif glob.has_magic(path):
             found: list[str] = []
+            # Beside pictures and shards, a .json says something about them, unless the glob asks for it.
+            taken = {*KNOWN_SUFFIXES} - ({".json"} - {suffix_of(path)})
             for match in sorted(_matches(path)):
-                (found if suffix_of(match) in KNOWN_SUFFIXES or os.path.isdir(match) else unknown).append(match)
+                (found if suffix_of(match) in taken or os.path.isdir(match) else unknown).append(match)
             if not found:
                 raise InputError(f"{_expectation(path)}: nothing of a known kind matches")
             paths += _without_repeated_links(found)
         else:
             raise InputError(f"{_expectation(path)}, which does not exist")
     if any(suffix_of(path) in PICTURE_SUFFIXES for path in paths):
-        paths = [path for path in paths if suffix_of(path) != ".txt"]
+        paths = [path for path in paths if suffix_of(path) not in (".txt", ".json")]
     return [os.path.abspath(path) for path in paths], unknown
 
 

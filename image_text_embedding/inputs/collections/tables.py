@@ -1,4 +1,4 @@
-"""Rows of tables (CSV, TSV, JSON lines) and lines of text files; which columns hold pictures and texts."""
+"""Rows of tables (CSV, TSV, JSON lines and lists) and lines of text files; which columns hold pictures and texts."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from image_text_embedding.foundation.messages import did_you_mean
 from image_text_embedding.foundation.text_files import text_lines
 from image_text_embedding.inputs.collections.collection_items import IMAGE_COLUMNS, TEXT_COLUMNS, suffix_of
 from image_text_embedding.inputs.collections.delimited_rows import delimited_header, delimited_rows
+from image_text_embedding.inputs.collections.json_lists import json_list_rows
 from image_text_embedding.inputs.collections.parquet_tables import open_parquet
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
 def table_rows(path: str) -> Iterator[dict[str, Any] | str]:
-    """The rows of a .csv, .tsv or .jsonl file; for a row that cannot be used, a sentence that names its line.
+    """The rows of a .csv, .tsv, .jsonl or .json file; for a row that cannot be used, a sentence that names its line.
 
     Raises:
         InputError: the file cannot be read.
     """
+    if suffix_of(path) == ".json":
+        return json_list_rows(path)
     return delimited_rows(path) if suffix_of(path) in (".csv", ".tsv") else _json_rows(path)
 
 
@@ -63,8 +66,8 @@ def column_names(path: str) -> list[str]:
     """A table's columns. JSON rows may have different ones: all that appear in any row."""
     if suffix_of(path) == ".parquet":
         return list(open_parquet(path).schema_arrow.names)
-    if suffix_of(path) == ".jsonl":
-        return list({name: None for row in _json_rows(path) if isinstance(row, dict) for name in row})
+    if suffix_of(path) in (".jsonl", ".json"):
+        return list({name: None for row in table_rows(path) if isinstance(row, dict) for name in row})
     return [name for name in delimited_header(path) if name]
 
 

@@ -18,15 +18,15 @@ from typer.core import TyperGroup
 
 from image_text_embedding.foundation.errors import EmbeddingError
 from image_text_embedding.foundation.terminal_text import printable_text, replace_unencodable
-from image_text_embedding.interfaces.cli.embed_command import EmbedCommand, embed
-from image_text_embedding.interfaces.cli.gallery_commands import evaluate, index, search
+from image_text_embedding.interfaces.cli.bulk_commands import BulkCommand, capfilt, embed
 from image_text_embedding.interfaces.cli.model_commands import cache, info, models
+from image_text_embedding.interfaces.cli.options import Command, without_flag_types
 from image_text_embedding.interfaces.cli.output import print_note, print_result
-from image_text_embedding.interfaces.cli.picture_commands import explain, ground, similarity
-from image_text_embedding.interfaces.cli.rank_command import rank
-from image_text_embedding.interfaces.cli.score_command import score
-from image_text_embedding.interfaces.cli.task_commands import ask, caption, classify, entail, match, reason
-from image_text_embedding.interfaces.cli.towhee_commands import link, unlink
+from image_text_embedding.interfaces.cli.picture_commands import explain, ground, rank, similarity
+from image_text_embedding.interfaces.cli.retrieval.evaluate_command import evaluate
+from image_text_embedding.interfaces.cli.retrieval.gallery_commands import index, search
+from image_text_embedding.interfaces.cli.setup_commands import doctor, link, samples, unlink
+from image_text_embedding.interfaces.cli.task_commands import ask, caption, classify, entail, match, reason, score
 from image_text_embedding.interfaces.cli.train_command import train
 from image_text_embedding.interfaces.serve_command import serve
 
@@ -46,6 +46,10 @@ def _printable_usage_errors() -> Iterator[None]:
 
 class CommandGroup(TyperGroup):
     """Wrong usage is printed by typer, from errors whose text is made printable here."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The options before the command, `--help` among them."""
+        return without_flag_types(super().get_params(ctx))
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
         """Parse the options before the command."""
@@ -85,17 +89,24 @@ def _options(
 
 # Every command with its examples, in the order in which --help lists them.
 COMMANDS: dict[Callable[..., None], list[str]] = {
-    rank: ["rank", 'rank "a dog on a beach" --images photos --model blip_itm_base_coco'],
+    rank: ["rank", 'rank photos "a dog on a beach" --model blip_itm_base_coco'],
+    samples: ["samples", "samples ~/examples"],
     embed: [
         "embed photos --model blip_itm_base_coco --out vectors",
         'embed "shards/*.tar" --model blip_base --out vectors --format npy',
         "embed captions.csv --modality text --model blip_base --out texts --json",
+    ],
+    capfilt: [
+        "capfilt pairs.json --captioner blip_caption_base --filter blip_itm_base_coco --out filtered",
+        'capfilt "shards/*.tar" --captioner blip_demo --filter blip_demo --out filtered --captions 2 --min-edge 336',
     ],
     link: ["link --towhee-home /srv/towhee"],
     unlink: ["unlink --towhee-home /srv/towhee"],
     models: ["models", "models --json"],
     train: [
         "train --config my.yaml --pairs pairs.jsonl --vocabulary vocab.txt --out run",
+        "train --config my.yaml --pairs pairs.jsonl --out run --init-vision timm:deit_base_patch16_224 "
+        "--init-text google-bert/bert-base-uncased",
         "train --model blip_base --pairs photos/ --out run --tasks lm",
         "train --model albef_14m --pairs snli_ve.jsonl --out run --tasks ve",
     ],
@@ -112,20 +123,22 @@ COMMANDS: dict[Callable[..., None], list[str]] = {
         "evaluate --images flickr30k-images --captions dataset_flickr30k.json --model blip_itm_base_flickr --rerank 128",
         "evaluate --images nlvr2 --nlvr2 nlvr_test.json --model blip_nlvr",
         "evaluate --images train2014 --refcoco data/refcoco+_test.json --model albef_refcoco",
+        "evaluate --images coco --captioning dataset_coco.json --out captions.json --model blip_caption_base",
+        "evaluate --images test2015 --vqa questions.json --answers answer_list.json --out answers.json --model blip_vqa_base",
         "evaluate --images msrvtt --videos msrvtt_test.jsonl --model blip_itm_base_coco",
     ],
     match: [
-        'match "a teddy bear on a skateboard" teddy.jpg --model blip_itm_base_coco',
-        'match "a dog runs on a beach" dog.mp4 --video --model blip_itm_base_coco',
+        'match teddy.jpg "a teddy bear on a skateboard" --model blip_itm_base_coco',
+        'match dog.mp4 "a dog runs on a beach" --video --model blip_itm_base_coco',
     ],
     classify: ['classify teddy.jpg --label "a teddy bear" --label "a dog" --model blip_itm_base_coco'],
-    caption: ["caption teddy.jpg --model blip_caption_base"],
+    caption: ["caption teddy.jpg --model blip_caption_base", "caption photos --json"],
     ask: [
-        'ask "how many bears are there?" teddy.jpg --model blip_vqa_base',
-        'ask "is it a dog?" teddy.jpg --choice yes --choice no',
+        'ask teddy.jpg "how many bears are there?" --model blip_vqa_base',
+        'ask teddy.jpg "is it a dog?" --choice yes --choice no',
     ],
-    reason: ['reason "both pictures show a dog" left.jpg right.jpg --model blip_nlvr'],
-    entail: ['entail "two dogs play on a beach" dogs.jpg --model albef_ve'],
+    reason: ['reason left.jpg right.jpg "both pictures show a dog" --model blip_nlvr'],
+    entail: ['entail dog.jpg "two dogs play on a beach" --model albef_ve'],
     explain: [
         'explain teddy.jpg "a teddy bear on a skateboard"',
         'explain dog.jpg "a dog on a beach" --model blip_itm_base_coco --json',
@@ -144,6 +157,7 @@ COMMANDS: dict[Callable[..., None], list[str]] = {
     ],
     serve: ["serve", "serve --model blip_itm_base_coco --model blip_caption_base --port 9000"],
     info: ["info blip_base"],
+    doctor: ["doctor", "doctor --json"],
     cache: ["cache", "cache --remove blip_base"],
 }
 
@@ -154,7 +168,7 @@ def _epilog(examples: list[str]) -> str:
 
 
 for _command, _examples in COMMANDS.items():
-    app.command(epilog=_epilog(_examples), cls=EmbedCommand if _command is embed else None)(_command)
+    app.command(epilog=_epilog(_examples), cls=BulkCommand if _command in (embed, capfilt) else Command)(_command)
 
 
 def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -179,7 +193,7 @@ def main() -> None:
         with warnings.catch_warnings():
             warnings.showwarning = _print_warning
             warnings.filterwarnings("always", module=r"image_text_embedding(\.|$)")
-            app()
+            app(prog_name="image-text-embedding")  # also as `python -m image_text_embedding`
     except EmbeddingError as error:
         print_note(error)
         sys.exit(1)

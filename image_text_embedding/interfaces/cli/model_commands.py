@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Annotated, Any
 
 import typer
 
 from image_text_embedding.foundation.errors import InputError
-from image_text_embedding.interfaces.cli.options import AsJson
-from image_text_embedding.interfaces.cli.output import print_json, print_result, print_table
+from image_text_embedding.interfaces.cli.options import AsJson, load_model
+from image_text_embedding.interfaces.cli.output import print_facts, print_json, print_result, print_table
+from image_text_embedding.models.config import ModelConfig
 from image_text_embedding.models.config_files import list_models, model_config
 
 
 def models(
+    long: Annotated[
+        bool, typer.Option("--long", "-l", help="Also show the licence and the source of the weights.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the models: family, tasks, picture size, vector size, licence, source of the weights, and whether cached."""
+    """List the models: family, tasks, picture size in pixels, vector size, and whether the weights are downloaded."""
     from image_text_embedding.models.checkpoints.download import is_cached
 
     configs = [model_config(name) for name in list_models()]
@@ -37,15 +40,21 @@ def models(
     if as_json:
         print_json(rows)
         return
-    print_table(
-        [[_format_cell(value) for value in row.values()] for row in rows],
-        [column.replace("_", " ") for column in rows[0]],
-    )
+    columns = {
+        "name": "name",
+        "family": "family",
+        "tasks": "tasks",
+        "image_size": "size",
+        "dim": "dim",
+        "cached": "cached",
+    }
+    columns |= {"license": "license", "source": "source"} if long else {}
+    print_table([[_format_cell(row[key]) for key in columns] for row in rows], list(columns.values()))
 
 
 def _format_cell(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(value)
+        return ",".join(value)
     return {None: "-", True: "yes", False: "no"}.get(value) or str(value)
 
 
@@ -62,9 +71,8 @@ def info(
     from image_text_embedding.models.checkpoints.download import is_cached
 
     facts: dict[str, Any] = {}
-    is_listed = model.replace("-", "_") in list_models()
-    if is_listed:
-        config = model_config(model)
+    if not (is_file := model.replace("-", "_") not in list_models() and os.path.exists(model)):
+        config = _listed_config(model)
         facts = {
             "name": config.name,
             "summary": config.summary,
@@ -78,22 +86,25 @@ def info(
             "max_tokens": config.captions.max_tokens,
             "cached": is_cached(config.source),
         }
-    if facts.get("cached") or (not is_listed and os.path.exists(model)):
-        from image_text_embedding.inference.loading import load
-
-        facts |= load(model).info
-    if not facts:
-        raise InputError(
-            f"expected a name that `models` lists or a file, got {model!r}; names: {', '.join(list_models())}"
-        )
+    if is_file or facts["cached"]:
+        facts |= load_model(model, None).info
     if as_json:
         print_json(facts)
-        return
-    rows = []
-    for key, value in facts.items():
-        shown = ", ".join(value) if isinstance(value, list) else json.dumps(value) if isinstance(value, dict) else value
-        rows.append((key.replace("_", " "), "-" if shown is None else shown))
-    print_table(rows)
+    else:
+        print_facts(facts)
+
+
+def _listed_config(model: str) -> ModelConfig:
+    """The configuration of a model by its name, or by the hub id of its weights.
+
+    Raises:
+        UnknownModelError: there is none.
+    """
+    for name in list_models():
+        config = model_config(name)
+        if config.source.hub is not None and config.source.hub.lower() == model.lower():
+            return config
+    return model_config(model)
 
 
 def cache(

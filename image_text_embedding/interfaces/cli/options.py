@@ -1,12 +1,16 @@
-"""Options that several commands share."""
+"""Options that several commands share, and how commands list theirs in --help."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from image_text_embedding.models.config_files import list_models
+
+if TYPE_CHECKING:
+    from image_text_embedding.inference.encoder import Encoder
 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …; the default is a GPU if there is one.")]
 
@@ -21,3 +25,26 @@ RequiredModel = Annotated[str, typer.Option(metavar="MODEL", help=MODEL_HELP, au
 ListedModel = Annotated[
     str, typer.Option(metavar="MODEL", help="A name that `models` lists.", autocompletion=list_models)
 ]
+
+
+def load_model(model: str, device: str | None) -> Encoder:
+    """Load a model. torch, which takes seconds to import, is not imported before."""
+    from image_text_embedding.inference.loading import load
+
+    return load(model, device=device)
+
+
+class Command(TyperCommand):
+    """A command whose flags are listed as `--json`."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The arguments and options, `--help` among them."""
+        return without_flag_types(super().get_params(ctx))
+
+
+def without_flag_types(params: list[Any]) -> list[Any]:
+    """The same options; typer's --help would show flags with a type, `--json <bool>`, as if they took a value."""
+    for param in params:
+        if getattr(param, "is_flag", False):
+            param.metavar = ""
+    return params

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import shutil
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ from rich.text import Text
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.foundation.terminal_text import print_line, printable_text
 from image_text_embedding.inputs.collections.collection_items import describe_passed_over
+
+MAX_LINE = 100_000  # characters of a line in a file or a pipe
 
 
 def print_result(text: object) -> None:
@@ -33,7 +38,7 @@ def print_json(value: Any, indent: int | None = 2) -> None:
 def print_table(
     rows: Iterable[Sequence[object]], header: Sequence[str] = (), right: Collection[int] = (), title: str | None = None
 ) -> None:
-    """Print rows as a table on stdout.
+    """Print rows as a table on stdout: folded to fit a terminal; elsewhere a line for each row, without trailing spaces.
 
     Args:
         rows: cells, as many in each row as the header has.
@@ -42,15 +47,52 @@ def print_table(
         title: a line above the table.
     """
     rows = list(rows)
-    table = Table(box=None, show_header=bool(header), title=None if title is None else _cell(title))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=bool(header))
     for number in range(len(header or rows[0])):
         table.add_column(
             _cell(header[number] if header else ""), justify="right" if number in right else "left", overflow="fold"
         )
     for row in rows:
         table.add_row(*map(_cell, row))
-    # rich folds a table that goes to a file or a pipe at 80 columns; 300 keeps one row on one line.
-    Console(width=None if sys.stdout.isatty() else 300).print(table)
+    if title is not None:
+        print_line(title)
+    if sys.stdout.isatty():
+        Console().print(table)
+        return
+    # Without a width, rich folds a table that goes to a file or a pipe at 80 columns.
+    text = io.StringIO()
+    Console(file=text, width=MAX_LINE).print(table)
+    for line in text.getvalue().splitlines():
+        print_line(line.rstrip())
+
+
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """Print a line for each fact on stdout: "image size: 384". The facts in a mapping have its name before theirs.
+
+    On a terminal, a long line continues in the next one, indented.
+    """
+    for name, value in _flat_facts(facts):
+        print_wrapped(f"{name.replace('_', ' ')}: {value}", indent=2)
+
+
+def print_wrapped(text: str, indent: int) -> None:
+    """Print one line on stdout; on a terminal, a long line continues in the next one, indented."""
+    width = max(indent + 20, shutil.get_terminal_size().columns) if sys.stdout.isatty() else MAX_LINE
+    lines = textwrap.wrap(printable_text(text), width, subsequent_indent=" " * indent, break_on_hyphens=False)
+    for line in lines:
+        print_line(line)
+
+
+def _flat_facts(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in facts.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat_facts(value, f"{prefix}{key} ")
+        elif isinstance(value, (list, tuple)) and value:
+            yield f"{prefix}{key}", ", ".join(map(str, value))
+        elif isinstance(value, bool):
+            yield f"{prefix}{key}", "yes" if value else "no"
+        else:
+            yield f"{prefix}{key}", "-" if value is None or (isinstance(value, Sized) and not value) else str(value)
 
 
 def _cell(value: object) -> Text:

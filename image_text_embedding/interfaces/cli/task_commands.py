@@ -1,21 +1,36 @@
-"""The commands of one task on a few pictures: `match`, `classify`, `caption`, `ask`, `reason`, `entail`."""
+"""The commands of one task: `match`, `classify`, `caption`, `ask`, `reason`, `entail`, and `score` for files of requests."""
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from image_text_embedding.foundation.errors import EmbeddingError
-from image_text_embedding.interfaces.cli.options import AsJson, Device, RequiredModel
-from image_text_embedding.interfaces.cli.output import print_json, print_result, print_skipped
-
-Pictures = Annotated[list[str], typer.Argument(metavar="PICTURE...", help="Paths or URLs.", show_default=False)]
+from image_text_embedding.foundation.errors import InputError
+from image_text_embedding.interfaces.cli.options import AsJson, BatchSize, Device, RequiredModel, load_model
+from image_text_embedding.interfaces.cli.output import print_json, print_note, print_result
+from image_text_embedding.interfaces.cli.picture_arguments import (
+    PICTURES_HELP,
+    Pictures,
+    find_pictures,
+    pictures_and_text,
+    print_results,
+    require_found,
+    run_on_pictures,
+)
 
 
 def match(
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="The text to compare with each picture.")],
-    pictures: Pictures,
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PICTURE... TEXT",
+            help=f"{PICTURES_HELP} Then the text to compare with each picture.",
+            show_default=False,
+        ),
+    ],
     video: Annotated[bool, typer.Option("--video", help="They are videos: eight frames stand for each.")] = False,
     model: RequiredModel = "blip_demo",
     device: Device = None,
@@ -25,15 +40,20 @@ def match(
 
     Pictures that cannot be read are named on stderr; the exit code is then 1.
     """
-    from image_text_embedding.inference.loading import load
 
-    encoder = load(model, device=device)
-    probabilities, errors = (encoder.match_video if video else encoder.match)(pictures, text, on_error="skip")
-    _print_results(pictures, [float(each) for each in probabilities], errors, "probability", as_json)
+    given, text = pictures_and_text(words, "TEXT")
+    pictures = find_pictures(given)
+
+    def compute(items: list[Any]) -> Any:
+        encoder = load_model(model, device)
+        return (encoder.match_video if video else encoder.match)(items, text, on_error="skip")
+
+    found, failed = run_on_pictures(pictures, compute)
+    print_results(pictures, [each if each is None else float(each) for each in found], failed, "probability", as_json)
 
 
 def classify(
-    pictures: Pictures,
+    images: Pictures,
     label: Annotated[list[str], typer.Option(metavar="LABEL", help="A possible label; repeat it to give several.")],
     model: RequiredModel = "blip_demo",
     method: Annotated[
@@ -47,10 +67,13 @@ def classify(
 
     Pictures that cannot be read are named on stderr; the exit code is then 1.
     """
-    from image_text_embedding.inference.loading import load
 
-    found, errors = load(model, device=device).classify(pictures, label, method=method, prompt=prompt, on_error="skip")
-    _print_results(pictures, found if as_json else _format_choices(found), errors, "labels", as_json)
+    pictures = find_pictures(images)
+    found, failed = run_on_pictures(
+        pictures,
+        lambda items: load_model(model, device).classify(items, label, method=method, prompt=prompt, on_error="skip"),
+    )
+    print_results(pictures, found if as_json else _format_choices(found), failed, "labels", as_json)
 
 
 def _format_choices(found: list[Any]) -> list[Any]:
@@ -59,7 +82,7 @@ def _format_choices(found: list[Any]) -> list[Any]:
 
 
 def caption(
-    pictures: Pictures,
+    images: Pictures,
     model: RequiredModel = "blip_demo",
     prompt: Annotated[str | None, typer.Option(help="The start of the sentence.")] = None,
     device: Device = None,
@@ -69,15 +92,23 @@ def caption(
 
     Pictures that cannot be read are named on stderr; the exit code is then 1.
     """
-    from image_text_embedding.inference.loading import load
 
-    captions, errors = load(model, device=device).caption(pictures, prompt, on_error="skip")
-    _print_results(pictures, captions, errors, "caption", as_json)
+    pictures = find_pictures(images)
+    found, failed = run_on_pictures(
+        pictures, lambda items: load_model(model, device).caption(items, prompt, on_error="skip")
+    )
+    print_results(pictures, found, failed, "caption", as_json)
 
 
 def ask(
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question to ask about each picture.")],
-    pictures: Pictures,
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PICTURE... QUESTION",
+            help=f"{PICTURES_HELP} Then the question about each picture.",
+            show_default=False,
+        ),
+    ],
     model: RequiredModel = "blip_demo",
     choice: Annotated[
         list[str] | None, typer.Option(metavar="ANSWER", help="A possible answer; repeat it to give several.")
@@ -89,26 +120,31 @@ def ask(
 
     Pictures that cannot be read are named on stderr; the exit code is then 1.
     """
-    from image_text_embedding.inference.loading import load
 
-    answers, errors = load(model, device=device).answer(pictures, question, choice or None, on_error="skip")
+    given, question = pictures_and_text(words, "QUESTION")
+    pictures = find_pictures(given)
+    answers, failed = run_on_pictures(
+        pictures, lambda items: load_model(model, device).answer(items, question, choice or None, on_error="skip")
+    )
     if choice and not as_json:
         answers = _format_choices(answers)
-    _print_results(pictures, answers, errors, "answer", as_json)
+    print_results(pictures, answers, failed, "answer", as_json)
 
 
 def reason(
-    statement: Annotated[str, typer.Argument(metavar="STATEMENT", help="What to judge, such as 'both show a dog'.")],
     left: Annotated[str, typer.Argument(metavar="LEFT", help="The left picture: a path or URL.")],
     right: Annotated[str, typer.Argument(metavar="RIGHT", help="The right picture: a path or URL.")],
+    statement: Annotated[str, typer.Argument(metavar="STATEMENT", help="What to judge, such as 'both show a dog'.")],
     model: RequiredModel = "blip_nlvr",
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Compute the probability that a statement about two pictures is true (NLVR2)."""
-    from image_text_embedding.inference.loading import load
 
-    probability = load(model, device=device).reason((left, right), statement)
+    (left, right), statement = pictures_and_text((left, right, statement), "STATEMENT")
+    require_found(left, "the left picture: ")
+    require_found(right, "the right picture: ")
+    probability = load_model(model, device).reason((left, right), statement)
     row = {"left": left, "right": right, "statement": statement, "probability": probability}
     if as_json:
         print_json(row)
@@ -117,8 +153,14 @@ def reason(
 
 
 def entail(
-    hypothesis: Annotated[str, typer.Argument(metavar="HYPOTHESIS", help="The sentence to judge by each picture.")],
-    pictures: Pictures,
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PICTURE... HYPOTHESIS",
+            help=f"{PICTURES_HELP} Then the sentence to judge by each picture.",
+            show_default=False,
+        ),
+    ],
     model: RequiredModel = "albef_ve",
     device: Device = None,
     as_json: AsJson = False,
@@ -127,34 +169,59 @@ def entail(
 
     Pictures that cannot be read are named on stderr; the exit code is then 1.
     """
-    from image_text_embedding.inference.loading import load
 
-    found, errors = load(model, device=device).entail(pictures, hypothesis, on_error="skip")
+    given, hypothesis = pictures_and_text(words, "HYPOTHESIS")
+    pictures = find_pictures(given)
+    found, failed = run_on_pictures(
+        pictures, lambda items: load_model(model, device).entail(items, hypothesis, on_error="skip")
+    )
     if not as_json:
         found = [each and ", ".join(f"{name} {chance:.3f}" for name, chance in each.items()) for each in found]
-    _print_results(pictures, found, errors, "probabilities", as_json)
+    print_results(pictures, found, failed, "probabilities", as_json)
 
 
-def _print_results(
-    pictures: list[str], results: list[Any], errors: list[tuple[int, EmbeddingError]], key: str, as_json: bool
+def score(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A request (.json), JSON lines of requests or of {image, text} records (.jsonl), or a folder of .csv files.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write the records.")],
+    model: RequiredModel = "blip_demo",
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TASK",
+            help="caption, answer, embed, classify or match; the default is what the columns suggest.",
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: BatchSize = 32,
+    device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
-    failed = {index: str(error) for index, error in errors}
+    """Score requests in the schema of the AzureML registry's models, as the server's /score does.
+
+    After a stop, run the same command again to resume .jsonl and .csv. A row that cannot be used gets an error as its record;
+    the exit code is then 1.
+    """
+    from image_text_embedding.interfaces.scoring.batch_scoring import BatchScorer
+
+    if not source.exists():
+        raise InputError(f"cannot read {source}: there is no such file or folder")
+    scorer = BatchScorer(load_model(model, device), task, batch_size)
+    try:
+        summary = scorer.score_file(source, out)
+    except KeyboardInterrupt as stopped:
+        print_note("stopped; what is finished is saved, run the same command again to resume")
+        raise typer.Exit(130) from stopped
     if as_json:
-        rows = [
-            {
-                "picture": picture,
-                key: None if i in failed else results[i],
-                **({"error": failed[i]} if i in failed else {}),
-            }
-            for i, picture in enumerate(pictures)
-        ]
-        print_json(rows)
+        print_json(dataclasses.asdict(summary), indent=None)
     else:
-        for i, picture in enumerate(pictures):
-            if i not in failed:
-                value = f"{results[i]:.3f}" if isinstance(results[i], float) else results[i]
-                print_result(value if len(pictures) == 1 else f"{picture}: {value}")
-    for message in failed.values():
-        print_skipped(message)
-    if failed:
+        already = f", {summary.already:,} lines already there" if summary.already else ""
+        print_result(f"{summary.rows:,} rows, {summary.failed:,} failed{already}; {out}")
+    if summary.failed:
         raise typer.Exit(1)

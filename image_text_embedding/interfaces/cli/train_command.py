@@ -19,8 +19,8 @@ def train(
         str | None,
         typer.Option(
             metavar="PAIRS",
-            help="Pictures with captions (or questions and answers): a table (.jsonl, .csv, .tsv, .parquet), a folder with "
-            "x.jpg beside x.txt or with metadata.jsonl, a .tar, or package.module:name.",
+            help="Pictures with captions (or questions and answers): a table (.jsonl, .json, .csv, .tsv, .parquet), a folder "
+            "with x.jpg beside x.txt or with metadata.jsonl, a .tar, or package.module:name.",
         ),
     ] = None,
     config: Annotated[
@@ -41,18 +41,35 @@ def train(
         str | None,
         typer.Option(
             metavar="LIST",
-            help="Some of itc,itm,lm,vqa,mlm; or nlvr or ve, alone. The default is all that the model has a head for.",
+            help="Some of itc,itm,lm,vqa,mlm; or nlvr or ve, alone. The default is all that the model has a head for and the "
+            "pairs have texts for. Other heads stay as they are.",
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.", show_default=False)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pairs per batch.", show_default=False)] = None,
     lr: Annotated[float | None, typer.Option(help="The peak learning rate.", show_default=False)] = None,
+    init_vision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIMM",
+            help="With --config: start from a ViT, timm:deit_base_patch16_224 or a file with timm's names.",
+        ),
+    ] = None,
+    init_text: Annotated[
+        str | None,
+        typer.Option(metavar="BERT", help="With --config: start from a BERT: a Hugging Face id, a file or a folder."),
+    ] = None,
     settings: Annotated[
         Path | None, typer.Option(metavar="YAML", help="All other settings: the fields of TrainConfig.")
     ] = None,
     device: Device = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue from the last checkpoint in --out; needs no other option.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue from the last checkpoint in --out; needs no other option. --steps makes the run longer or "
+            "shorter.",
+        ),
     ] = False,
 ) -> None:
     """Train a model on your own pictures, from scratch (--config) or from existing weights (--model).
@@ -71,6 +88,8 @@ def train(
         "steps": steps,
         "batch_size": batch_size,
         "lr": lr,
+        "init_vision": init_vision,
+        "init_text": init_text,
     }
     train_settings |= {name: value for name, value in options.items() if value is not None}
     try:

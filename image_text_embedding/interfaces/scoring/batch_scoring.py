@@ -17,6 +17,7 @@ from image_text_embedding.foundation.atomic_files import atomic_write
 from image_text_embedding.foundation.errors import ImageError, InputError, as_item_error
 from image_text_embedding.foundation.messages import abbreviate
 from image_text_embedding.inference.encoder import Encoder
+from image_text_embedding.inference.tasks.task_settings import our_task
 from image_text_embedding.inputs.item_lists import batches
 from image_text_embedding.inputs.url_fetch import is_url
 from image_text_embedding.interfaces.scoring.base64_pictures import decode_base64
@@ -25,7 +26,6 @@ from image_text_embedding.interfaces.scoring.score_requests import (
     COLUMNS,
     ScoreRequest,
     answer_rows,
-    our_task,
     read_score_request,
     score,
 )

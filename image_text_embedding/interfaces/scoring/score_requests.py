@@ -21,18 +21,18 @@ from typing import Any
 from image_text_embedding.foundation.errors import EmbeddingError, InputError, at_index
 from image_text_embedding.foundation.messages import abbreviate, did_you_mean
 from image_text_embedding.inference.encoder import Encoder
-from image_text_embedding.inference.tasks.task_settings import build_settings, check_setting_names, setting_names
-
-# The registry's name of a task -> ours.
-TASKS = {
-    "image-to-text": "caption",
-    "visual-question-answering": "answer",
-    "embeddings": "embed",
-    "zero-shot-image-classification": "classify",
-    "image-text-matching": "match",
-}
+from image_text_embedding.inference.tasks.task_settings import (
+    build_settings,
+    check_setting_names,
+    our_task,
+    score_setting_names,
+)
 
 COLUMNS = ("image", "text")
+
+# The most that a client may ask for of what multiplies the work of an item.
+MAX_SEQUENCES = 32
+MULTIPLIERS = ("num_beams", "num_return_sequences")
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,23 @@ def read_score_request(raw: Any, model_tasks: Sequence[str], task: str | None = 
     if on_error not in ("raise", "skip"):
         raise InputError(f"params.on_error: expected 'raise' or 'skip', got {abbreviate(on_error)}")
     task = our_task(task)
-    check_setting_names(
-        settings, [*setting_names(task), *(["prompt"] if task == "caption" else [])], f"Params of {task}"
-    )
+    check_setting_names(settings, score_setting_names(task), f"Params of {task}")
     build_settings(task, settings)
     request = ScoreRequest(task, cells["image"], cells["text"], settings, on_error)
     _check_cells(request)
     return request
+
+
+def check_multipliers(settings: Mapping[str, Any]) -> None:
+    """Check settings that multiply the work of an item. (Not of a command, whose user pays for the work.)
+
+    Raises:
+        InputError: one is too large.
+    """
+    for name in MULTIPLIERS:
+        value = settings.get(name)
+        if isinstance(value, int) and value > MAX_SEQUENCES:
+            raise InputError(f"{name}: expected at most {MAX_SEQUENCES}, got {value}")
 
 
 def score(encoder: Encoder, request: ScoreRequest, pictures: list[Any], batch_size: int) -> list[Any]:
@@ -195,20 +205,6 @@ def _read_table(table: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
 
 def _cell(value: Any) -> Any:
     return None if value == "" else value
-
-
-def our_task(task: Any) -> str:
-    """Our name of a task that has the registry's name or ours.
-
-    Raises:
-        InputError: there is no such task.
-    """
-    if isinstance(task, str):
-        name = TASKS.get(task, task)
-        if name in TASKS.values():
-            return name
-    names = [*TASKS, *TASKS.values()]
-    raise InputError(f"task: unknown {abbreviate(task)}{did_you_mean(str(task), names)} Tasks: {', '.join(names)}.")
 
 
 def _suggested_task(images: list[Any], texts: list[Any], able: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 | status | when |
 | --- | --- |
 | 401 | the API key is missing or wrong |
+| 403, 411 | the page: another site asks; the size of a body is not stated |
 | 404, 405, 415 | no such path or model; wrong method; the body is not said to be JSON |
 | 408 | the body did not arrive in time |
 | 413 | the body, the number of items or a text is larger than the limits |
@@ -27,9 +28,11 @@ from image_text_embedding.foundation.messages import abbreviate
 KINDS = {
     400: ("invalid_request_error", "bad_request"),
     401: ("authentication_error", "invalid_api_key"),
+    403: ("permission_error", "forbidden"),
     404: ("invalid_request_error", "not_found"),
     405: ("invalid_request_error", "method_not_allowed"),
     408: ("invalid_request_error", "request_timeout"),
+    411: ("invalid_request_error", "length_required"),
     413: ("invalid_request_error", "too_large"),
     415: ("invalid_request_error", "unsupported_media_type"),
     422: ("invalid_request_error", "invalid_value"),

@@ -17,6 +17,9 @@ from image_text_embedding.interfaces.serving.settings import ServingSettings
 # Probes of an orchestrator have no key.
 OPEN_PATHS = ("/healthz", "/readyz")
 
+# A request with this key in its scope was checked by what stands before the guard. No client can set it.
+GUARDED = "image_text_embedding.guarded"
+
 # Bodies up to this size are always read; all larger ones together may take this many times `max_body`.
 SMALL_BODY = 2**16
 LARGE_BODIES = 8
@@ -34,7 +37,7 @@ class RequestGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request (ASGI)."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope.get(GUARDED):
             await self._app(scope, receive, send)
             return
         started = time.monotonic()

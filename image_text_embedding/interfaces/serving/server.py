@@ -9,12 +9,14 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from image_text_embedding.foundation.errors import InputError
+from image_text_embedding.foundation.errors import InputError, StoreError
 from image_text_embedding.foundation.terminal_text import print_line
 from image_text_embedding.inference.loading import load
 from image_text_embedding.inputs.text_encoder import TruncatedTextWarning
@@ -22,6 +24,8 @@ from image_text_embedding.interfaces.serving.app import create_app
 from image_text_embedding.interfaces.serving.service import Service
 from image_text_embedding.interfaces.serving.settings import ServingSettings
 from image_text_embedding.retrieval.gallery import Gallery
+
+Extend = Callable[[FastAPI, Service], None]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -45,11 +49,13 @@ def build_service(settings: ServingSettings) -> Service:
     if settings.gallery is None:
         return Service(settings, named)
     gallery = Gallery.open(settings.gallery, **options)
-    if gallery.manifest is None:
+    try:
+        gallery.require_content()
+    except StoreError as error:
         gallery.close()
-        raise InputError(f"gallery: {settings.gallery} is empty: add pictures first (`image-text-embedding index`)")
+        raise InputError(f"gallery: {error}") from error
     for name, encoder in named:
-        if encoder.info["sha256"] == gallery.manifest["sha256"]:
+        if encoder.info["sha256"] == (gallery.manifest or {})["sha256"]:
             # With the model that is served anyway. The file stays open meanwhile.
             shared = Gallery.open(settings.gallery, encoder)
             gallery.close()
@@ -58,10 +64,17 @@ def build_service(settings: ServingSettings) -> Service:
     return Service(settings, [*named, (name, gallery.model)], gallery, name)
 
 
-def server_config(service: Service, host: str, port: int) -> uvicorn.Config:
-    """How uvicorn serves a service."""
+def server_config(service: Service, host: str, port: int, extend: Extend | None = None) -> uvicorn.Config:
+    """How uvicorn serves a service.
+
+    Args:
+        extend: adds something to the service's application, as the page does.
+    """
+    app = create_app(service)
+    if extend is not None:
+        extend(app, service)
     return uvicorn.Config(
-        create_app(service),
+        app,
         host=host,
         port=port,
         http=_PunctualProtocol,
@@ -88,8 +101,12 @@ class _PunctualProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
             self.transport.close()
 
 
-def serve(settings: ServingSettings, host: str, port: int) -> int:
+def serve(settings: ServingSettings, host: str, port: int, extend: Extend | None = None, path: str = "") -> int:
     """Serve until SIGTERM or Ctrl-C: then accept nothing more, finish what was accepted, and return.
+
+    Args:
+        extend: as in `server_config`.
+        path: what the announced address ends with.
 
     Returns:
         The exit code: 0 after SIGTERM, 130 after Ctrl-C, 1 if the address cannot be used.
@@ -100,7 +117,7 @@ def serve(settings: ServingSettings, host: str, port: int) -> int:
     warnings.filterwarnings("ignore", category=TruncatedTextWarning)
     warnings.filterwarnings("ignore", message=".* pictures could not be re-ranked")
     service = build_service(settings)
-    server = _Server(server_config(service, host, port))
+    server = _Server(server_config(service, host, port, extend), path)
     stopped_by: list[int] = []
     # uvicorn has its own handlers while it runs, and afterwards calls ours, so that we know what stopped it.
     handlers = {each: signal.signal(each, lambda number, _: stopped_by.append(number)) for each in _SIGNALS}
@@ -127,13 +144,17 @@ def serve(settings: ServingSettings, host: str, port: int) -> int:
 class _Server(uvicorn.Server):
     """uvicorn's server, which says where it listens."""
 
+    def __init__(self, config: uvicorn.Config, path: str) -> None:
+        super().__init__(config)
+        self._path = path
+
     async def startup(self, sockets: Any = None) -> None:
         """Start to listen."""
         await super().startup(sockets)
         for listener in self.servers:
             host, port = listener.sockets[0].getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
-            print_line(f"image-text-embedding: serving at http://{shown}:{port}", error=True)
+            print_line(f"image-text-embedding: serving at http://{shown}:{port}{self._path}", error=True)
 
 
 def _exit_code(stopped_by: list[int]) -> int:

@@ -48,12 +48,6 @@ def register_operators(operators: Iterable[type[ModelOperator]]) -> None:
     _complete_fixed_names()
 
 
-def registered_operator(name: str) -> type[ModelOperator]:
-    """The operator class registered as "namespace/family", with dashes."""
-    operator: type[ModelOperator] = OperatorRegistry.resolve(name)
-    return operator
-
-
 def _register(registry: Any, name: str, operator: type, output: str) -> None:
     if registry is LegacyRegistry:
         # The legacy registry replaces the class's __call__, so it gets a subclass of its own.

@@ -131,3 +131,31 @@ def rename_parameters(keys: Iterable[str], names: Iterable[tuple[str, str]]) -> 
             name = compiled.sub(replacement, name)
         ours[key] = name
     return ours
+
+
+# Names that only models of another architecture have, and what these are; the first that matches decides.
+_OTHER_ARCHITECTURES: tuple[tuple[str, str], ...] = (
+    ("LLaVA", r"(^|\.)(multi_modal_projector|mm_projector)\."),
+    ("BLIP-2 or InstructBLIP", r"(^|\.)(qformer|Qformer)\.|(^|\.)query_tokens$"),
+    ("SigLIP", r"(^|\.)vision_model\.head\.probe$|^logit_bias$"),
+    ("CoCa", r"^text_decoder\.resblocks\."),
+    ("CLIP", r"(^|\.)text_model\.encoder\.layers\.\d+\.self_attn\.q_proj\.|^(visual\.)?transformer\.resblocks\."),
+    ("ViLT", r"^vilt\."),
+    ("a diffusion model", r"(^|\.)(down_blocks|input_blocks)\.\d+\."),
+    ("a language model", r"^(\w+\.){0,2}(layers|h)\.\d+\.(self_attn\.q_proj|attn\.c_attn)\."),
+    (
+        "a ViT, a vision tower alone",
+        r"^((module|model|backbone|vit)\.)?(blocks\.\d+\.attn\.qkv|encoder\.layer\.\d+\.attention\.attention)\.",
+    ),
+    ("BERT, a text encoder alone", r"^((bert|roberta|electra)\.)?encoder\.layer\.\d+\.attention\.self\.query\."),
+    ("a ResNet", r"^(\w+\.)?layer1\.0\.conv1\."),
+)
+
+
+def other_architecture(names: Iterable[str]) -> str:
+    """The end of a message about a file with these names of parameters: which other model it looks like; "" if unknown."""
+    names = list(names)
+    for architecture, pattern in _OTHER_ARCHITECTURES:
+        if any(re.search(pattern, name) for name in names):
+            return f" It looks like {architecture}: this package reads BLIP and ALBEF."
+    return ""

@@ -7,7 +7,11 @@ import dataclasses
 from image_text_embedding.foundation.errors import CheckpointError
 from image_text_embedding.foundation.text_files import parse_json_object
 from image_text_embedding.models.checkpoints.checkpoint_files import METADATA_KEY, Checkpoint
-from image_text_embedding.models.checkpoints.parameter_names import PARAMETER_NAMES, rename_parameters
+from image_text_embedding.models.checkpoints.parameter_names import (
+    PARAMETER_NAMES,
+    other_architecture,
+    rename_parameters,
+)
 from image_text_embedding.models.checkpoints.weight_files import is_shard
 from image_text_embedding.models.config import ModelConfig, WeightsSource, config_from_mapping
 from image_text_embedding.models.config_files import list_models, model_config
@@ -66,6 +70,8 @@ def recognise_checkpoint(checkpoint: Checkpoint) -> ModelConfig:
             raise CheckpointError(
                 f"{checkpoint.path} is one shard of several: pass the folder with all of them and their index"
             ) from error
+        if other := other_architecture(checkpoint.tensors):
+            raise CheckpointError(f"{checkpoint.path} contains no model of this package.{other}") from error
         raise CheckpointError(
             f"cannot detect the model in {checkpoint.path} (no vision tower of a known width, or a combination of heads that "
             "no known model has). Name the model and pass the file as its checkpoint: "

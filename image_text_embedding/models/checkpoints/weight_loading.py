@@ -10,7 +10,6 @@ import re
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -18,7 +17,12 @@ from torch import nn
 from image_text_embedding.foundation.errors import CheckpointError
 from image_text_embedding.foundation.messages import abbreviated_names
 from image_text_embedding.models.checkpoints.checkpoint_files import Checkpoint
-from image_text_embedding.models.checkpoints.parameter_names import TRAINING_LEFTOVERS, Ignore, rename_parameters
+from image_text_embedding.models.checkpoints.parameter_names import (
+    TRAINING_LEFTOVERS,
+    Ignore,
+    other_architecture,
+    rename_parameters,
+)
 from image_text_embedding.models.networks.vision_transformer import resize_pos_embed
 
 # Foreign files may store a tensor twice. Two foreign names may map to one of ours ...
@@ -112,7 +116,7 @@ def load_weights(
         filled[name] = tensor.to(device=device, dtype=dtype, copy=True)
     problems["missing"] = [name for name in shapes if name not in sources]
     if any(problems.values()):
-        raise CheckpointError(_problem_message(checkpoint.path, problems))
+        raise CheckpointError(_problem_message(checkpoint, problems))
     module.load_state_dict(filled, strict=True, assign=True)
     return LoadReport(loaded=len(filled), ignored={reason: count for reason, count in ignored.items() if count})
 
@@ -132,9 +136,9 @@ def _format_shape(shape: Iterable[int]) -> str:
     return "(" + ", ".join(map(str, shape)) + ")"
 
 
-def _problem_message(path: Path, problems: Mapping[str, list[str]]) -> str:
+def _problem_message(checkpoint: Checkpoint, problems: Mapping[str, list[str]]) -> str:
     lists = [f"{len(keys)} {kind}: {abbreviated_names(keys)}" for kind, keys in problems.items() if keys]
     return (
-        f"{path} does not fit the model. {'; '.join(lists)}. Check that the checkpoint belongs to this model and task "
-        "(not to another size or head)."
+        f"{checkpoint.path} does not fit the model.{other_architecture(checkpoint.tensors)} {'; '.join(lists)}. Check that "
+        "the checkpoint belongs to this model and task (not to another size or head)."
     )

@@ -23,6 +23,15 @@ def require_finite(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 def not_finite(dtype: torch.dtype) -> str:
     """The end of a sentence about the failing model or tower."""
-    return (
-        f"produced NaN or infinity in {dtype}: the weights are damaged, or half precision overflows; try dtype='fp32'"
-    )
+    why = "the weights are damaged"
+    if dtype is not torch.float32:
+        why += ", or half precision overflows; try dtype='fp32'"
+    return f"produced NaN or infinity in {dtype}: {why}"
+
+
+def no_length(dtype: torch.dtype) -> str:
+    """The end of a sentence about a tower whose vector has the length 0, so that its direction is unknown."""
+    why = "the weights of its projection are zeros"
+    if dtype is not torch.float32:
+        why += ", or half precision underflows; try dtype='fp32'"
+    return f"produced a vector of length 0 in {dtype}, which points nowhere: {why}"

@@ -19,8 +19,8 @@ from image_text_embedding.inference.encoder import Encoder
 from image_text_embedding.inference.tasks.image_text_batches import text_encoder_for
 from image_text_embedding.inference.tasks.reranking import Reranker
 from image_text_embedding.inference.tasks.task_settings import MatchSettings
+from image_text_embedding.inputs.collections.annotation_files import find_picture
 from image_text_embedding.inputs.item_lists import batches, progress_bar
-from image_text_embedding.retrieval.evaluation.annotation_files import find_picture
 from image_text_embedding.retrieval.evaluation.metrics import Recall, recall, reranked, shortlist
 
 # Some pictures of COCO have six or seven captions; the standard evaluation uses the first five.

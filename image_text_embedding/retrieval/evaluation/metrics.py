@@ -20,9 +20,9 @@ KS = (1, 5, 10)
 
 _ARTICLES = {"a", "an", "the"}
 
-_NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
-_NUMBERS = {str(number): word for number, word in enumerate(_NUMBER_WORDS)}
+_NUMBERS = {str(number): word for number, word in enumerate(NUMBER_WORDS)}
 
 
 class Recall(NamedTuple):

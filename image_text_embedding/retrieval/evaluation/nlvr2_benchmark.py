@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,8 +13,8 @@ from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.inference.encoder import Encoder
 from image_text_embedding.inference.tasks.image_text_batches import TokenIds, text_encoder_for
 from image_text_embedding.inference.tasks.judging.reasoning import PicturePairBatches, make_reasoner
+from image_text_embedding.inputs.collections.annotation_files import nlvr2_pictures, read_records
 from image_text_embedding.inputs.text_rules import swap_sides
-from image_text_embedding.retrieval.evaluation.annotation_files import find_picture, read_records
 
 LABELS = {"true": True, "false": False}
 FORMAT = (
@@ -69,7 +68,7 @@ def read_nlvr2(path: str | os.PathLike[str], images: str | os.PathLike[str]) -> 
         text = record.get("sentence")
         if label is None or not isinstance(text, str) or not text.strip():
             raise InputError(f"expected {FORMAT}, got {path} with record {number}: {str(record)[:200]}")
-        left, right = _pictures(record, Path(images), f"{path}, record {number}")
+        left, right = nlvr2_pictures(record, Path(images), f"{path}, record {number}")
         statements.append(Nlvr2Statement(left, right, text, label))
     return statements
 
@@ -106,17 +105,3 @@ def evaluate_nlvr2(
     right = [[(p > 0.5) is each.label for p in judged] for judged, each in zip(found, statements)]
     given, swapped = (sum(column) / len(statements) for column in zip(*right))
     return Nlvr2Accuracy(given, swapped)
-
-
-def _pictures(record: Mapping[str, Any], folder: Path, where: str) -> tuple[Path, Path]:
-    images = record.get("images")
-    if images is None and isinstance(record.get("identifier"), str):
-        # "dev-850-0-1": statement 1 about the pictures dev-850-0-img0.png and dev-850-0-img1.png
-        stem = record["identifier"].rpartition("-")[0]
-        split, directory = stem.partition("-")[0], str(record.get("directory", ""))
-        names = [f"{stem}-img{side}.png" for side in (0, 1)]
-        left, right = (find_picture(folder, [name, (split, name), (directory, name)]) for name in names)
-        return left, right
-    if not isinstance(images, list) or len(images) != 2 or not all(isinstance(name, str) for name in images):
-        raise InputError(f"{where}: expected two pictures under 'images', got {str(images)[:200]}")
-    return find_picture(folder, [images[0]]), find_picture(folder, [images[1]])

@@ -19,7 +19,7 @@ from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.foundation.text_files import read_text
 from image_text_embedding.inference.encoder import Encoder
 from image_text_embedding.inference.tasks.grounding import box_scores
-from image_text_embedding.retrieval.evaluation.annotation_files import find_picture, read_records
+from image_text_embedding.inputs.collections.annotation_files import find_picture, read_records
 
 FORMAT = "the JSON of RefCOCO as ALBEF publishes it: a list of {'image', 'text', 'ref_id'}"
 ENOUGH = 0.5  # intersection over union from which a box counts as right

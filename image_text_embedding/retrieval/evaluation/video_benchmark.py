@@ -20,10 +20,10 @@ from image_text_embedding.inference.encoder import Encoder
 from image_text_embedding.inference.tasks.reranking import Reranker
 from image_text_embedding.inference.tasks.task_settings import MatchSettings
 from image_text_embedding.inference.tasks.video import DEFAULT_BATCH, VideoTextBatches
+from image_text_embedding.inputs.collections.annotation_files import find_picture, read_records
 from image_text_embedding.inputs.item_lists import batches, progress_bar
 from image_text_embedding.inputs.text_encoder import TextEncoder
 from image_text_embedding.inputs.video.video_loading import DEFAULT_FRAMES
-from image_text_embedding.retrieval.evaluation.annotation_files import find_picture, read_records
 from image_text_embedding.retrieval.evaluation.metrics import (
     Recall,
     median_rank,

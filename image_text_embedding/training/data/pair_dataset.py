@@ -147,6 +147,10 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
     def _sample(self, item: Mapping[str, Any], index: int, rng: np.random.Generator) -> PairSample:
         question, caption, answer = item.get("question"), item.get("caption"), item.get("answer")
         described = item.get("description")
+        for key, is_read in (("caption", set(self.tasks) != {"vqa"}), ("question", "vqa" in self.tasks)):
+            if is_read and item.get(key) is None:
+                found = [name for name, value in item.items() if value is not None]
+                raise TextError(f"expected a {key}, got a pair with {', '.join(map(str, found)) or 'nothing'}")
         count = self.settings.captions if described is not None else max(self.settings.texts, self.settings.captions)
         chosen = _choose_texts(_captions_with_claims(caption, item.get("claims")), count, rng)
         texts = [text for text, _ in chosen]
@@ -330,13 +334,20 @@ def _pair_questions(question: Any, answer: Any) -> list[tuple[Any, Any]]:
 def read_label(label: Any, tasks: tuple[str, ...]) -> int:
     """The class of a label: for NLVR true or false, as words or not; for VE one of ENTAILMENT_CLASSES.
 
+    Integers are those of the official code: 1 is true; 0 is contradiction, 1 neutral, 2 entailment (ALBEF's
+    `dataset/ve_dataset.py`; some copies of SNLI-VE count the other way round).
+
     Raises:
         TextError: it is neither.
     """
     names = ("false", "true") if "nlvr" in tasks else ENTAILMENT_CLASSES
-    name = str(label).lower()
+    # A table may store an integer as a float or as text.
+    name = f"{label:g}" if isinstance(label, (float, np.floating)) else str(label).strip().lower()
+    if name in map(str, range(len(names))):
+        return int(name)
     if name not in names:
-        raise TextError(f"label: expected {' or '.join(names)}, got {abbreviate(label)}")
+        known = ", ".join(f"{name} ({index})" for index, name in enumerate(names))
+        raise TextError(f"label: expected one of {known}, got {abbreviate(label)}")
     return names.index(name)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from image_text_embedding.foundation.errors import InputError
+from image_text_embedding.inputs.collections.annotation_files import nlvr2_pictures, read_records
 from image_text_embedding.inputs.collections.collection import Collection
 from image_text_embedding.inputs.collections.collection_items import (
     IMAGE_COLUMNS,
@@ -21,13 +22,29 @@ from image_text_embedding.inputs.collections.collection_items import (
     suffix_of,
 )
 from image_text_embedding.inputs.collections.content_reading import StoredPicture, picture_input, read_captions
+from image_text_embedding.inputs.collections.named_pictures import named_picture
 from image_text_embedding.inputs.collections.parquet_tables import holds_lists, open_parquet
 from image_text_embedding.inputs.collections.tables import table_rows
 from image_text_embedding.inputs.url_fetch import is_url
 
-_COLUMNS = {"image": IMAGE_COLUMNS, "caption": (*TEXT_COLUMNS, "sentence")}  # the last as in NLVR2 and SNLI-VE
+# The last ones as in NLVR2, and in the files of SNLI-VE's authors, where sentence1 is a caption of the picture.
+_COLUMNS = {
+    "image": (*IMAGE_COLUMNS, "flickr30k_id"),
+    "caption": (*TEXT_COLUMNS, "sentence", "sentence2"),
+    "label": ("label", "gold_label"),
+}
 
-_MORE_COLUMNS = {"question", "answer", "label", "group", "facts", "claims", "description", "negatives"}
+_MORE_COLUMNS = {
+    "question",
+    "answer",
+    "group",
+    "facts",
+    "claims",
+    "description",
+    "negatives",
+    "identifier",
+    "directory",
+}
 
 
 class PairSource(Protocol):
@@ -64,7 +81,8 @@ def read_pairs(location: str | os.PathLike[str], joined: bool = False) -> PairSo
     """Pairs from a file or a folder.
 
     Args:
-        location: a table (`.jsonl`, an object per line; `.csv`, `.tsv`, `.parquet`), with picture paths relative to the file;
+        location: a table (`.jsonl`, an object per line; `.json`, a list of objects; `.csv`, `.tsv`, `.parquet`), with picture
+            paths relative to the file, such as the annotations of BLIP, ALBEF, NLVR2 and SNLI-VE, and what `capfilt` writes;
             a folder with `metadata.jsonl`, `.csv` or `.parquet` (Hugging Face's imagefolder), or with `x.jpg` beside `x.txt`,
             a caption per line; a `.tar` with these; or `package.module:name`, a source in Python, or a function without
             arguments that returns one. Columns are called `question`, `answer`, and as in `inputs.collections.Collection`.
@@ -86,7 +104,7 @@ def read_pairs(location: str | os.PathLike[str], joined: bool = False) -> PairSo
         rows = _captioned_pictures(path) if suffix == ".tar" else _table(path, joined)
     else:
         raise InputError(
-            "pairs: expected a .jsonl, .csv, .tsv, .parquet or .tar file, a folder, or package.module:name, got "
+            "pairs: expected a .jsonl, .json, .csv, .tsv, .parquet or .tar file, a folder, or package.module:name, got "
             f"{os.fspath(location)!r}, which does not exist"
         )
     if not len(rows):
@@ -181,16 +199,25 @@ class _ListedPairs:
         row = {str(name).strip().lower(): value for name, value in self.rows[index].items()}
         for name, others in _COLUMNS.items():
             found = next((key for key in others if row.get(key) is not None), None)
-            row[name] = None if found is None else row[found]
+            if found is not None or name != "label":
+                row[name] = None if found is None else row[found]
+        if self.joined and row["image"] is None and row.get("identifier") is not None:
+            return {**row, "image": [*map(str, nlvr2_pictures(row, self.folder, "NLVR2"))]}
         pictures = picture_values(row["image"])
         return {**row, "image": [*map(self._picture, pictures)] if self.joined else self._picture(*pictures[:1])}
 
     def _picture(self, picture: Any = None) -> Any:
         if isinstance(picture, StoredPicture):
             return picture.read()
-        if isinstance(picture, str) and not is_url(picture := picture.strip()):
-            return str(self.folder / picture)
-        return picture
+        name = str(picture).strip() if isinstance(picture, (str, int)) else None
+        if name is None or is_url(name):
+            return picture if name is None else name
+        path = str(self.folder / name)
+        # SNLI-VE names the pictures of Flickr30k by their number.
+        if name.isdecimal() and not os.path.exists(path):
+            return f"{path}.jpg"
+        found = named_picture(path)
+        return found.read() if isinstance(found, StoredPicture) else found
 
 
 class _ParquetRows(Sequence[dict[str, Any]]):
@@ -218,7 +245,8 @@ def _table(path: Path, joined: bool) -> Sequence[Mapping[str, Any]]:
     if suffix_of(str(path)) == ".parquet":
         return _parquet(path, joined)
     rows = []
-    for row in table_rows(str(path)):
+    is_list = suffix_of(str(path)) == ".json"
+    for row in read_records(path, "a list of objects, or an object per line") if is_list else table_rows(str(path)):
         if isinstance(row, str):
             raise InputError(f"{path}, {row}")
         names = (name for name in row if name.strip().lower() in IMAGE_COLUMNS)
@@ -231,7 +259,7 @@ def _parquet(path: Path, joined: bool) -> Sequence[Mapping[str, Any]]:
     file = open_parquet(str(path))
     from pyarrow import ArrowException
 
-    known = {*_COLUMNS["image"], *_COLUMNS["caption"], *_MORE_COLUMNS}
+    known = {*itertools.chain(*_COLUMNS.values()), *_MORE_COLUMNS}
     columns = [name for name in file.schema_arrow.names if name.strip().lower() in known]
     lists = (name for name in columns if name.strip().lower() in IMAGE_COLUMNS and holds_lists(file, name))
     try:

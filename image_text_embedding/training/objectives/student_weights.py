@@ -15,10 +15,10 @@ from image_text_embedding.models.checkpoints.parameter_names import MLM_HEAD_NAM
 from image_text_embedding.models.checkpoints.weight_loading import is_untied, load_weights
 from image_text_embedding.models.config import INITIAL_TEMPERATURE, ModelConfig
 from image_text_embedding.models.model_lookup import ResolvedModel
-from image_text_embedding.models.part_cache import ignored_parameters
+from image_text_embedding.models.part_cache import ignored_parameters, load_part
 from image_text_embedding.training.objectives.classifier_start import classifier_start
 from image_text_embedding.training.objectives.student import Student, VocabularyIds
-from image_text_embedding.training.settings import CLASSIFYING, TrainConfig
+from image_text_embedding.training.settings import CLASSIFYING, OBJECTIVES, TrainConfig
 
 
 def new_student(
@@ -62,6 +62,17 @@ def pretrained_student(
     if student.has_equal_layers():
         student.share_layers()
     return student
+
+
+def untrained_heads(start: ResolvedModel, config: ModelConfig, student: Student) -> dict[str, torch.Tensor]:
+    """The parameters, by our names, that the finished model needs and the student does not have: as they are in `start`."""
+    untrained = [task for task in config.tasks if task not in {OBJECTIVES[objective] for objective in student.tasks}]
+    parts = ["text" if task == "embed" else task for task in untrained]
+    heads = [load_part(part, start, torch.device("cpu"), torch.float32) for part in parts]
+    needed = {name: tensor for head in heads for name, tensor in head.state_dict().items()}
+    if "embed" in untrained and "temp" in list(tensors := read_checkpoint(start.weights).tensors):
+        needed["temp"] = tensors["temp"]
+    return {name: needed[name] for name in needed.keys() - student.state_dict().keys()}
 
 
 def parameter_groups(student: Student, weight_decay: float | None) -> list[dict[str, Any]]:

@@ -260,7 +260,7 @@ class TestRefusals:
     @pytest.mark.parametrize(("backend", "module"), [("openvino", "openvino"), ("onnx", "onnxruntime")])
     def test_a_backend_that_is_not_installed(self, backend: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, module, None)
-        with pytest.raises(ite.SetupError, match=rf"pip install 'image-text-embedding\[{backend}\]'"):
+        with pytest.raises(ite.SetupError, match=rf"pip install .*\[{backend}\]'"):
             ite.load("blip_demo", device="cpu", backend=backend)
 
     def test_a_model_that_makes_no_vectors(self, weights: dict[str, Path], vocabulary: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,12 @@ def test_by_matching(
     assert vit_passes == [3, 1]
     expected = softmax(np.log(chances) - np.log1p(-chances))
     np.testing.assert_allclose([by_label(each, SENTENCES) for each in found], expected, atol=1e-3)
+
+
+def test_a_saved_model_keeps_its_temperature(tmp_path: Path) -> None:
+    model = ite.load("blip_demo")
+    again = ite.load(model.save(tmp_path / "mine.safetensors"))
+    assert again.classify(PATHS[0], LABELS) == model.classify(PATHS[0], LABELS)
 
 
 def test_without_a_temperature_in_the_file(small_encoder: Callable[..., Any], task_photos: list[np.ndarray]) -> None:

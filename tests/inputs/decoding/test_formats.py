@@ -49,8 +49,8 @@ def test_brands_of_files_tell_their_format(head: bytes, name: str | None) -> Non
 @pytest.mark.parametrize(
     ("content", "module", "message"),
     [
-        (HEIC, "pillow_heif", r"reading HEIC pictures needs pillow_heif.*pip install 'image-text-embedding\[heif\]'"),
-        (JXL, "pillow_jxl", r"reading JPEG XL pictures needs pillow_jxl.*pip install 'image-text-embedding\[jxl\]'"),
+        (HEIC, "pillow_heif", r"reading HEIC pictures needs pillow_heif.*pip install .*\[heif\]'"),
+        (JXL, "pillow_jxl", r"reading JPEG XL pictures needs pillow_jxl.*pip install .*\[jxl\]'"),
     ],
 )
 def test_without_its_plugin_the_error_names_the_extra(

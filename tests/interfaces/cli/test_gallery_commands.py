@@ -45,13 +45,18 @@ def test_index_names_what_it_leaves_out_and_resumes(run: Run, tmp_path: Path) ->
         shutil.copy(path, photos)
     assert run("index", str(photos), "--uri", uri) == (
         0,
-        f"5 new, 0 already there, 0 left out; {uri} holds 5 (blip_demo)\n",
+        f"5 new pictures; {uri} holds 5 (blip_demo)\n",
         "",
     )
+    for name in ("again.png", "once_more.png"):
+        shutil.copy(PATHS[7], photos / name)
+    copied = f"1 new picture, 5 already there, 1 duplicate; {uri} holds 6 (blip_demo)\n"
+    assert run("index", str(photos), "--uri", uri, "--batch-size", "2")[:2] == (0, copied)
     (photos / "broken\x1b[31m.png").write_bytes(b"no picture")
     code, out, err = run("index", str(photos), "--uri", uri, "--json")
     assert code == 1
-    assert json.loads(out) == {"total": 6, "new": 0, "failed": 1, "size": 5, "model": "blip_demo"}
+    summary = {"total": 8, "new": 0, "duplicates": 1, "failed": 1, "size": 6, "model": "blip_demo"}
+    assert json.loads(out) == summary
     assert err.startswith("left out: item ") and "broken" in err and "\x1b" not in err and err.count("\n") == 1
     code, _, err = run("index", str(tmp_path / "missing"), "--uri", uri)
     assert code == 1 and "expected a folder" in err and err.count("\n") == 1
@@ -66,7 +71,8 @@ def test_search_prints_a_table(run: Run, uri: str) -> None:
         score, itc, itm = map(float, line.split()[1:4])
         assert score == pytest.approx(itc + itm, abs=2e-3)
     header, *lines = run("search", QUERY, "--uri", uri)[1].splitlines()
-    assert header.split() == ["score", "ITC", "found"] and len(lines) == 10
+    assert header.split() == ["score", "found"] and len(lines) == 10
+    assert [len(line.split()) for line in lines] == [3] * 10
 
 
 def test_search_as_json_by_picture_and_for_texts(run: Run, uri: str) -> None:
@@ -86,6 +92,11 @@ def test_search_draws_a_sheet_and_a_page(run: Run, uri: str, tmp_path: Path) -> 
     sources = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page.read_text())
     assert len(sources) == 3 and all(base64.b64decode(each)[:2] == b"\xff\xd8" for each in sources)
     assert "3 of 50, blip_demo" in page.read_text() and f"<title>{QUERY}</title>" in page.read_text()
+    assert "ITC" not in page.read_text()  # nothing is re-ranked: the score is the cosine
+    assert run("search", "--image", PATHS[0], "--uri", uri, "--find", "text", "--html", str(page))[0] == 0
+    assert "<title>Texts that fit this one</title>" in page.read_text()
+    code, _, err = run("search", QUERY, "--uri", uri, "--sheet", str(tmp_path / "sheet.txt"))
+    assert code == 1 and "--sheet: expected a file named .png" in err
     code, _, err = run("search", QUERY, "--uri", uri, "--html", str(tmp_path / "missing" / "r.html"))
     assert code == 1 and "cannot write" in err and "No such file" in err
     code, _, err = run("search", QUERY, "--uri", uri, "--find", "text", "--sheet", str(sheet))
@@ -94,7 +105,10 @@ def test_search_draws_a_sheet_and_a_page(run: Run, uri: str, tmp_path: Path) -> 
 
 def test_search_refuses_bad_input_in_one_line(run: Run, uri: str, tmp_path: Path) -> None:
     for arguments, message in (
-        (["x", "--uri", str(tmp_path / "no.db")], "is empty"),
+        (["x", "--uri", str(tmp_path / "no.db")], "there is no such index"),
+        (["x", "--uri", str(Path(uri).parent / "no.db")], "no such index. In its folder: gallery.db"),
+        (["x", "--uri", str(tmp_path / "no.db"), "--model", "blip_large"], "there is no such index"),
+        (["x", "--uri", uri, "--collection", "holidays"], "has no collection 'holidays', but gallery"),
         (["x", "--uri", "http://127.0.0.1:9", "--timeout", "0.5"], "no Milvus server answered within 0.5 s"),
         (["--image", "missing.jpg", "--uri", uri], "no such file"),
         (["x", "--uri", uri, "--model", "blip_bse"], "did you mean 'blip_base'"),
@@ -132,7 +146,7 @@ def add(*arguments, **options):
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore SIGINT
 
-gallery.Gallery.add = add
+gallery.Gallery.add_items = add
 sys.argv = ["image-text-embedding", "index", sys.argv[1], "--uri", sys.argv[2]]
 main()
 """

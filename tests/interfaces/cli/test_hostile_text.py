@@ -46,7 +46,7 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def test_commands_that_draw_or_answer(run: Run, photos: Path, tmp_path: Path) -> None:
+def test_commands_that_draw_or_answer(run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good, broken = photos / f"0{HOSTILE}.png", photos / f"broken{HOSTILE}.png"
     out = tmp_path / f"{HOSTILE}.png"
     shown = assert_harmless(run, "rank", HOSTILE, "--images", photos, "--out", out, code=1)
@@ -55,6 +55,11 @@ def test_commands_that_draw_or_answer(run: Run, photos: Path, tmp_path: Path) ->
     assert_harmless(run, "match", HOSTILE, good, broken, code=1)
     assert_harmless(run, "caption", good, broken, "--prompt", "a picture of", code=1)
     assert_harmless(run, "caption", good, broken, "--json", code=1)
+    assert_harmless(run, "match", good, f"missing{HOSTILE}.png", HOSTILE, code=1)
+    assert_harmless(run, "caption", photos, code=1)
+    assert_harmless(run, "caption", f"{HOSTILE}*", code=1)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"{good}\n{HOSTILE}".encode())))
+    assert_harmless(run, "caption", "-", code=1)
     assert_harmless(run, "ask", HOSTILE, good, broken, "--choice", HOSTILE, "--choice", "no", code=1)
     assert_harmless(run, "explain", good, HOSTILE, "--out", out, code=0)
     assert_harmless(run, "explain", broken, "a dog", code=1)
@@ -99,9 +104,22 @@ def test_evaluate(run: Run, photos: Path, tmp_path: Path) -> None:
         split.write_text(json.dumps({"images": [entries[0], entries[1] | changed]}))
         code = 1 if changed else 0
         assert_harmless(run, "evaluate", "--images", photos, "--captions", split, "--rerank", "1", code=code)
+    questions, annotations = tmp_path / f"questions{HOSTILE}.json", tmp_path / f"annotations{HOSTILE}.json"
+    questions.write_text(json.dumps([{"question_id": HOSTILE, "image": pictures[0], "question": HOSTILE}]))
+    answers = [{"question_id": HOSTILE, "answer_type": HOSTILE, "answers": [{"answer": HOSTILE}]}]
+    for content, code in ((answers, 0), ([], 1)):
+        annotations.write_text(json.dumps({"annotations": content}))
+        asked: tuple[Any, ...] = ("--vqa", questions, "--annotations", annotations)
+        assert_harmless(run, "evaluate", "--images", photos, *asked, code=code)
+    out = tmp_path / f"captions{HOSTILE}.json"
+    for image, code in ((pictures[0], 0), (f"missing{HOSTILE}.png", 1)):
+        questions.write_text(json.dumps([{"image_id": HOSTILE, "image": image}]))
+        assert_harmless(run, "evaluate", "--images", photos, "--captioning", questions, "--out", out, code=code)
 
 
-def test_models_training_towhee_and_wrong_usage(run: Run, photos: Path, tmp_path: Path) -> None:
+def test_models_training_towhee_and_wrong_usage(
+    run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = tmp_path / f"home {HOSTILE}"
     assert "owned" in assert_harmless(run, "link", "--towhee-home", home, code=0)
     changed = next(path for path in home.rglob("__init__.py"))
@@ -109,19 +127,27 @@ def test_models_training_towhee_and_wrong_usage(run: Run, photos: Path, tmp_path
     assert "left alone" in assert_harmless(run, "unlink", "--towhee-home", home, code=1)
     assert_harmless(run, "unlink", "--towhee-home", tmp_path / HOSTILE, code=0)
     assert_harmless(run, "models", code=0)
+    assert "owned" in assert_harmless(run, "samples", home, code=0)
+    monkeypatch.setenv("TOWHEE_HOME", str(home))
+    assert "owned" in assert_harmless(run, "doctor", code=0)
+    (home / "teddy.jpg").write_text("changed")
+    assert "left alone" in assert_harmless(run, "samples", home, code=1)
+    good, requests = PICTURES[0], tmp_path / "requests.json"
+    requests.write_text("{}")
     tasks = (
-        ["match", "x", "y"],
-        ["reason", "x", "y", "z"],
-        ["entail", "x", "y"],
-        ["ground", "x", "y"],
-        ["classify", "x", "--label", "y"],
+        ["match", good, "y"],
+        ["reason", good, good, "z"],
+        ["entail", good, "y"],
+        ["ground", good, "y"],
+        ["classify", good, "--label", "y"],
     )
     for words in (
         ["info"],
         ["cache", "--remove"],
         ["rank", "--model"],
         *([*task, "--model"] for task in tasks),
-        ["score", "x", "--out", "y", "--model"],
+        ["score", requests, "--out", tmp_path / "y", "--model"],
+        ["capfilt", photos, "--out", tmp_path / "y", "--filter", "blip_demo", "--captioner"],
         ["serve", "--model"],
     ):
         assert "owned" in assert_harmless(run, *words, HOSTILE, code=1)

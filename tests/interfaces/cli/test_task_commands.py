@@ -33,7 +33,7 @@ def test_match_caption_ask(run: Run, tmp_path: Path) -> None:
     code, out, err = run("match", QUERY, PATHS[0], str(tmp_path / "broken.png"), "--json")
     good, bad = json.loads(out)
     assert code == 1 and good["probability"] > 0 and bad["probability"] is None and "expected a picture" in bad["error"]
-    assert err.startswith("left out: item 1: ") and err.count("\n") == 1
+    assert err.startswith("left out: ") and "broken.png': expected" in err and err.count("\n") == 1
     code, _, err = run("caption", PATHS[0], "--model", "albef_4m")
     assert (code == 1 and "cannot caption" in err) or "no network" in err
 
@@ -61,7 +61,7 @@ def test_entail(run: Run, small_models: Path, monkeypatch: pytest.MonkeyPatch) -
     code, out, err = run("entail", "a bear", PATHS[0], "missing.png", "--json")
     good, bad = json.loads(out)
     assert code == 1 and good["probabilities"] == pytest.approx(expected) and bad["probabilities"] is None
-    assert err.startswith("left out: item 1: no such file")
+    assert err == "left out: no such file: 'missing.png'\n"
 
 
 def test_ground(run: Run, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from support import training_runs
 from support.training_runs import (
@@ -78,6 +79,19 @@ class TestTrainCommand:
         settings = json.loads(Path("next/run.json").read_text())["settings"]
         assert (settings["lr"], settings["steps"], settings["flip"]) == (1e-5, 2, False)
 
+    def test_from_pretrained_towers(self, command: Callable) -> None:
+        weights = {"patch_embed.proj.weight": torch.zeros(48, 3, 8, 8)}
+        torch.save(weights, "vit.pth")
+        pairs = ("--pairs", "support.training_runs:Walls", "--tasks", "itc")
+        for options, message in (
+            (("--init-vision", "vit.pth"), "expected width 32, as the configuration's vision has, got width 48"),
+            (("--init-vision", "timm:resnet50"), "expected a ViT of timm"),
+            (("--init-text", "bert.bin"), "bert.bin is not found"),
+        ):
+            code, _, err = command(*self.common, *pairs, *options)
+            assert code == 1 and message in err and err.count("\n") == 1, err
+            assert not Path("run/run.json").exists()
+
     def test_ctrl_c_is_130_and_resume_continues(self, command: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(training_runs, "Walls", lambda: StopsAt(10))
@@ -130,3 +144,13 @@ def test_numbers_out_of_range(command: Callable, option: str, value: str, messag
     arguments = ("--config", "tiny.yaml", "--vocabulary", "vocab.txt", "--out", "run")
     code, _, err = command(*arguments, "--pairs", "support.training_runs:Walls", option, value)
     assert code == 1 and message in err and "positive" not in err
+
+
+def test_resume_with_steps_makes_a_run_longer(command: Callable) -> None:
+    arguments = ("--config", "tiny.yaml", "--vocabulary", "vocab.txt", "--device", "cpu", "--out", "run")
+    assert command(*arguments, "--pairs", "support.training_runs:Walls", "--tasks", "itc")[0] == 0
+    code, _, err = command("--out", "run", "--resume", "--steps", "6", "--device", "cpu")
+    assert code == 0 and "step 6 of 6: loss" in err, err
+    assert [row["step"] for row in losses_of(Path("run"))] == [1, 2, 3, 4, 5, 6]
+    code, _, err = command("--out", "run", "--resume", "--steps", "5", "--device", "cpu")
+    assert code == 1 and "the run is at step 6: it cannot end at 5" in err

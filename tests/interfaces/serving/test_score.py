@@ -118,6 +118,7 @@ def test_a_body_without_index_and_params_or_with_bare_cells(service: RunningServ
         (request(["image"], [["a"]], nun_beams=3), "did you mean 'num_beams'"),
         (request(["image"], [["a"]], num_beams=0), "num_beams: expected a whole number"),
         (request(["image"], [["a"]], num_beams=1000), "num_beams: expected at most 32"),
+        (request(["image", "text"], [["a", "b"]], task="match", return_logits=True), "unknown setting 'return_logits'"),
         (request(["image"], [["a"]], on_error="stop"), "on_error: expected"),
         (request(["image", "text"], [["a", "x,x"]], task="classify"), "different labels"),
         (request(["image", "text"], [["a", ""]], task="classify"), "labels with commas"),

@@ -116,6 +116,6 @@ def test_save_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         text.save_model("pytorch", tmp_path / "file" / "x")
     with no_telemetry():
         monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(ite.SetupError, match=r"pip install 'image-text-embedding\[onnx\]'"):
+    with pytest.raises(ite.SetupError, match=r"pip install .*\[onnx\]'"):
         text.save_model("onnx", tmp_path / "x.onnx")
     assert not list(tmp_path.glob("*.part")) and not (tmp_path / "x.onnx").exists()

@@ -10,16 +10,16 @@ from fastapi import APIRouter, Response
 from pydantic import Field
 
 from image_text_embedding.foundation.errors import InputError
+from image_text_embedding.inference.tasks.task_settings import REGISTRY_TASKS
 from image_text_embedding.interfaces.scoring.score_requests import (
-    TASKS,
     ScoreRequest,
     answer_rows,
+    check_multipliers,
     read_score_request,
     score,
 )
 from image_text_embedding.interfaces.serving.errors import serving_error
 from image_text_embedding.interfaces.serving.routes.json_answers import CompatibleBody, json_response
-from image_text_embedding.interfaces.serving.routes.task_bodies import check_multipliers
 from image_text_embedding.interfaces.serving.service import Service
 
 
@@ -30,7 +30,7 @@ class ScoreBody(CompatibleBody):
     input_data: Any = Field(None, description='{"columns": ["image", "text"], "index": [0], "data": [[image, text]]}')
     params: Any = Field(
         None,
-        description=f'"task": {", ".join(TASKS)}; "on_error": "skip" (the default) or "raise"; and settings of the task.',
+        description=f'"task": {", ".join(REGISTRY_TASKS)}; "on_error": "skip" (the default) or "raise"; and its settings.',
     )
 
 
@@ -48,10 +48,11 @@ def score_router(service: Service) -> APIRouter:
             tasks = tuple(dict.fromkeys(task for model in service.models for task in model.encoder.config.tasks))
         try:
             request = read_score_request(raw, tasks)
+            check_multipliers(request.settings)
         except InputError as error:
             field = str(error).partition(":")[0]
-            raise serving_error(error, field if field.startswith(("input_data", "params", "task")) else None) from error
-        check_multipliers(request.settings)
+            is_field = field.startswith(("input_data", "params")) or field.isidentifier()
+            raise serving_error(error, field if is_field else None) from error
         needed = {"classify": "match" if request.settings.get("method") == "itm" else "embed"}
         model = service.models.choose(body.model, needed.get(request.task, request.task))
         count = len(request.images)

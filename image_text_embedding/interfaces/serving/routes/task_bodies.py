@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
@@ -16,14 +15,11 @@ from image_text_embedding.inference.tasks.task_settings import (
     ClassifySettings,
     MatchSettings,
 )
+from image_text_embedding.interfaces.scoring.score_requests import check_multipliers
 from image_text_embedding.interfaces.serving.errors import ServingError
 
 # One of a few is often named in the singular.
 SINGULAR = {"image": "images", "text": "texts", "question": "questions", "label": "labels"}
-
-# What multiplies the work of an item.
-MAX_SEQUENCES = 32
-MULTIPLIERS = ("num_beams", "num_return_sequences")
 
 
 class OwnBody(BaseModel):
@@ -110,26 +106,14 @@ def task_settings(settings: type, body: Any) -> Any:
     """
     names = [field.name for field in dataclasses.fields(settings)]
     values = {name: getattr(body, name) for name in names}
-    check_multipliers(values)
     if isinstance(values.get("choices"), list):
         # Requests with equal settings are computed together.
         values["choices"] = tuple(values["choices"])
     try:
+        check_multipliers(values)
         return settings(**values)
     except InputError as error:
         raise field_error(error, names) from error
-
-
-def check_multipliers(settings: Mapping[str, Any]) -> None:
-    """Check settings that multiply the work of an item.
-
-    Raises:
-        ServingError: 422, one is too large.
-    """
-    for name in MULTIPLIERS:
-        value = settings.get(name)
-        if isinstance(value, int) and value > MAX_SEQUENCES:
-            raise ServingError(422, f"{name}: expected at most {MAX_SEQUENCES}, got {value}", name)
 
 
 def field_error(error: InputError, names: list[str]) -> ServingError:
