@@ -28,6 +28,7 @@ LARGE = 1280 * 720  # pixels from which several threads decode
 IDLE = 60.0  # seconds after which a process that nobody needs ends
 OPENING_MEMORY = 256 * 2**20  # bytes for reading a header
 LATE_START = 2.0  # seconds
+ROUNDING = Fraction(1, 50)  # of a second, at most
 
 
 class Refusal(Exception):
@@ -65,6 +66,8 @@ def main() -> None:
             frames, payload = {"error": str(refusal)}, b""
         except MemoryError:
             frames, payload = {"error": "decoding it takes more memory than its size promises"}, b""
+        except Exception as error:  # of the many that damaged files cause
+            frames, payload = {"error": f"damaged: it cannot be decoded ({type(error).__name__})"}, b""
         _send(answers, frames, payload)
 
 
@@ -278,6 +281,7 @@ class _FrameReader:
         self._decoded: Iterator[Any] = iter(())
         self._last: Any = None  # the latest frame that was decoded
         self._suspect = False  # whether that frame may refer to one that is damaged
+        self._shown: tuple[Any, bool] = (None, False)  # the same, or the frame before it
 
     def shown_at(self, time: Fraction, step: Fraction) -> Any:
         """The frame that is on the screen at a time.
@@ -288,15 +292,17 @@ class _FrameReader:
         Raises:
             Refusal: it is damaged, or the video ends before.
         """
-        limit = time + step / 2  # times are rounded in some containers
-        if self._last is None or self._last.pts > limit or self._has_key_frame_before(limit):
+        # Times are rounded in some containers.
+        near = min(step / 2, ROUNDING / self._stream.time_base)
+        limit = time + near
+        if not self._shows_until(limit) and (self._last is None or self._has_key_frame_before(limit)):
             self._seek(limit, step)
-        shown = None
         while self._last is not None and self._last.pts <= limit:
-            shown, suspect = self._last, self._suspect
-            if shown.pts > time - step / 2:
+            self._shown = self._last, self._suspect
+            if self._last.pts > time - near:
                 break
             self._advance()
+        shown, suspect = self._shown
         seconds = float((time - self._start) * self._stream.time_base)
         if shown is None and self._last is not None and self._begins_with(self._last):
             shown, suspect = self._last, self._suspect
@@ -311,6 +317,11 @@ class _FrameReader:
             )
         return shown
 
+    def _shows_until(self, limit: Fraction) -> bool:
+        """Whether the frame that was shown last stays until this time, because the next one follows later."""
+        shown = self._shown[0]
+        return shown is not None and shown.pts <= limit and self._last is not None and self._last.pts > limit
+
     def _begins_with(self, frame: Any) -> bool:
         """Whether there is nothing to see before a frame: recordings of broadcasts start between two key frames."""
         return float((frame.pts - self._start) * self._stream.time_base) < LATE_START
@@ -322,7 +333,7 @@ class _FrameReader:
         """
         entries = self._stream.index_entries
         found = entries.search_timestamp(int(limit)) if len(entries) else -1
-        return found < 0 or entries[found].timestamp > self._last.pts
+        return self._last.pts > limit or found < 0 or entries[found].timestamp > self._last.pts
 
     def _seek(self, limit: Fraction, step: Fraction) -> None:
         """Continue at the key frame before a time."""
@@ -332,7 +343,7 @@ class _FrameReader:
             with contextlib.suppress(self._av.FFmpegError):  # so long before the start that the container complains
                 self._container.seek(target, stream=self._stream)
             self._stream.codec_context.flush_buffers()
-            self._decoded, self._suspect = self._decode(), False
+            self._decoded, self._suspect, self._shown = self._decode(), False, (None, False)
             self._advance()
             # Some containers search by the order of decoding, or inexactly, and then find a key frame that is shown later.
             if (self._last is not None and self._last.pts <= limit) or target < self._start - 64 * step:

@@ -80,11 +80,24 @@ def test_frames_between_key_frames_far_apart_are_decoded_once(tmp_path: Path) ->
     program._FrameReader = Counting  # type: ignore[misc]
     try:
         with (tmp_path / "long.mp4").open("rb") as file:
-            film = program._Film(file, 10**8)
+            film = program.open_video(file, 10**8)
             found = [number_of(np.asarray(frame)) for frame in film.frames(8)]
     finally:
         program._FrameReader = reader  # type: ignore[misc]
     assert found == [50 * i for i in range(8)] and len(decoded) <= 360
+
+
+def test_a_frame_that_stays_long_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from image_text_embedding.inputs.video import decoding_program as program
+
+    seeks: list[int] = []
+    real = program._FrameReader._seek
+    monkeypatch.setattr(program._FrameReader, "_seek", lambda self, *where: (seeks.append(1), real(self, *where))[1])
+    times = [0, 1, 2, 3, 4, 5, 6, 7, 8, 90]
+    content = video_bytes(range(10), times=times, rate=10, options={"bf": "0", "g": "1000"})
+    film = program.open_video(io.BytesIO(content), 10**8)
+    assert [number_of(np.asarray(frame)) for frame in film.frames(8)] == [0, *[8] * 7]
+    assert len(seeks) == 1
 
 
 def test_a_recording_that_states_no_length() -> None:
