@@ -20,7 +20,7 @@ def close(found: Any, expected: Any) -> None:
     np.testing.assert_allclose(np.asarray(found), np.asarray(expected), atol=1e-5)
 
 
-def test_langchain(demo: Any, scenes: Scenes) -> None:
+def test_langchain(demo: Any, scenes: Scenes, monkeypatch: pytest.MonkeyPatch) -> None:
     stores = pytest.importorskip("langchain_core.vectorstores", reason="needs the extra langchain")
     embeddings = ite.adapters.LangChainEmbeddings(demo)
     paths, captions = [str(path) for path, _ in scenes], [caption for _, caption in scenes]
@@ -30,7 +30,8 @@ def test_langchain(demo: Any, scenes: Scenes) -> None:
     store = stores.InMemoryVectorStore.from_texts(captions, embeddings)
     assert store.similarity_search(captions[3], k=1)[0].page_content == captions[3]
     # A text that is also the name of a file is a text.
-    close(embeddings.embed_documents([paths[0]]), demo.encode_text([paths[0]]))
+    monkeypatch.chdir(scenes[0][0].parent)
+    close(embeddings.embed_documents(["teddy.jpg"]), demo.encode_text(["teddy.jpg"]))
 
 
 def test_llama_index(demo: Any, scenes: Scenes) -> None:
