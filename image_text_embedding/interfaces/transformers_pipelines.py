@@ -1,9 +1,13 @@
-"""The two BLIP pipelines that transformers 5 removed, with the calls and results of transformers 4.
+"""The BLIP pipelines of transformers 4, with its calls and results: two that transformers 5 removed, and zero-shot labels.
 
 vqa = ite.pipeline("visual-question-answering", "blip_vqa_base")
 vqa(question="how many dogs are in the picture?", image="beach.jpg")      # [{"answer": "1"}]
 caption = ite.pipeline("image-to-text", "blip_caption_base")
 caption("beach.jpg")                                                      # [{"generated_text": "a woman ..."}]
+classify = ite.pipeline("zero-shot-image-classification", "blip_itm_base_coco")
+classify("beach.jpg", candidate_labels=["a beach", "a street"])           # [{"score": 0.9, "label": "a beach"}, ...]
+match = ite.pipeline("image-text-matching", "blip_itm_base_coco")
+match("beach.jpg", "a woman on a beach")                                  # [{"score": 0.99, "label": "match"}, ...]
 """
 
 from __future__ import annotations
@@ -137,10 +141,105 @@ class ImageToText:
         return results[0] if one else results
 
 
+class ZeroShotImageClassification:
+    """transformers' pipeline of this name (`pipelines/zero_shot_image_classification.py`), over an Encoder."""
+
+    def __init__(self, model: Encoder) -> None:
+        model.runtime.require("embed")
+        self.model = model
+
+    def __call__(
+        self,
+        image: Any = None,
+        candidate_labels: Any = None,
+        *,
+        images: Any = None,
+        hypothesis_template: str = "This is a photo of {}.",
+        batch_size: int = 32,
+        **settings: Any,
+    ) -> Any:
+        """The probability of each label for pictures.
+
+        Args:
+            image: one picture or many (`images` is its older name).
+            candidate_labels: strings, or one string with commas between them.
+            hypothesis_template: the sentence to put a label into, in the place of {}.
+            settings: of `Encoder.classify`: method, itm_token, show_progress_bar; not prompt or on_error.
+
+        Returns:
+            [{"score": float, "label": str}, ...], best first; for many pictures a list of these.
+
+        Raises:
+            As `Encoder.classify`; InputError also for a template without {}.
+        """
+        check_setting_names(settings, ["method", "itm_token", "show_progress_bar"])
+        pictures = images if image is None else image
+        if pictures is None:
+            raise InputError("expected a picture, or a list of pictures, got None")
+        if candidate_labels is None:
+            raise InputError("candidate_labels: expected a list of strings, got None")
+        if isinstance(candidate_labels, str):
+            candidate_labels = [label.strip() for label in candidate_labels.split(",") if label.strip()]
+        labels = list(require_iterable(candidate_labels, "candidate_labels"))
+        if not isinstance(hypothesis_template, str) or "{}" not in hypothesis_template:
+            raise InputError(f"hypothesis_template: expected a sentence with {{}} in it, got {hypothesis_template!r}")
+        # Not format(): a template may come from elsewhere, and a label may contain braces.
+        sentences = {
+            hypothesis_template.replace("{}", label) if isinstance(label, str) else label: label for label in labels
+        }
+        if len(sentences) < len(labels):
+            raise InputError("candidate_labels: expected different labels, got one of them twice")
+        found = self.model.classify(pictures, list(sentences), batch_size=batch_size, **settings)
+        one = is_single_picture(pictures)
+        results = [
+            [{"score": float(score), "label": sentences[text]} for text, score in each]
+            for each in ([found] if one else found)
+        ]
+        return results[0] if one else results
+
+
+class ImageTextMatching:
+    """Matching (ITM) in the shape of transformers' classification pipelines, which have none of their own for it."""
+
+    def __init__(self, model: Encoder) -> None:
+        model.runtime.require("match")
+        self.model = model
+
+    def __call__(self, image: Any = None, text: Any = None, *, batch_size: int = 32, **settings: Any) -> Any:
+        """Whether texts describe pictures.
+
+        Args:
+            image: one picture or many; or a dict {"image": ..., "text": ...}, or many of these.
+            text: one string, or as many as there are pictures.
+            settings: of `Encoder.match`: itm_token, show_progress_bar.
+
+        Returns:
+            [{"score": float, "label": "match" or "no match"}, ...], the likelier first; for many a list of these.
+
+        Raises:
+            As `Encoder.match`.
+        """
+        check_setting_names(settings, ["itm_token", "show_progress_bar"])
+        one = isinstance(image, dict) if text is None else is_single_picture(image) and is_single_text(text)
+        pictures, texts = image, text
+        if text is None:
+            given = [image] if one else list(require_iterable(image, "pictures with texts"))
+            pictures, texts = ([_take(item, key, "text") for item in given] for key in ("image", "text"))
+        found = self.model.match(pictures, texts, batch_size=batch_size, **settings)
+        results = []
+        for probability in [found] if isinstance(found, float) else found.tolist():
+            scores = {"match": probability, "no match": 1 - probability}
+            ranked = sorted(scores.items(), key=lambda pair: -pair[1])
+            results.append([{"score": score, "label": label} for label, score in ranked])
+        return results[0] if one else results
+
+
 PIPELINES: dict[str, tuple[type[Any], str]] = {
     "visual-question-answering": (VisualQuestionAnswering, "blip_vqa_base"),
     "vqa": (VisualQuestionAnswering, "blip_vqa_base"),
     "image-to-text": (ImageToText, "blip_caption_base"),
+    "zero-shot-image-classification": (ZeroShotImageClassification, "blip_itm_base_coco"),
+    "image-text-matching": (ImageTextMatching, "blip_itm_base_coco"),
 }
 
 
@@ -148,8 +247,9 @@ def pipeline(task: str, model: str | os.PathLike[str] | ModelConfig | Encoder | 
     """What transformers 4's `pipeline(task, model)` returned for BLIP: a callable.
 
     Args:
-        task: "visual-question-answering" (or "vqa"), or "image-to-text".
-        model: what `load` takes, or a loaded Encoder; None = `blip_vqa_base` or `blip_caption_base`.
+        task: "visual-question-answering" (or "vqa"), "image-to-text", "zero-shot-image-classification", or
+            "image-text-matching".
+        model: what `load` takes, or a loaded Encoder; None = `blip_vqa_base`, `blip_caption_base`, or `blip_itm_base_coco`.
         options: of `load`: device, dtype, checkpoint, ...
 
     Raises:
@@ -162,7 +262,7 @@ def pipeline(task: str, model: str | os.PathLike[str] | ModelConfig | Encoder | 
     return kind(model if isinstance(model, Encoder) else load(default if model is None else model, **options))
 
 
-def _take(item: Any, key: str) -> Any:
+def _take(item: Any, key: str, text: str = "question") -> Any:
     if not isinstance(item, dict) or key not in item:
-        raise InputError(f"expected {{'image': ..., 'question': ...}}, or image= and question=, got {str(item)[:100]}")
+        raise InputError(f"expected {{'image': ..., '{text}': ...}}, or image= and {text}=, got {str(item)[:100]}")
     return item[key]

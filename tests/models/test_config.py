@@ -200,7 +200,12 @@ def test_dir_lists_what_is_public() -> None:
     code += "; print(ite.training.train, ite.bulk.embed)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     names = done.stdout.splitlines()[0].split()
-    assert done.returncode == 0 and {name for name in names if name[0] != "_"} == {*ite.__all__, "bulk", "training"}
+    assert done.returncode == 0 and {name for name in names if name[0] != "_"} == {
+        *ite.__all__,
+        "adapters",
+        "bulk",
+        "training",
+    }
 
 
 @pytest.mark.parametrize(

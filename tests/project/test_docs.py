@@ -17,19 +17,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
-from skimage import data
 from support.environment import ROOT
 from support.http_service import running_service
 from support.models import SMALL
+from support.videos import numbered, write_video
 
 import image_text_embedding as ite
+from image_text_embedding.demo.example_pictures import write_samples
 from image_text_embedding.interfaces.cli import main
 
 DOCS = ROOT / "docs"
-PAGES = sorted(DOCS.rglob("*.md"))
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 MODELS, OPEN, CLOSE = DOCS / "reference" / "models.md", "<!-- models -->\n", "<!-- /models -->"
-REASONS = {"not run", "file", "towhee 0.9"}  # what a comment above a block may say, before a colon
+REASONS = {"not run", "file", "towhee 0.9", "main job", "tests"}  # what a comment above a block may say, before a colon
 NEEDS = "needs: "  # a comment that names a library: the block runs where it is installed
 
 
@@ -87,11 +87,12 @@ def workplace(small_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         shutil.copy(ROOT / "configs" / f"{name}.yaml", tmp_path / "configs")
     monkeypatch.setattr("image_text_embedding.models.config_files.config_dir", lambda: tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "photos").mkdir()
-    for name, picture in (("teddy", data.astronaut()), ("beach", data.coffee())):
-        Image.fromarray(picture).save(f"{name}.jpg")
-        shutil.copy(f"{name}.jpg", "photos")
-        Path("photos", f"{name}.txt").write_text(f"a {name}")
+    write_samples()
+    shutil.copy("beach.jpg", "photos")
+    for name in ("a.mp4", "b.mp4", "dog.mp4"):
+        (tmp_path / "clips").mkdir(exist_ok=True)
+        write_video(tmp_path / "clips" / name, [numbered(i) for i in range(12)])
+    shutil.copy("clips/dog.mp4", "dog.mp4")
     return tmp_path
 
 
@@ -120,7 +121,7 @@ def run_line(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not ended.value.code, line
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(DOCS)) for page in PAGES])
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 def test_the_examples_of_a_page_run(page: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In their order, in one folder; those in Python share their variables."""
     with contextlib.ExitStack() as stack:

@@ -12,13 +12,8 @@ from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.foundation.optional_imports import import_optional
 from image_text_embedding.inference.encoder import Encoder
 from image_text_embedding.inference.tasks.image_text_batches import text_encoder_for
-from image_text_embedding.interfaces.adapters.item_vectors import (
-    Model,
-    as_encoder,
-    cosines,
-    embed_items,
-    pairwise_cosines,
-)
+from image_text_embedding.interfaces.adapters.item_vectors import Model, as_encoder, embed_items
+from image_text_embedding.interfaces.adapters.sentence_encoder import cosines, pairwise_cosines
 from image_text_embedding.interfaces.picture_dataset import PictureReader
 
 

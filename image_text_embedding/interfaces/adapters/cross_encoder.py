@@ -22,6 +22,7 @@ from image_text_embedding.interfaces.adapters.item_vectors import (
     item_index,
     split_item,
 )
+from image_text_embedding.interfaces.adapters.sentence_encoder import ModelCardData
 
 
 class CrossEncoder:
@@ -35,10 +36,13 @@ class CrossEncoder:
 
     def __init__(self, model: Model) -> None:
         self.encoder = as_encoder(model, "match")
+        self.model_card_data = ModelCardData()
 
     def predict(
         self,
         inputs: Any,
+        prompt_name: None = None,
+        prompt: str | None = None,
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
         activation_fn: Callable[[torch.Tensor], torch.Tensor] | None = None,
@@ -49,6 +53,8 @@ class CrossEncoder:
 
         Args:
             inputs: a pair, or a list of pairs. A picture that occurs in several pairs passes the vision transformer once.
+            prompt_name: only None.
+            prompt: stands before each text.
             activation_fn: of the logit; None is the sigmoid, which gives the probability.
 
         Returns:
@@ -57,6 +63,8 @@ class CrossEncoder:
         Raises:
             InputError: a pair is not a text and a picture.
         """
+        if prompt_name is not None:
+            raise InputError(f"prompt_name: expected None, got {prompt_name!r}: pass prompt=...")
         one = isinstance(inputs, (list, tuple)) and len(inputs) == 2 and all(map(is_single_item, inputs))
         pairs = [_ordered(pair, index) for index, pair in enumerate([inputs] if one else inputs)]
         rows_of: dict[Hashable, list[int]] = defaultdict(list)
@@ -67,7 +75,7 @@ class CrossEncoder:
             groups.append(singles)
         logits = torch.zeros(len(pairs))
         for rows in groups:
-            pictures, texts = [pairs[row][0] for row in rows], [pairs[row][1] for row in rows]
+            pictures, texts = [pairs[row][0] for row in rows], [(prompt or "") + pairs[row][1] for row in rows]
             given = pictures if rows is groups[-1] and singles else pictures[0]
             try:
                 found = self.encoder.match(given, texts, batch_size, show_progress_bar, return_logits=True)
@@ -104,7 +112,12 @@ class CrossEncoder:
         """
         count = len(documents) if top_k is None else require_integer("top_k", top_k)
         pairs = [(query, document) for document in documents]
-        scores = self.predict(pairs, batch_size, show_progress_bar, activation_fn).tolist() if pairs else []
+        scores = []
+        if pairs:
+            found = self.predict(
+                pairs, batch_size=batch_size, show_progress_bar=show_progress_bar, activation_fn=activation_fn
+            )
+            scores = found.tolist()
         order = sorted(range(len(scores)), key=lambda index: -scores[index])[:count]
         extra = [{"text": document} if return_documents else {} for document in documents]
         return [{"corpus_id": index, "score": scores[index], **extra[index]} for index in order]

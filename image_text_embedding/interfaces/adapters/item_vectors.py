@@ -14,8 +14,6 @@ from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 import numpy as np
-import torch
-from torch.nn import functional as F
 
 from image_text_embedding.foundation.errors import EmbeddingError, InputError, at_index
 from image_text_embedding.inference.encoder import Encoder
@@ -148,20 +146,3 @@ def picture_vectors(encoder: Encoder, pictures: Sequence[Any]) -> list[list[floa
 def text_vectors(encoder: Encoder, texts: Sequence[str]) -> list[list[float]]:
     """Vectors of texts as lists of numbers."""
     return encoder.encode_text(list(texts), show_progress_bar=False).tolist()
-
-
-def cosines(left: Any, right: Any) -> torch.Tensor:
-    """Cosines (N, M) of every vector of one side with every one of the other: arrays or tensors, or lists of these."""
-    return _unit(left) @ _unit(right).T
-
-
-def pairwise_cosines(left: Any, right: Any) -> torch.Tensor:
-    """Cosines (N,) of the vectors of each pair."""
-    return (_unit(left) * _unit(right)).sum(-1)
-
-
-def _unit(vectors: Any) -> torch.Tensor:
-    if isinstance(vectors, (list, tuple)):
-        vectors = torch.stack([torch.as_tensor(row) for row in vectors]) if vectors else torch.zeros(0, 0)
-    rows = torch.as_tensor(vectors).detach().float().cpu()
-    return F.normalize(rows[None] if rows.ndim == 1 else rows, dim=-1)

@@ -44,6 +44,16 @@ class LanceDBEmbeddingFunction(_embeddings.EmbeddingFunction):
         """Vectors of the values of the source column."""
         return list(embed_items(self._loaded(), [{self.source: value} for value in self.sanitize_input(values)]))
 
+    # LanceDB repeats what failed after one second, two, four ...: this model computes here, and would fail again.
+
+    def compute_query_embeddings_with_retry(self, *args: Any, **options: Any) -> list[Any]:
+        """The vectors, or the error at once."""
+        return self.compute_query_embeddings(*args, **options)
+
+    def compute_source_embeddings_with_retry(self, *args: Any, **options: Any) -> list[Any]:
+        """The vectors, or the error at once."""
+        return self.compute_source_embeddings(*args, **options)
+
     def sanitize_input(self, values: Any) -> list[Any]:
         """One value, a list, or an Arrow array as a list."""
         if isinstance(values, (str, bytes)):

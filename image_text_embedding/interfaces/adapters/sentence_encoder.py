@@ -10,17 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from image_text_embedding.foundation.argument_checks import require_integer
 from image_text_embedding.foundation.errors import InputError
-from image_text_embedding.interfaces.adapters.item_vectors import (
-    Model,
-    as_encoder,
-    cosines,
-    embed_items,
-    is_single_item,
-    pairwise_cosines,
-)
+from image_text_embedding.interfaces.adapters.item_vectors import Model, as_encoder, embed_items, is_single_item
 
 
 class ModelCardData:
@@ -123,3 +117,20 @@ class SentenceTransformer:
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
         """Cosines (N,) of the vectors of each pair."""
         return pairwise_cosines(embeddings1, embeddings2)
+
+
+def cosines(left: Any, right: Any) -> torch.Tensor:
+    """Cosines (N, M) of every vector of one side with every one of the other: arrays or tensors, or lists of these."""
+    return _unit(left) @ _unit(right).T
+
+
+def pairwise_cosines(left: Any, right: Any) -> torch.Tensor:
+    """Cosines (N,) of the vectors of each pair."""
+    return (_unit(left) * _unit(right)).sum(-1)
+
+
+def _unit(vectors: Any) -> torch.Tensor:
+    if isinstance(vectors, (list, tuple)):
+        vectors = torch.stack([torch.as_tensor(row) for row in vectors]) if vectors else torch.zeros(0, 0)
+    rows = torch.as_tensor(vectors).detach().float().cpu()
+    return F.normalize(rows[None] if rows.ndim == 1 else rows, dim=-1)

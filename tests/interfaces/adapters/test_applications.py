@@ -107,6 +107,9 @@ def test_lancedb(scenes: Scenes, tmp_path: Path) -> None:
     again = lancedb.connect(tmp_path).open_table("scenes")  # the function is in the table's metadata
     for query in (scenes[5][1], Image.open(scenes[5][0]), scenes[5][0]):
         assert again.search(query).limit(1).to_list()[0]["path"] == str(scenes[5][0])
+    with pytest.raises(RuntimeError, match=r"no such file: 'missing\.jpg'"):  # LanceDB's, at once
+        table.add([{"path": "missing.jpg"}])
+    assert table.count_rows() == len(scenes)
     texts = ite.adapters.LanceDBEmbeddingFunction.create(model="blip_demo", source="text")
     close(texts.compute_source_embeddings(["a dog"]), function.compute_query_embeddings("a dog"))
 

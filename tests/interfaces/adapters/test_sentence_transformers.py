@@ -138,6 +138,27 @@ def test_a_cross_encoder_ranks(demo: Any, scenes: Scenes) -> None:
     assert model.rank(captions[0], []) == []
 
 
+def test_their_evaluators_take_a_cross_encoder(demo: Any, scenes: Scenes) -> None:
+    from sentence_transformers.cross_encoder.evaluation import CrossEncoderRerankingEvaluator
+
+    paths = [str(path) for path, _ in scenes]
+    samples = [
+        {"query": caption, "positive": [path], "negative": [each for each in paths if each != path]}
+        for path, (_, caption) in zip(paths, scenes)
+    ]
+    evaluator = CrossEncoderRerankingEvaluator(samples, at_k=5, write_csv=False)
+    assert evaluator(ite.adapters.CrossEncoder(demo))["mrr@5"] > 0.8
+
+
+def test_a_prompt_stands_before_each_text(demo: Any, scenes: Scenes) -> None:
+    model = ite.adapters.CrossEncoder(demo)
+    pair = (scenes[0][0], "a dog")
+    expected = demo.match(pair[0], "two cats and a dog")
+    assert model.predict(pair, prompt="two cats and ") == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(ite.InputError, match="prompt_name"):
+        model.predict(pair, prompt_name="query")
+
+
 @pytest.mark.parametrize(
     "pair", [("a", "b"), (Path("a.jpg"), Path("b.jpg")), ("a",), 7, ("a", {"image": "b", "text": "c"}), ("a", {"x": 1})]
 )
