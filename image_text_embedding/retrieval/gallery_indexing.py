@@ -33,12 +33,12 @@ class IndexSummary:
     """The result of indexing a source.
 
     Attributes:
-        total: how many pictures or texts it has.
+        total: how many pictures, videos or texts it has.
         new: how many of them the index did not have.
         repeated: how many have the same content as an earlier one of the source.
         errors: the path or line of each item that cannot be used, and why.
         passed_over: how many files of the source were not taken, by their suffixes.
-        modality: "image" or "text": what the items are.
+        modality: "image", "video" or "text": what the items are.
     """
 
     total: int = 0
@@ -103,8 +103,19 @@ def index_collection(
 
 
 def _index_videos(gallery: Gallery, source: str | os.PathLike[str], show: bool | None) -> IndexSummary:
-    done, passed_over = IndexSummary(), PassedOver()
-    videos = []
+    videos, passed_over = find_videos(source)
+    added = gallery.add_items((), (), videos, None, 32, show, "skip")
+    errors = [(videos[index], error) for index, error in added.errors]
+    return IndexSummary(len(videos), added.new, added.repeated, errors, passed_over, "video")
+
+
+def find_videos(source: str | os.PathLike[str]) -> tuple[list[str], dict[str, int]]:
+    """The videos of a folder and the folders below, of a glob, or a file; and how many other files there are, by suffix.
+
+    Raises:
+        InputError: there are none.
+    """
+    videos, passed_over = [], PassedOver()
     for path in _files(os.fspath(source)):
         if suffix_of(path) in VIDEO_SUFFIXES:
             videos.append(path)
@@ -112,10 +123,7 @@ def _index_videos(gallery: Gallery, source: str | os.PathLike[str], show: bool |
             passed_over.add(path)
     if not videos:
         raise InputError(f"expected videos ({', '.join(VIDEO_SUFFIXES)}) at {os.fspath(source)!r}, found none")
-    done.total, done.passed_over = len(videos), dict(passed_over.counts)
-    done.new, errors = gallery.add(videos=videos, show_progress_bar=show, on_error="skip")
-    done.errors = [(videos[index], error) for index, error in errors]
-    return done
+    return videos, dict(passed_over.counts)
 
 
 def _files(source: str) -> Iterator[str]:

@@ -98,7 +98,7 @@ def test_commands(run: Run, clips: list[str], tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     uri = tmp_path / "c.db"
     code, out, err = run("index", folder, "--modality", "video", "--uri", uri)
-    assert code == 0 and f"{COUNT} new" in out, err
+    assert code == 0 and f"{COUNT} new videos" in out, err
     code, out, err = run("index", tmp_path / "broken.mp4", "--modality", "video", "--uri", uri, "--json")
     assert code == 1 and json.loads(out)["failed"] == 1 and "expected a video" in err
     assert "found none" in run("index", PATHS[0], "--modality", "video", "--uri", uri)[2]

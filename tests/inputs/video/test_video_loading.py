@@ -222,5 +222,5 @@ def test_files_may_be_forbidden(tmp_path: Path) -> None:
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(SetupError, match=r"reading videos needs av: pip install 'image-text-embedding\[video\]'"):
+    with pytest.raises(SetupError, match=r"reading videos needs av: pip install .*\[video\]"):
         video_loading.load_video("a.mp4")

@@ -88,10 +88,12 @@ def index(
     Items that cannot be read are named on stderr and left out; the exit code is then 1.
     """
     from image_text_embedding.inputs.collections.source_paths import expand_paths
-
-    expand_paths([str(source)])  # raises if there is none, before a model is loaded
-    from image_text_embedding.retrieval.gallery import Gallery
+    from image_text_embedding.retrieval.gallery_indexing import find_videos
     from image_text_embedding.retrieval.gallery_indexing import index_collection as run
+
+    # Raises if there is none, before a model is loaded.
+    find_videos(source) if modality == "video" else expand_paths([str(source)])
+    from image_text_embedding.retrieval.gallery import Gallery
 
     with Gallery.open(uri, model, collection=collection, token=token, timeout=timeout, device=device) as gallery:
         summary = run(gallery, source, batch_size, modality=modality, column=column)
@@ -109,7 +111,8 @@ def index(
         print_json({**row, "size": size, "model": model_name}, indent=None)
     else:
         already = summary.total - summary.new - summary.repeated - len(summary.errors)
-        noun = f"new {'picture' if summary.modality == 'image' else 'text'}{'s' * (summary.new != 1)}"
+        kind = {"image": "picture"}.get(summary.modality, summary.modality)
+        noun = f"new {kind}{'s' * (summary.new != 1)}"
         duplicates = f"duplicate{'s' * (summary.repeated != 1)}"
         others = {"already there": already, duplicates: summary.repeated, "left out": len(summary.errors)}
         counts = [f"{summary.new} {noun}", *(f"{count} {what}" for what, count in others.items() if count)]
