@@ -82,7 +82,7 @@ def _sample_files() -> dict[str, bytes]:
         content = path.read_bytes()
         if Path(name).suffix != path.suffix:
             jpeg = io.BytesIO()
-            Image.open(path).convert("RGB").save(jpeg, "JPEG", quality=92)
+            Image.open(path, formats=["PNG"]).convert("RGB").save(jpeg, "JPEG", quality=92)
             content = jpeg.getvalue()
         files[name] = content
         files[f"{Path(name).stem}.txt"] = f"{entry['caption']}\n".encode()

@@ -62,7 +62,7 @@ class TextEncoder:
         seen: bool (vocabulary,), the pieces that the model was trained on; None = all but [UNK].
     """
 
-    def __init__(self, tokenizer: Tokenizer, rules: TextRules, name: str, seen: np.ndarray | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer, rules: TextRules, name: str, seen: np.ndarray | None) -> None:
         self.tokenizer, self.rules, self.name, self.seen = tokenizer, rules, name, seen
         self._truncated = self._total = self._unknown = 0
         self._unknown_words: dict[str, None] = {}

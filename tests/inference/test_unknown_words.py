@@ -88,7 +88,7 @@ class TestWhichTexts:
 
     def test_many_and_hostile_words_make_a_short_line(self) -> None:
         texts = [f"z{number}\x1b[31m{'z' * 80}" for number in range(50)]
-        encoder = TextEncoder(Tokenizer({word: i for i, word in enumerate(PIECES)}), RULES, "mine")
+        encoder = TextEncoder(Tokenizer({word: i for i, word in enumerate(PIECES)}), RULES, "mine", None)
         for text in texts:
             encoder(text)
         with pytest.warns(

@@ -146,7 +146,7 @@ def test_paths_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (tmp_path / "empty.jpg", r"empty\.jpg.*got 0 bytes"),
         ("a\0b.jpg", "cannot open .*null"),
         ("\ud800.jpg", "no such file|cannot open"),
-        ("iVBORw0KGgo" * 100_000, "cannot open .*too long"),
+        ("x" * 1_000_000 + ".jpg", "cannot open .*too long"),
     ]
     for item, why in cases:
         with pytest.raises(ImageError, match=why) as caught:

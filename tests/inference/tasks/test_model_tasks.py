@@ -28,7 +28,7 @@ class TestWhatAModelCanDo:
             (
                 "blip_base",
                 lambda m: m.answer("x.jpg", "why"),
-                "can answer: albef_vqa, albef_vqa_lavis, blip_aokvqa, blip_demo, blip_okvqa, blip_vqa_base, blip_vqa_capfilt",
+                "can answer: albef_demo, albef_vqa, albef_vqa_lavis, blip_aokvqa, blip_demo, blip_okvqa, blip_vqa_base, ",
             ),
             (
                 "blip_caption_base",

@@ -120,6 +120,7 @@ def test_wrong_sources(run: Run, model: ite.Encoder, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     (tmp_path / "empty").mkdir()
     (tmp_path / "x.json").write_text("{")
+    (tmp_path / "x.txt").write_text("{}")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "x.csv").write_text("a,b\n1,2\n")
     for source, message in (

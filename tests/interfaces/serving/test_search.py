@@ -91,8 +91,8 @@ def test_an_empty_gallery_is_refused(tmp_path: Path) -> None:
         ({"query": "a dog", "rerank": 10**6}, "rerank", "at most 256"),
         ({"query": "a dog", "rerank": -1}, "rerank", "whole number"),
         ({"query": "a dog", "rerank": 3, "find": "text"}, "rerank", "compares a text with a picture"),
-        ({"query": "a dog", "find": "video"}, "find", "'image' or 'text'"),
-        ({"query": "a dog", "find": []}, "find", "'image' or 'text'"),
+        ({"query": "a dog", "find": "sound"}, "find", "'image', 'video' or 'text'"),
+        ({"query": "a dog", "find": []}, "find", "'image', 'video' or 'text'"),
     ],
 )
 def test_wrong_searches(searching: RunningService, body: dict[str, Any], param: str, message: str) -> None:

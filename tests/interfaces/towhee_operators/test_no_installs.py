@@ -45,8 +45,9 @@ print(json.dumps({"commands": commands, "errors": errors, "same": before == inst
 
 
 def examples() -> list[str]:
-    """The README's Towhee examples, with the packaged models."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    """The Towhee examples of the README and of the page on Towhee, with the packaged models."""
+    pages = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/how-to/towhee.md")]
+    blocks = re.findall(r"```python\n(.*?)```", "\n".join(pages), re.DOTALL)
     found = [code for code in blocks if "from towhee import" in code]
     assert found
     return [re.sub(r"(?<=[\"'])(blip|albef)_\w+(?=[\"'])", r"\1_demo", code) for code in found]

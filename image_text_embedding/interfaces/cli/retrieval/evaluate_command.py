@@ -125,9 +125,9 @@ def _print_nlvr2(model: str, file: Path, images: Path, batch_size: int, device: 
     from image_text_embedding.inference.loading import load
     from image_text_embedding.retrieval.evaluation.nlvr2_benchmark import evaluate_nlvr2, read_nlvr2
 
+    statements = read_nlvr2(file, images)
     encoder = load(model, device=device)
     encoder.runtime.require("reason")
-    statements = read_nlvr2(file, images)
     found = evaluate_nlvr2(encoder, statements, batch_size)
     figures = {"given": found.given, "swapped": found.swapped, "mean": found.mean}
     if as_json:
@@ -143,9 +143,10 @@ def _print_refcoco(model: str, file: Path, images: Path, batch_size: int, device
     from image_text_embedding.inference.loading import load
     from image_text_embedding.retrieval.evaluation.refcoco_benchmark import evaluate_refcoco, read_refcoco
 
+    phrases = read_refcoco(file, images)
     encoder = load(model, device=device)
     encoder.runtime.require("match")
-    accuracies = evaluate_refcoco(encoder, read_refcoco(file, images), batch_size)
+    accuracies = evaluate_refcoco(encoder, phrases, batch_size)
     if as_json:
         rows = {split: dataclasses.asdict(found) for split, found in accuracies.items()}
         print_json({"model": model, "accuracy": rows})
@@ -178,13 +179,13 @@ def _print_captioning(
     from image_text_embedding.retrieval.evaluation.caption_scores import require_scorers
     from image_text_embedding.retrieval.evaluation.result_files import check_result_path, write_results
 
-    encoder = load(model, device=device)
-    encoder.runtime.require("caption")
     pictures = read_captioned_pictures(file, images, split)
     if pictures[0].references:
         require_scorers()
     if out is not None:
         check_result_path(out)
+    encoder = load(model, device=device)
+    encoder.runtime.require("caption")
     captions = write_captions(encoder, pictures, prompt=prompt or None, batch_size=batch_size)
     if out is not None:
         write_results(out, caption_results(pictures, captions))
@@ -228,12 +229,12 @@ def _print_vqa(
         vqa_results,
     )
 
-    encoder = load(model, device=device)
-    encoder.runtime.require("answer")
     if out is not None:
         check_result_path(out)
     settings = AnswerSettings(None if choices is None else read_answer_list(choices))
     questions = read_vqa(file, images, annotations)
+    encoder = load(model, device=device)
+    encoder.runtime.require("answer")
     found = evaluate_vqa(encoder, questions, settings, batch_size)
     if out is not None:
         write_results(out, vqa_results(questions, found.answers))
