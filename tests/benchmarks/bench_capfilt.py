@@ -64,7 +64,7 @@ def small_model() -> tuple[ModelConfig, Path]:
         "text": {**text, **layers, "depth": 2, "intermediate_size": 160, "max_positions": 32, "token_types": False},
         "captions": {"max_words": 30, "max_tokens": 28, "sep": True, "to_space": '.!"()*#:;~'},
     }
-    vocabulary = Path(ite.__file__).parent / "demo" / "vocab.txt"
+    vocabulary = Path(ite.__file__).parent / base.tokenizer
     return config_from_mapping(raw, "bench_capfilt"), vocabulary
 
 
