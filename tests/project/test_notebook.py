@@ -82,6 +82,15 @@ def test_search(tmp_path: Path) -> None:
     assert (tmp_path / "gallery.db").is_dir()
 
 
+def test_quickstart(tmp_path: Path) -> None:
+    check_outputs("quickstart", tmp_path, 5)
+
+
+def test_towhee_milvus(tmp_path: Path) -> None:
+    pytest.importorskip("milvus_lite")
+    check_outputs("towhee_milvus", tmp_path, 2)
+
+
 @needs_font
 def test_finetune_captioning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few steps on a few pictures; the stored outputs are those of a complete run, after which it captions as it should."""
@@ -101,6 +110,10 @@ def test_finetune_captioning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         int(right) for right in re.findall(r"held-out pictures: (\d+) captions equal word for word", printed)
     )
     assert before == 0 and after >= 20
+
+
+def test_every_notebook_is_run() -> None:
+    assert {f"test_{name}" for name in NAMES} <= set(globals())
 
 
 @pytest.mark.parametrize("name", NAMES)
