@@ -16,6 +16,7 @@ import base64
 import functools
 import platform
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -30,9 +31,9 @@ from encode_bench.made_up_inputs import captions, make_weights
 from encode_bench.measuring import Bench
 from serve_bench.clients import Load, closed_loop, open_loop, post
 from serve_bench.mutated_requests import fuzz_service
-from serve_bench.server_process import ServerProcess, server_process
+from serve_bench.server_process import ServerProcess, running_process, server_process
 
-SECTIONS = ("text", "pictures", "latency", "overload", "fuzz", "drip")
+SECTIONS = ("text", "pictures", "latency", "overload", "fuzz", "drip", "plain")
 
 
 @dataclass
@@ -204,6 +205,27 @@ def measure_drip(model: str, sizes: argparse.Namespace, sent: Any) -> None:
         )
 
 
+def measure_plain(folder: str, sizes: argparse.Namespace, sent: Any) -> None:
+    """Side by side: this server and a plain one with transformers' BLIP on the same weights, in turns."""
+    program = str(Path(__file__).parent / "serve_bench" / "plain_server.py")
+    kinds = {"texts": (text_requests(sent[0]), 64), "pictures": (picture_requests(sent[1]), 32)}
+    rates: dict[str, dict[str, list[float]]] = {name: {"ours": [], "plain": []} for name in kinds}
+    with (
+        server_process("--model", folder, "--timeout", "600") as ours,
+        running_process([sys.executable, program, folder]) as plain,
+    ):
+        for turn in range(3):
+            for name, (requests, clients) in kinds.items():
+                for which, server in (("ours", ours), ("plain", plain)):
+                    if not turn:
+                        closed_loop(server.port, requests, 2, 1.0)
+                    rates[name][which].append(closed_loop(server.port, requests, clients, sizes.seconds).rate())
+    for name, found in rates.items():
+        ours_rate, plain_rate = (sorted(each)[1] for each in (found["ours"], found["plain"]))
+        value = f"{ours_rate:.2f} / {plain_rate:.2f} a second: {ours_rate / plain_rate:.1f} x"
+        report(f"{name}, {kinds[name][1]} clients: ours / plain FastAPI + transformers", value, "faster")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--full-size", action="store_true", help="a made-up BLIP of the official base size")
@@ -229,13 +251,15 @@ def main() -> None:
             "text": functools.partial(without_http, encode_text, sent[0], sizes.seconds / 2),
             "image": functools.partial(without_http, encode_image, sent[1], sizes.seconds / 2),
         }
-        if set(sizes.only) - {"drip"}:
+        if set(sizes.only) - {"drip", "plain"}:
             # 32 pictures at once take a large model longer than the default deadline on two cores.
             patient = ["--timeout", "600"] if sizes.full_size and "overload" not in sizes.only else []
             with server_process("--model", name, *patient) as server:
                 measure(server, sizes.only, sizes, plain, sent)
         if "drip" in sizes.only:
             measure_drip(name, sizes, sent)
+        if "plain" in sizes.only and sizes.full_size:
+            measure_plain(name, sizes, sent)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""The command `serve` in a process of its own."""
+"""The command `serve`, or another server, in a process of its own."""
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 CODE = "import sys; sys.argv[0] = 'image-text-embedding'; from image_text_embedding.interfaces.cli import main; main()"
@@ -34,12 +35,15 @@ class ServerProcess:
         return int(found.group(1)) / 1024
 
 
+def server_process(*options: str) -> AbstractContextManager[ServerProcess]:
+    """The command `serve` with options."""
+    return running_process([sys.executable, "-c", CODE, "serve", "--port", "0", *options])
+
+
 @contextmanager
-def server_process(*options: str) -> Iterator[ServerProcess]:
-    """Starts the server, waits until it is ready, and ends it."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", CODE, "serve", "--port", "0", *options], stderr=subprocess.PIPE, text=True
-    )
+def running_process(command: list[str]) -> Iterator[ServerProcess]:
+    """Starts a server whose first line on stderr ends in its port, waits until it is ready, and ends it."""
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
         line = process.stderr.readline()
@@ -54,7 +58,7 @@ def server_process(*options: str) -> Iterator[ServerProcess]:
                 time.sleep(0.2)
         yield ServerProcess(process, port)
         process.terminate()
-        assert process.wait(120) == 0
+        assert process.wait(120) in (0, -signal.SIGTERM)
     finally:
         process.kill()
         process.wait()
