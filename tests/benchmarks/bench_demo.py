@@ -28,6 +28,7 @@ SECTIONS: dict[str, Callable[[ite.Encoder, ShownScenes], Figures]] = {
     "synonyms": retrieval_quality.synonyms,
     "match": matching_quality.balanced_accuracy,
     "explain": matching_quality.explained_peaks,
+    "ground": matching_quality.grounded_boxes,
     "describe": text_quality.descriptions,
     "answer": text_quality.answers,
 }

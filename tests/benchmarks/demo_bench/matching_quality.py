@@ -10,7 +10,9 @@ from benchmarks.bench_explain import hits, shares, two_things
 from benchmarks.demo_bench.shown_scenes import Figures, ShownScenes
 
 import image_text_embedding as ite
+from image_text_embedding.demo.scene_drawing import draw_scene
 from image_text_embedding.demo.scene_names import kind_name, kinds, names
+from image_text_embedding.demo.scene_objects import with_article
 from image_text_embedding.demo.scene_statements import Statement, facts, false_variants, statement
 
 FIRST_DRAW = 1000  # statements of other draws than training's
@@ -85,4 +87,22 @@ def explained_peaks(model: ite.Encoder, shown: ShownScenes) -> Figures:
         "explain: the peak lies on the thing": (measured["word, centre"], 0.85),
         "  the peak's patch touches it": (measured["word, patch"], None),
         "  both things of a scene": (measured["scene, centre"], None),
+    }
+
+
+def grounded_boxes(model: ite.Encoder, shown: ShownScenes) -> Figures:
+    """Boxes that `ground` finds for single things of scenes of two things, against the drawn ones."""
+    size, overlaps = model.config.vision.image_size, []
+    for scene in two_things(shown.count // 4):
+        picture = draw_scene(scene, size)
+        for group in (each for each in scene.groups if len(each.boxes) == 1):
+            left, top, width, height = (side / size for side in model.ground(picture, with_article(group.word)).box)
+            (box,) = group.boxes
+            across = min(left + width, box.right) - max(left, box.left)
+            down = min(top + height, box.bottom) - max(top, box.top)
+            shared = max(0.0, across) * max(0.0, down)
+            both = width * height + (box.right - box.left) * (box.bottom - box.top) - shared
+            overlaps.append(shared / both >= 0.5)
+    return {
+        f"ground: IoU of at least 0.5 with the thing's box ({len(overlaps)} things)": (float(np.mean(overlaps)), 0.70)
     }
