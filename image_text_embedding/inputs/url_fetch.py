@@ -224,8 +224,9 @@ class _Connection(http.client.HTTPConnection):
         if not self.limits.allow_private and self.limits.hosts is None:
             for *_, address in addresses:
                 if not is_public(str(address[0])):
+                    # Without the address: clients of a service must not learn those of its network.
                     raise FetchError(
-                        f"{self.host} is at {address[0]}, which is not a public address. "
+                        f"{self.host} is not at a public address. "
                         "Limits(allow_private=True) allows it, if the URL can be trusted"
                     )
         failure: OSError = OSError(f"{self.host} has no address")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated
 
@@ -47,6 +48,14 @@ def serve(
             help="The only hosts that pictures are fetched from, private ones included; the default is every public host.",
         ),
     ] = None,
+    allow_hostname: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A name that clients call this server by, besides its address. The default is every name; only localhost, "
+            "if only this machine can connect and there is no key.",
+        ),
+    ] = None,
     allow_root: Annotated[
         list[Path] | None,
         typer.Option(
@@ -84,6 +93,7 @@ def serve(
         device=device,
         api_key=api_key,
         allow_hosts=tuple(allow_host or ()),
+        allow_hostnames=_hostnames(host, api_key, allow_hostname),
         allow_roots=tuple(allow_root or ()),
         max_body=max_body,
         max_items=max_items,
@@ -95,3 +105,15 @@ def serve(
         timeout=timeout,
     )
     raise typer.Exit(run(settings, host, port, extend, "/page" if page else ""))
+
+
+def _hostnames(host: str, api_key: str | None, allowed: list[str] | None) -> tuple[str, ...] | None:
+    """The names that the server goes by; None = every name, where a key or another address than this machine's guards it."""
+    own: tuple[str, ...] = ()
+    try:
+        is_local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_local, own = host.lower() == "localhost", (host,) if host else ()
+    if allowed:
+        return (*own, *allowed)
+    return own if is_local and api_key is None else None

@@ -53,7 +53,7 @@ def test_a_url_is_fetched_with_the_limits(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_errors_of_urls_name_the_url(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(FetchError, match="not a public address"):
+    with pytest.raises(FetchError, match="not at a public address"):
         load_picture("http://127.0.0.1/x.jpg")
     with pytest.raises(FetchError, match="got 's3'"):
         load_picture("s3://bucket/x.jpg")

@@ -36,7 +36,7 @@ ARE_PUBLIC = """
 
 @pytest.mark.parametrize("host", NOT_PUBLIC.split())
 def test_addresses_that_are_not_public_are_refused(host: str, no_connection: None) -> None:
-    with pytest.raises(FetchError, match="not a public address"):
+    with pytest.raises(FetchError, match="not at a public address"):
         fetch_picture(f"http://{host}/x.jpg", STRICT)
 
 
@@ -47,8 +47,9 @@ def test_public_addresses(address: str) -> None:
 
 def test_every_address_of_a_name_is_checked(internet: Internet) -> None:
     internet.names["pictures.test"] = iter([[PUBLIC, "10.0.0.1"]])
-    with pytest.raises(FetchError, match=r"10\.0\.0\.1, which is not a public address"):
+    with pytest.raises(FetchError, match=r"pictures\.test is not at a public address") as failure:
         fetch_picture("http://pictures.test/", STRICT)
+    assert "10.0.0.1" not in str(failure.value)  # a client of a service learns nothing of its network
     assert internet.connected == []
 
 
@@ -58,7 +59,7 @@ def test_dns_rebinding_gains_nothing(serve: Callable[..., Server], internet: Int
         lambda wire, path, stop: wire.sendall(moved("/again") if path == "/" else reply())
     )
     internet.names["pictures.test"] = iter([[PUBLIC], ["127.0.0.1"]])
-    with pytest.raises(FetchError, match=r"127\.0\.0\.1, which is not"):
+    with pytest.raises(FetchError, match=r"pictures\.test is not at a public address"):
         fetch_picture("http://pictures.test/", STRICT)
     # One look-up per request: the checked address is the one connected to, and the second request is checked again.
     assert (internet.looked_up, internet.connected) == (["pictures.test"] * 2, [PUBLIC])
@@ -68,10 +69,10 @@ def test_dns_rebinding_gains_nothing(serve: Callable[..., Server], internet: Int
 @pytest.mark.parametrize(
     ("location", "why"),
     [
-        ("http://127.0.0.1/secret", "not a public address"),
-        ("//169.254.169.254/latest/meta-data", "not a public address"),
-        ("http://inside.test/", r"10\.1\.2\.3, which is not a public address"),
-        ("http://[::ffff:10.0.0.1]/", "not a public address"),
+        ("http://127.0.0.1/secret", "not at a public address"),
+        ("//169.254.169.254/latest/meta-data", "not at a public address"),
+        ("http://inside.test/", r"inside\.test is not at a public address"),
+        ("http://[::ffff:10.0.0.1]/", "not at a public address"),
         ("http://user:hunter2@pictures.test/", "credentials"),
         ("file:///etc/passwd", "expected http, https or data:, got 'file'"),
         ("data:image/png;base64,AAAA", "expected http, https or data:, got 'data'"),

@@ -21,11 +21,11 @@ from torch.nn import functional as F
 from image_text_embedding.foundation.argument_checks import require_integer
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.inference.model_runtime import ModelRuntime
-from image_text_embedding.inference.tasks.image_text_batches import text_encoder_for
 from image_text_embedding.inference.visualization.contact_sheet import encoded_picture, write_picture
 from image_text_embedding.inputs.image_loading import load_picture
 from image_text_embedding.inputs.item_lists import is_single_picture, is_single_text
 from image_text_embedding.inputs.pixels import to_pixels
+from image_text_embedding.inputs.text_encoder import TextEncoder
 from image_text_embedding.models.config import ModelConfig
 from image_text_embedding.models.networks.bert import Attention, Layer
 from image_text_embedding.models.networks.heads import MatchHead
@@ -96,7 +96,8 @@ def explain(
     steps = require_integer("steps", config.explain.steps if steps is None else steps)
     if not is_single_picture(image) or not is_single_text(text):
         raise InputError("expected one picture and one text, got several: call explain() for each pair")
-    row = (reader := text_encoder_for(runtime))(text)
+    reader = TextEncoder(runtime.tokenizer, config.captions, config.name, runtime.seen_pieces)
+    row = reader(text)
     reader.warn(2)
     positions = runtime.tokenizer.word_positions(text, config.captions)
     picture = load_picture(image, runtime.limits)

@@ -52,8 +52,8 @@ def write_lines(
     except OSError as error:
         raise _cannot_write(out, error) from error
     finally:
+        # Its file stays: another process may hold it by now, and a third would lock a new file of that name.
         lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def _continue(part: Path, begun: Path, identity: dict[str, Any]) -> int:

@@ -7,6 +7,7 @@
 | 404, 405, 415 | no such path or model; wrong method; the body is not said to be JSON |
 | 408 | the body did not arrive in time |
 | 413 | the body, the number of items or a text is larger than the limits |
+| 421 | the Host header has a name that the server does not have |
 | 422 | the request, or an item of it, cannot be used |
 | 424 | the model cannot compute it |
 | 429 | too much is waiting; `Retry-After` says when to try again |
@@ -35,6 +36,7 @@ KINDS = {
     411: ("invalid_request_error", "length_required"),
     413: ("invalid_request_error", "too_large"),
     415: ("invalid_request_error", "unsupported_media_type"),
+    421: ("invalid_request_error", "misdirected_request"),
     422: ("invalid_request_error", "invalid_value"),
     424: ("inference_error", "inference_failed"),
     429: ("rate_limit_error", "overloaded"),

@@ -1,9 +1,12 @@
-"""What every request passes before a route sees it: the key, the body's limits and the deadline."""
+"""What every request passes before a route sees it: the server's name, the key, the body's limits and the deadline."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
+import ipaddress
+import re
 import time
 from typing import Any
 
@@ -26,7 +29,7 @@ LARGE_BODIES = 8
 
 
 class RequestGuard:
-    """Checks the key, reads the body within its limits, and gives the application until the deadline.
+    """Checks the server's name and the key, reads the body within its limits, and gives the application until the deadline.
 
     A request whose deadline passes, or whose client is gone, is cancelled: what it waits for is given up.
     """
@@ -53,7 +56,8 @@ class RequestGuard:
 
     async def _guard(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         headers = dict(scope["headers"])
-        self._check_key(scope["path"], headers)
+        self._check_host(headers)
+        self._check_key(scope["path"].removeprefix(scope.get("root_path", "")), headers)
         body = bytearray()
         try:
             with anyio.move_on_after(self._settings.timeout) as deadline:
@@ -76,6 +80,18 @@ class RequestGuard:
             raise ServingError(504, f"the answer took longer than {seconds} and was given up", retry_after=1)
         finally:
             self._large_bytes -= max(0, len(body) - SMALL_BODY)
+
+    def _check_host(self, headers: dict[bytes, bytes]) -> None:
+        names = self._settings.allow_hostnames
+        host = headers.get(b"host", b"").decode("latin-1").strip().lower()
+        name = re.sub(r":[0-9]*$", "", host).rstrip(".")
+        if names is None or name in ("", "localhost", *(each.lower().rstrip(".") for each in names)):
+            return
+        with contextlib.suppress(ValueError):
+            # No page has an address of this machine as its name.
+            ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+            return
+        raise ServingError(421, f"this server is not {name[:200]!r}: start it with --allow-hostname for that name")
 
     def _check_key(self, path: str, headers: dict[bytes, bytes]) -> None:
         key = self._settings.api_key

@@ -29,7 +29,7 @@ Extend = Callable[[FastAPI, Service], None]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-# Seconds until the head of a connection's first request must be there.
+# Seconds that the head of a request may take: of a connection's first from the start, of others from their first byte.
 HEAD_SECONDS = 30.0
 
 # Seconds beyond the deadline of requests that accepted ones have when the server ends.
@@ -89,15 +89,44 @@ def server_config(service: Service, host: str, port: int, extend: Extend | None 
 
 
 class _PunctualProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """uvicorn's protocol, where a connection on which no request begins is closed: otherwise it would be held forever."""
+    """uvicorn's protocol with a time limit for the head of each request; without one a slow client keeps its connection."""
+
+    _limit: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Called by the event loop."""
         super().connection_made(transport)
-        asyncio.get_running_loop().call_later(HEAD_SECONDS, self._close_if_silent)
+        self._expect_head()
 
-    def _close_if_silent(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
+    def data_received(self, data: bytes) -> None:
+        """Called by the event loop."""
+        super().data_received(data)
+        if self._is_idle():
+            self._expect_head()
+        else:
+            self._forget_limit()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Called by the event loop."""
+        self._forget_limit()
+        super().connection_lost(error)
+
+    def _is_idle(self) -> bool:
+        """Whether no request is being answered: what arrives now belongs to the head of the next one."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _expect_head(self) -> None:
+        if self._limit is None:
+            self._limit = asyncio.get_running_loop().call_later(HEAD_SECONDS, self._close_if_idle)
+
+    def _forget_limit(self) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+
+    def _close_if_idle(self) -> None:
+        self._limit = None
+        if self._is_idle() and not self.transport.is_closing():
             self.transport.close()
 
 

@@ -22,6 +22,9 @@ class ServingSettings:
         api_key: what clients send as `Authorization: Bearer ...`. None = no key is needed.
         allow_hosts: the only hosts, "name" or "name:port", that pictures are fetched from, private ones included. Empty =
             every host with a public address.
+        allow_hostnames: the names of this server that a request's Host header may have, besides localhost and IP addresses.
+            None = every name. (A page can give its own name the address of this machine, DNS rebinding, and then asks as if
+            the server were its own.)
         allow_roots: folders whose pictures a request may name by path. Empty = no file of this machine is read.
         max_body: bytes of a request's body.
         max_items: pictures or texts in a request.
@@ -41,6 +44,7 @@ class ServingSettings:
     device: str | None = None
     api_key: str | None = None
     allow_hosts: tuple[str, ...] = ()
+    allow_hostnames: tuple[str, ...] | None = None
     allow_roots: tuple[Path, ...] = ()
     max_body: int = 32 * 2**20
     max_items: int = 256
@@ -64,6 +68,9 @@ class ServingSettings:
         for host in self.allow_hosts:
             if not re.fullmatch(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|[0-9A-Fa-f:.]+", host):
                 raise InputError(f"allow_hosts: expected a host name or name:port, without http://, got {host!r}")
+        for name in self.allow_hostnames or ():
+            if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+                raise InputError(f"allow_hostnames: expected a host name without a port, got {name!r}")
         for root in self.allow_roots:
             if not root.is_dir():
                 raise InputError(f"allow_roots: expected a folder, got {str(root)!r}")

@@ -14,6 +14,8 @@ from support.environment import Run
 import image_text_embedding as ite
 from image_text_embedding.demo.packaged_gallery import gallery
 from image_text_embedding.foundation.errors import InputError
+from image_text_embedding.foundation.exclusive_lock import acquire_lock
+from image_text_embedding.interfaces.scoring import resumable_lines
 from image_text_embedding.interfaces.scoring.batch_scoring import BatchScorer
 
 PATHS = [entry["path"] for entry in gallery()]
@@ -93,7 +95,27 @@ def test_it_resumes(run: Run, model: ite.Encoder, tmp_path: Path, monkeypatch: p
     code, text, _ = run("score", source, "--out", out, "--batch-size", "2")
     assert code == 0 and "2 rows, 0 failed, 4 lines already there" in text
     assert [json.loads(line)["text"] for line in out.read_text().splitlines()] == model.caption(PATHS[:6])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "rows.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "out.jsonl.lock", "rows.jsonl"]
+
+
+def test_one_process_writes_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that takes the lock at the very moment when an earlier one gives it back."""
+    second: list[Any] = []
+
+    def acquire(path: Path) -> Any:
+        lock = acquire_lock(path)
+        release = lock.release
+        lock.release = lambda: (release(), second.append(acquire_lock(path)))
+        return lock
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resumable_lines, "acquire_lock", acquire)
+        resumable_lines.write_lines(tmp_path / "out", {}, ["a"], lambda items: items, 1)
+    with pytest.raises(InputError, match="another process is writing"):
+        resumable_lines.write_lines(tmp_path / "out", {}, ["b"], lambda items: items, 1)
+    second[0].release()
+    assert resumable_lines.write_lines(tmp_path / "out", {}, ["b"], lambda items: items, 1) == (1, 0)
+    assert (tmp_path / "out").read_text() == "b\n"
 
 
 def test_a_folder_of_csv_files(model: ite.Encoder, tmp_path: Path) -> None:

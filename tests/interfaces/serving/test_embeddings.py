@@ -113,7 +113,7 @@ WRONG: list[tuple[dict[str, Any], str | None, str]] = [
     ({"input": [{"image": "/etc/passwd"}]}, "input[0]", "expected a picture"),
     ({"input": [{"image": "file:///etc/passwd"}]}, "input[0]", "expected http, https or data:"),
     ({"input": [{"image": "data:image/png;base64,AAAA"}]}, "input[0]", "expected a picture"),
-    ({"input": [{"image": "http://127.0.0.1:9/x.png"}]}, "input[0]", "not a public address"),
+    ({"input": [{"image": "http://127.0.0.1:9/x.png"}]}, "input[0]", "not at a public address"),
     ({"input": "a dog", "modality": "audio"}, "modality", "expected 'text' or 'image'"),
     ({"input": "a dog", "encoding_format": "int8"}, "encoding_format", "'float' or 'base64'"),
     ({"input": "a dog", "encoding_format": 8}, "encoding_format", "expected a string, got 8"),

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from support.environment import Run
 from support.http_service import WAIT, RunningService, error_of, running_service
 
 from image_text_embedding.foundation.errors import InputError
@@ -28,6 +29,13 @@ def strict() -> Iterator[RunningService]:
     limits = {"max_body": 100_000, "max_items": 3, "max_pixels": 10_000, "max_text": 50}
     with running_service(api_key="s3cret", **limits) as running:
         running.client.headers["Authorization"] = "Bearer s3cret"
+        yield running
+
+
+@pytest.fixture(scope="module")
+def named() -> Iterator[RunningService]:
+    """A service with a name."""
+    with running_service(allow_hostnames=("pictures.example",)) as running:
         yield running
 
 
@@ -107,6 +115,60 @@ def test_other_sites_cannot_use_it(service: RunningService) -> None:
     assert answer.status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("host", "allowed"),
+    [
+        ("localhost", True),
+        ("LOCALHOST.:8000", True),
+        ("pictures.example", True),
+        ("Pictures.Example:443", True),
+        ("127.0.0.1:8000", True),
+        ("192.168.1.20", True),
+        ("[::1]:8000", True),
+        ("[::1]", True),
+        ("elsewhere.example", False),
+        ("elsewhere.example:8000", False),
+        ("localhost.elsewhere.example", False),
+        ("127.0.0.1.elsewhere.example", False),
+        ("pictures.example@elsewhere.example", False),
+    ],
+)
+def test_only_its_own_names(named: RunningService, host: str, allowed: bool) -> None:
+    for answer in (
+        named.get("/healthz", headers={"Host": host}),
+        named.post("/v1/embeddings", {"input": "a dog"}, headers={"Host": host}),
+    ):
+        if allowed:
+            assert answer.status_code == 200
+        else:
+            assert "--allow-hostname" in error_of(answer, 421)["message"]
+
+
+@pytest.mark.parametrize(
+    ("host", "key", "allowed", "names"),
+    [
+        ("127.0.0.1", None, None, ()),
+        ("::1", None, None, ()),
+        ("localhost", None, None, ("localhost",)),
+        ("127.0.0.1", "key", None, None),
+        ("0.0.0.0", None, None, None),
+        ("pictures.example", None, None, None),
+        ("0.0.0.0", None, ["a.example"], ("a.example",)),
+        ("b.example", "key", ["a.example"], ("b.example", "a.example")),
+    ],
+)
+def test_the_names_of_the_command(
+    run: Run, monkeypatch: pytest.MonkeyPatch, host: str, key: Any, allowed: Any, names: Any
+) -> None:
+    given: list[ServingSettings] = []
+    monkeypatch.setattr(
+        "image_text_embedding.interfaces.serving.server.serve", lambda *each: given.append(each[0]) or 0
+    )
+    options = [*(["--api-key", key] if key else []), *(f"--allow-hostname={name}" for name in allowed or ())]
+    assert run("serve", "--host", host, *options)[0] == 0
+    assert given[0].allow_hostnames == names
+
+
 def test_unknown_paths_and_methods(service: RunningService) -> None:
     assert "'/v1/nothing'" in error_of(service.get("/v1/nothing"), 404)["message"]
     assert "POST" in error_of(service.get("/v1/embeddings"), 405)["message"]
@@ -159,6 +221,14 @@ def test_a_silent_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
         for sent in (b"", b"POST /v1/embeddings HTTP/1.1\r\nHost: "):
             with socket.create_connection(("127.0.0.1", running.port), timeout=WAIT) as wire:
                 wire.sendall(sent)
+                assert wire.recv(100) == b""
+            # Nor does a request before it give it more time.
+            with socket.create_connection(("127.0.0.1", running.port), timeout=WAIT) as wire:
+                wire.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + sent)
+                answer = b""
+                while not answer.endswith(b'{"status":"ok"}'):
+                    answer += wire.recv(65536)
+                wire.sendall(b"GET /heal")
                 assert wire.recv(100) == b""
         # One that was used stays.
         assert running.get("/healthz").status_code == running.get("/healthz").status_code == 200

@@ -87,7 +87,7 @@ def test_one_bad_picture(service: RunningService, cells, task: str) -> None:
     rows = [[cell, QUERY][: len(columns)] for cell in (cells[0], "AAAA", "http://127.0.0.1/x.png", cells[1])]
     found = records(service, request(columns, rows, task=task))
     assert ["error" in each for each in found] == [False, True, True, False]
-    assert "not a public address" in found[2]["error"]
+    assert "not at a public address" in found[2]["error"]
     error = error_of(service.post("/score", request(columns, rows, task=task, on_error="raise")), 422)
     assert error["message"].startswith("item 1: ") and error["param"] == "input_data.data[1]"
 
