@@ -50,5 +50,7 @@ def test_the_command_that_installs_an_extra(
     """It works for a package that no index has, because it was installed from a clone, a wheel or git."""
     (tmp_path / "a b.whl").touch()
     text = None if origin is None else json.dumps(origin).replace("{folder}", tmp_path.as_posix())
-    monkeypatch.setattr(metadata.PathDistribution, "read_text", lambda self, name: text)
+    # importlib_metadata, which some libraries import, has a class of its own.
+    kind = type(metadata.distribution("image-text-embedding"))
+    monkeypatch.setattr(kind, "read_text", lambda self, name: text)
     assert install_command("search") == command.replace("{folder}", str(tmp_path))
