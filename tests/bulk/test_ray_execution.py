@@ -16,7 +16,7 @@ ray = pytest.importorskip("ray")
 
 from support.environment import TESTS  # noqa: E402
 
-from image_text_embedding.bulk import item_embedding  # noqa: E402
+from image_text_embedding.bulk import capfilt, item_embedding, read_pairs  # noqa: E402
 from image_text_embedding.bulk.embed_collection import embed  # noqa: E402
 from image_text_embedding.bulk.shard_reading import read_shards  # noqa: E402
 
@@ -85,3 +85,17 @@ def test_a_worker_that_is_killed_costs_nothing(workers: Path, tmp_path: Path) ->
     assert names[0] == names[1]
     assert (tmp_path / "out" / "manifest.json").read_bytes() == (tmp_path / "alone" / "manifest.json").read_bytes()
     assert embed(photos, "blip_demo", tmp_path / "out", **given).already == 23
+    check_capfilt(photos, tmp_path)
+
+
+def check_capfilt(photos: Path, tmp_path: Path) -> None:
+    """CapFilt on the same cluster gives the rows of CapFilt on this machine."""
+    found = []
+    for name, ray_or_not in (("clean", True), ("clean-alone", False)):
+        out = tmp_path / name
+        done = capfilt(photos, "blip_demo", "blip_demo", out, batch_size=4, workers=1, ray=ray_or_not)
+        assert (done.new, done.failed) == (23, 1)
+        found.append(sorted((row for part in read_pairs(out) for row in part.to_pylist()), key=lambda row: row["path"]))
+    scores = [np.array([(row.pop("itm"), row.pop("cosine")) for row in rows]) for rows in found]
+    np.testing.assert_allclose(*scores, atol=1e-4)
+    assert found[0] == found[1] and len(found[0]) == 23
