@@ -48,8 +48,9 @@ def post(path: str, body: object) -> bytes:
 
 
 def raw_post(path: str, content: bytes) -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
-    return head.encode() + content
+    headers = {"Host": "localhost", "Content-Type": "application/json", "Content-Length": len(content)}
+    lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+    return "\r\n".join(lines).encode() + content
 
 
 class Connection:
