@@ -194,7 +194,7 @@ def test_one_or_many() -> None:
         (3, VideoError, "expected a path"),
         (io.StringIO("text"), VideoError, "binary mode"),
         ("ftp://example.com/a.mp4", FetchError, "got 'ftp'"),
-        ("http://127.0.0.1/a.mp4", FetchError, "not a public address"),
+        ("http://127.0.0.1/a.mp4", FetchError, "not at a public address"),
         ("file:///etc/passwd", FetchError, "got 'file'"),
     ],
 )  # fmt: skip
