@@ -10,7 +10,7 @@ from image_text_embedding.demo.scene_drawing import draw_scene
 from image_text_embedding.demo.scene_language import SHARES, SHARES_OF_PLACES, caption, question
 from image_text_embedding.demo.scene_layout import random_scene
 from image_text_embedding.demo.scene_objects import Split
-from image_text_embedding.demo.scene_statements import facts, false_variants, fits, statement
+from image_text_embedding.demo.scene_statements import facts, false_variants, fits, queries, statement
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,14 @@ class SceneTexts(Scenes):
     """
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """As `Scenes`, with `texts` statements as `caption`, and `claims`, `facts`, `negatives` and `description`."""
+        """As `Scenes`, with `texts` statements as `caption`, and `claims`, `facts`, `negatives`, `description` and `queries`."""
         item = super().__getitem__(index)
         scene = random_scene(index, self.split)
         said = [statement(scene, draw) for draw in range(self.texts)]
         true = facts(scene)
         wrong = [each.text for draw, one in enumerate(said) for each in false_variants(one, scene, true, draw)]
         captions, claims = [each.text for each in said], [each.claims for each in said]
-        several = self.texts > 1
+        several, asked = self.texts > 1, queries(scene)
         return {
             **item,
             "description": item["caption"],
@@ -74,6 +74,8 @@ class SceneTexts(Scenes):
             "claims": claims if several else claims[0],
             "facts": true,
             "negatives": wrong,
+            "queries": [each.text for each in asked],
+            "query_claims": [each.claims for each in asked],
         }
 
     def fits(self, claims: Iterable[str], scene_facts: Mapping[str, int]) -> bool:

@@ -192,6 +192,24 @@ def statement(scene: Scene, draw: int = 0, subject: str | None = None) -> Statem
     return replace(made, start=start, american=bool(rng.random() < 0.5))
 
 
+def queries(scene: Scene) -> list[Statement]:
+    """Short texts as people type them: one thing of the scene, two of all that there are, and two of the scene together.
+
+    The foreign ones are seldom true of the scene itself, but may be of others. Of the names of a thing, its first is as
+    frequent as all others together.
+    """
+    rng = np.random.default_rng((scene.seed, SPLITS.index(scene.split), 7))
+    own = [scene.groups[int(i)].thing for i in rng.permutation(len(scene.groups))]
+    others = [THINGS[int(i)] for i in rng.integers(len(THINGS), size=2)]
+    subjects = [own[:1], *([thing] for thing in others), *([own[:2]] if len(own) > 1 else [])]
+    found = []
+    for things in subjects:
+        mentions = tuple(_named(thing.name, rng, alone=len(things) == 1) for thing in things)
+        start = STARTS[int(rng.integers(len(STARTS)))] if rng.random() < SHARE_OF_STARTS else "{}"
+        found.append(Statement(mentions, "{a}" if len(things) == 1 else LISTS[2][0], start=start))
+    return found
+
+
 def false_variants(said: Statement, scene: Scene, true: Mapping[str, int], draw: int = 0) -> list[Statement]:
     """Up to MAX_NEGATIVES statements that differ from `said` in one thing, count, relation or colour, and are false.
 
@@ -252,6 +270,16 @@ def _mention(group: Group, rng: np.random.Generator, alone: bool = True) -> Ment
     total = sum(weights.values())
     number = list(weights)[int(rng.choice(len(weights), p=[weight / total for weight in weights.values()]))]
     return Mention(noun, name, number, spelled=bool(rng.random() < 0.8))
+
+
+def _named(thing: str, rng: np.random.Generator, alone: bool) -> Mention:
+    """A thing by any of its names, or by its kind, without a count."""
+    number = str(rng.choice(["a", "", "many"], p=[0.5, 0.35, 0.15]))
+    if alone and (of_kinds := kinds_of(thing)) and rng.random() < SHARE_OF_KINDS:
+        kind = of_kinds[int(rng.integers(len(of_kinds)))]
+        return Mention(kind, kind_name(kind), number)
+    called = names()[thing]
+    return Mention(thing, called[int(rng.integers(len(called))) if rng.random() < 0.5 else 0], number)
 
 
 def _related(groups: list[Group]) -> Iterator[tuple[str, tuple[tuple[int, str, int], ...], list[Group]]]:

@@ -90,6 +90,10 @@ def test_pairs_for_training() -> None:
             }
             mentioned.update(found)
             assert not any(is_held_out(*pair) for pair in itertools.combinations(found, 2)), text
+        assert len(item["queries"]) == len(item["query_claims"]) in (3, 4)
+        assert few.fits(item["query_claims"][0], item["facts"]) and len(item["query_claims"][0]) == 1
+        assert all(few.fits(claims, item["facts"]) for claims in item["query_claims"] if len(claims) == 2)
+        assert not any(is_held_out(*claims) for claims in item["query_claims"] if len(claims) == 2)
     assert len(mentioned) > 60
     single = SceneTexts("train", 3)[0]
     assert isinstance(single["caption"], str) and single["image"].shape == (96, 96, 3)

@@ -17,6 +17,13 @@ class TokenRows:
     ids: torch.Tensor
     mask: torch.Tensor
 
+    @classmethod
+    def padded(cls, rows: list[list[int]], pad: int) -> TokenRows:
+        """Rows of token ids, padded at the end to the longest."""
+        longest = max(map(len, rows))
+        ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
+        return cls(ids, torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows]))
+
     def part(self, start: int, stop: int | None) -> TokenRows:
         return TokenRows(self.ids[start:stop], self.mask[start:stop])
 
@@ -47,6 +54,8 @@ class TrainingBatch:
         answer_of: (A,), the question's row in `questions`.
         answer_weights: (A,), the share of the question's annotators who gave this answer.
         classes: int64 (C,), of each caption, for NLVR (1 = true) and VE (of ENTAILMENT_CLASSES).
+        queries: Q rows that start with [CLS], which ITC asks of every picture of the batch.
+        query_claims: Q claims of these, for the predicate.
     """
 
     pixels: torch.Tensor
@@ -63,6 +72,8 @@ class TrainingBatch:
     negatives: TokenRows | None = None
     negative_of: torch.Tensor | None = None
     classes: torch.Tensor | None = None
+    queries: TokenRows | None = None
+    query_claims: list[Any] | None = None
 
     @property
     def captions_per_picture(self) -> int:

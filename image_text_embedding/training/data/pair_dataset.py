@@ -52,6 +52,7 @@ class PairSample:
         negatives: token ids of texts that do not fit the picture.
         claims, facts: of each caption and of the picture, for a predicate.
         label: of the captions, for NLVR and VE.
+        queries: token ids of texts that are asked of every picture of the batch, and their claims.
         skipped: the pairs before this one that cannot be used.
     """
 
@@ -65,6 +66,7 @@ class PairSample:
     claims: list[Any] = field(default_factory=list)
     facts: Any = None
     label: int | None = None
+    queries: list[tuple[list[int], Any]] = field(default_factory=list)
     skipped: list[SkippedPair] = field(default_factory=list)
 
 
@@ -175,6 +177,7 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
                 answers.append(self._answer_shares(answer_texts))
         wrong = item.get("negatives")
         negatives = self._negatives(wrong, rng) if wrong is not None and "itm" in self.tasks else []
+        queries = self._queries(item) if item.get("queries") is not None and "itc" in self.tasks else []
         said = f"{texts} {chosen} {question} {answer} {wrong} {item.get('facts')}"
         label = read_label(item.get("label"), self.tasks) if set(CLASSIFYING) & set(self.tasks) else None
         image = item.get("image")
@@ -199,6 +202,7 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
             [each for _, each in chosen],
             item.get("facts"),
             label,
+            queries,
         )
 
     def _pixels(self, image: Any, said: str, rng: np.random.Generator) -> np.ndarray:
@@ -211,6 +215,19 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
             raise TextError(f"negatives: expected a list of texts, got {type(texts).__name__}")
         order = rng.permutation(len(texts))[: self.settings.negatives or 0]
         return [self.tokenizer(texts[int(i)], self.caption_rules) for i in order]
+
+    def _queries(self, item: Mapping[str, Any]) -> list[tuple[list[int], Any]]:
+        """An item's queries as token ids, with their claims."""
+        if not self.labelled:
+            raise TextError("queries: expected a predicate that says which pictures they fit: pass fits=...")
+        texts = item["queries"]
+        if not isinstance(texts, (list, tuple)):
+            raise TextError(f"queries: expected a list of texts, got {type(texts).__name__}")
+        claims = texts if item.get("query_claims") is None else item["query_claims"]
+        if not isinstance(claims, (list, tuple)) or len(claims) != len(texts):
+            got = len(claims) if isinstance(claims, (list, tuple)) else type(claims).__name__
+            raise TextError(f"query_claims: expected one for each of {len(texts)} queries, got {got}")
+        return [(self.tokenizer(text, self.caption_rules), each) for text, each in zip(texts, claims)]
 
     def _answer_shares(self, texts: Any) -> dict[tuple[int, ...], float]:
         """The distinct answers to a question as token ids, with the share of annotators who gave each."""
@@ -256,8 +273,9 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
         captions = [row for sample in samples for row in sample.captions]
         of_caption = [sample for sample in samples for _ in sample.claims]
         negatives = [row for sample in samples for row in sample.negatives]
+        queries = [query for sample in samples for query in sample.queries]
         # Of one length, because ITM reads both in one batch.
-        rows = padded_rows([*captions, *negatives], pad) if captions else None
+        rows = TokenRows.padded([*captions, *negatives], pad) if captions else None
         batch = TrainingBatch(
             pixels=torch.from_numpy(
                 np.concatenate([each.pixels if each.pixels.ndim == 4 else each.pixels[None] for each in samples])
@@ -274,12 +292,14 @@ class PairDataset(Dataset["PairSample | list[SkippedPair]"]):
             negative_of=torch.tensor([i for i, sample in enumerate(samples) for _ in sample.negatives])
             if negatives
             else None,
-            prompted=padded_rows(prompted, pad) if prompted else None,
+            prompted=TokenRows.padded(prompted, pad) if prompted else None,
             prompt_length=1 + len(self.prompt),
-            questions=padded_rows(questions, pad) if questions else None,
-            answers=padded_rows([list(row) for row, _, _ in answers], pad) if answers else None,
+            questions=TokenRows.padded(questions, pad) if questions else None,
+            answers=TokenRows.padded([list(row) for row, _, _ in answers], pad) if answers else None,
             answer_of=torch.tensor([i for _, _, i in answers]) if answers else None,
             answer_weights=torch.tensor([weight for _, weight, _ in answers]) if answers else None,
+            queries=TokenRows.padded([row for row, _ in queries], pad) if queries else None,
+            query_claims=[claims for _, claims in queries] if queries else None,
             classes=None if samples[0].label is None else torch.tensor([sample.label for sample in of_caption]),
         )
         return batch, skipped
@@ -374,10 +394,3 @@ def random_crop_box(
 def _hash_key(value: str | int | list[int]) -> int:
     """A 63-bit hash, the same in every process."""
     return int.from_bytes(hashlib.blake2b(repr(value).encode(), digest_size=8).digest(), "big") >> 1
-
-
-def padded_rows(rows: list[list[int]], pad: int) -> TokenRows:
-    """Rows of token ids, padded at the end to the longest."""
-    longest = max(map(len, rows))
-    ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
-    return TokenRows(ids, torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows]))

@@ -50,6 +50,24 @@ def itc(i2t: torch.Tensor, t2i: torch.Tensor, i2t_targets: torch.Tensor, t2i_tar
     return (F.cross_entropy(i2t, i2t_targets) + F.cross_entropy(t2i, t2i_targets)) / 2
 
 
+def itc_queries(logits: torch.Tensor, matches: torch.Tensor) -> torch.Tensor:
+    """ITC of texts that belong to no picture in particular: cross-entropy with uniform targets, both ways, their mean.
+
+    Unlike a caption, a query may fit no picture of the batch, and a picture no query: those have no target and no loss of
+    their own, but still serve as candidates.
+
+    Args:
+        logits: similarities over temperature, pictures by queries (N, Q).
+        matches: (N, Q), True = the query fits.
+    """
+    loss = logits.new_zeros(())
+    for each, same in ((logits, matches), (logits.T, matches.T)):
+        rows = same.any(1)
+        if rows.any():
+            loss = loss + F.cross_entropy(each[rows], itc_targets(same[rows])) / 2
+    return loss
+
+
 @torch.no_grad()
 def itm_pairs(
     i2t: torch.Tensor, t2i: torch.Tensor, same: torch.Tensor, generator: torch.Generator | None = None

@@ -31,3 +31,11 @@ def matching_pairs(batch: TrainingBatch, keys: ContrastiveKeys, fits: Fits | Non
     else:
         text_to_image = torch.tensor([[bool(fits(c, f)) for f in keys.labels.facts] for c in batch.labels.claims])
     return same | image_to_text.to(same.device), same | text_to_image.to(same.device)
+
+
+def fitting_queries(batch: TrainingBatch, fits: Fits) -> torch.Tensor:
+    """Which of a batch's queries fit which of its N pictures: bool (N, Q)."""
+    assert batch.labels is not None and batch.query_claims is not None
+    facts = batch.labels.facts[:: batch.captions_per_picture]
+    found = [[bool(fits(claims, each)) for claims in batch.query_claims] for each in facts]
+    return torch.tensor(found, device=batch.pixels.device)

@@ -23,7 +23,7 @@ from image_text_embedding.models.networks.vision_transformer import Block
 from image_text_embedding.training.data.batches import ContrastiveKeys, TokenRows, TrainingBatch
 from image_text_embedding.training.objectives import losses
 from image_text_embedding.training.objectives.classifying import classifying_loss
-from image_text_embedding.training.objectives.matches import Fits, matching_pairs
+from image_text_embedding.training.objectives.matches import Fits, fitting_queries, matching_pairs
 from image_text_embedding.training.objectives.sinusoids import sinusoid_positions
 from image_text_embedding.training.settings import CLASSIFYING, TrainConfig
 
@@ -183,12 +183,18 @@ class Student(ImageTower):
             assert batch.captions is not None
             text_states = self.text(batch.captions.ids, batch.captions.mask)
             image, text = unit_vectors(self.vision_proj, states), unit_vectors(self.text_proj, text_states)
-            image = image.repeat_interleave(batch.captions_per_picture, 0)
+            of_pictures, image = image, image.repeat_interleave(batch.captions_per_picture, 0)
             new_keys = None if teacher is None or teacher_states is None else teacher.keys(teacher_states, batch)
             with torch.autocast(states.device.type, enabled=False):
                 found["itc"], i2t, t2i, same = self._contrastive_loss(
                     image, text, batch, teacher, new_keys, alpha, fits
                 )
+            if batch.queries is not None and fits is not None:
+                query_states = self.text(batch.queries.ids, batch.queries.mask)
+                query_vectors = unit_vectors(self.text_proj, query_states)
+                with torch.autocast(states.device.type, enabled=False):
+                    matches = fitting_queries(batch, fits)
+                    found["itc"] = found["itc"] + losses.itc_queries(of_pictures @ query_vectors.T / self.temp, matches)
             if "itm" in tasks:
                 found["itm"] = self._matching_loss(states, text_states, batch, i2t, t2i, same)
         smoothing = settings.label_smoothing
