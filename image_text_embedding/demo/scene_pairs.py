@@ -59,7 +59,7 @@ class SceneTexts(Scenes):
     """
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """As `Scenes`, with `texts` statements as `caption`, and `claims`, `facts`, `negatives`, `description` and `queries`."""
+        """As `Scenes`, with `texts` statements as `caption`, and what else training reads (see `PairSource`)."""
         item = super().__getitem__(index)
         scene = random_scene(index, self.split)
         said = [statement(scene, draw) for draw in range(self.texts)]

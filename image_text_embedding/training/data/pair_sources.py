@@ -68,9 +68,9 @@ class PairSource(Protocol):
       both must be JSON values, because a checkpoint contains those of the queue.
     - `description`: what LM learns to write, a string or several, if that differs from `caption`.
     - `negatives`: texts that do not fit the picture, such as the caption with "left" and "right" swapped, for ITM.
-    - `queries`: short texts, such as the names of some tags, that ITC asks of every picture of the batch, whichever item brings
-      them; with `query_claims`, one of each, the predicate says which pictures they fit (without, it reads the query itself).
-      So a picture learns each of its tags from many more examples than its captions give.
+    - `queries`: short texts, such as the names of some tags, that ITC asks of every picture of the batch, whichever item
+      brings them; with `query_claims`, one of each, the predicate says which pictures they fit (without, it reads the query
+      itself). So a tag is learnt from many more pictures than those whose captions name it.
 
     All captions that fit a picture, and all pictures that a caption fits, share its target in ITC, and are never its
     negatives in ITM. Mirrored pictures are an exception to what the predicate knows: a picture is not mirrored if its own
