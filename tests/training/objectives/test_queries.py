@@ -72,7 +72,9 @@ def test_every_picture_is_asked_every_query(family: str, captions: int, words: P
         captions_alone = float(model.losses(batch, TrainConfig(), fits=source.fits)["itc"])
         image = unit_vectors(model.vision_proj, model.encode_pixels(batch.pixels))
         rows = [row for i in range(4) for row, _ in pairs_of(source, words, family)[i, i].queries]
-        alone = [unit_vectors(model.text_proj, model.text(torch.tensor([row]), torch.ones(1, len(row)))) for row in rows]
+        alone = [
+            unit_vectors(model.text_proj, model.text(torch.tensor([row]), torch.ones(1, len(row)))) for row in rows
+        ]
         logits = (image @ torch.cat(alone).T / model.temp).double()
     facts = [source[i]["facts"] for i in range(4)]
     slow = 0.0
@@ -101,7 +103,15 @@ def test_nothing_fits() -> None:
 def test_a_run_learns_from_queries_and_resumes(tmp_path: Path, words: Path) -> None:
     """Captions that all say the same teach nothing; the queries tell the colours apart."""
 
-    settings = {"tasks": ["itc"], "steps": 30, "batch_size": 4, "lr": 2e-3, "seed": 2, "checkpoint_every": 10, "log_every": 1}
+    settings = {
+        "tasks": ["itc"],
+        "steps": 30,
+        "batch_size": 4,
+        "lr": 2e-3,
+        "seed": 2,
+        "checkpoint_every": 10,
+        "log_every": 1,
+    }
 
     def run(source: Any, name: str, **more: Any) -> Path:
         return train(tiny("blip"), source, tmp_path / name, settings, vocabulary=words, show_progress_bar=False, **more)
