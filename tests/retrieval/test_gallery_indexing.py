@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import shutil
@@ -117,6 +118,15 @@ def test_tables_lists_and_tars(tmp_path: Path, model: Any) -> None:
     ):
         (tmp_path / "t.csv").write_text("caption\na cat, black\n")
         index_collection(gallery, tmp_path / "t.csv")
+
+
+def test_rows_with_pictures_in_different_columns(tmp_path: Path, model: Any) -> None:
+    url = f"data:image/png;base64,{base64.b64encode(Path(PATHS[1]).read_bytes()).decode()}"
+    (tmp_path / "t.json").write_text(json.dumps([{"url": url}, {"image": PATHS[0]}, {"file_name": PATHS[2]}]))
+    with ite.Gallery.open(tmp_path / "g.db", model) as gallery:
+        done = index_collection(gallery, tmp_path / "t.json")
+        assert (done.total, done.new, done.errors) == (3, 3, [])
+        assert gallery.search(QUERY, 1)[0].path == PATHS[0]
 
 
 def test_what_embed_wrote_needs_no_model(tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

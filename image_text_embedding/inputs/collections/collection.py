@@ -9,13 +9,14 @@
 | `.csv`, `.tsv`, `.jsonl`, `.json`, `.parquet` | the column of pictures, with the column of texts as captions; or the texts |
 | `.tar` | webdataset samples: consecutive members that share a name up to its first dot |
 
-Columns have the names in IMAGE_COLUMNS and TEXT_COLUMNS, in upper or lower case; `column` names another one. A picture is a
-path or a URL, in parquet also bytes; or {"bytes", "path"} as Hugging Face's datasets store it; or a list of these, each an
-item. Relative paths are relative to the file that contains them. A picture's caption is the one in its row, or the
-`.txt` (else the `caption` or `text` of the `.json`) of the same name; a caption that cannot be read is left out, and the
-picture is used without it. A `.txt` or `.json` that is named together with pictures is a caption, not a list. A `.json` is a
-list of objects, and is taken by a glob that ends in `.json` only. Text is UTF-8, or UTF-16 with a byte-order mark. A row of a
-table that cannot be used is an item with a problem.
+Columns have the names in IMAGE_COLUMNS and TEXT_COLUMNS, in upper or lower case; `column` names another one. If there are
+several, a row uses its first one with a value (in parquet: the first of the table). A picture is a path or a URL, in parquet
+also bytes; or {"bytes", "path"} as Hugging Face's datasets store it; or a list of these, each an item. Relative paths are
+relative to the file that contains them. A picture's caption is the one in its row, or the `.txt` (else the `caption` or `text`
+of the `.json`) of the same name; a caption that cannot be read is left out, and the picture is used without it. A `.txt` or
+`.json` that is named together with pictures is a caption, not a list. A `.json` is a list of objects, and is taken by a glob
+that ends in `.json` only. Text is UTF-8, or UTF-16 with a byte-order mark. A row of a table that cannot be used is an item with
+a problem.
 
 Of folders, globs and tars, hidden files are not taken: their names, or those of folders that they are in, start with a dot or
 are `__MACOSX`. Links to folders are followed, each folder once: a link into the source, or to a folder that contains it, is
@@ -37,7 +38,9 @@ from image_text_embedding.foundation.argument_checks import MODALITIES
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.foundation.text_files import text_lines
 from image_text_embedding.inputs.collections.collection_items import (
+    IMAGE_COLUMNS,
     PICTURE_SUFFIXES,
+    TEXT_COLUMNS,
     CollectionItem,
     ContentLocation,
     PassedOver,
@@ -58,6 +61,7 @@ from image_text_embedding.inputs.collections.tables import (
     TABLE_SUFFIXES,
     column_names,
     find_columns,
+    given_column,
     table_modality,
     table_rows,
 )
@@ -173,14 +177,16 @@ class Collection:
                 yield self._item(path, number, *((value, None) if self.modality == "image" else (None, value)))
 
     def _rows(self, path: str) -> Iterator[CollectionItem]:
-        columns = None
+        is_checked = False
         for number, row in enumerate(table_rows(path), 1):
             if isinstance(row, str):
                 yield CollectionItem(f"{path}#{number}", problem=row)
                 continue
-            if columns is None:
-                columns = find_columns(path, self._columns_of(path), self.modality, self._column)
-            image, text = columns
+            if not is_checked:
+                find_columns(path, self._columns_of(path), self.modality, self._column)
+                is_checked = True
+            image = self._column or given_column(row, IMAGE_COLUMNS)
+            text = (self._column if self.modality == "text" else None) or given_column(row, TEXT_COLUMNS)
             pictures = picture_values(row.get(image)) if image else []
             yield from self._row_items(path, number, pictures, row.get(text) if text else None)
 

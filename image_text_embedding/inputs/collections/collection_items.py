@@ -94,11 +94,17 @@ def picture_values(value: Any) -> list[Any]:
 
     A cell contains one of these, or a mapping of them as Hugging Face's datasets store it, {"bytes", "path"}, or a list.
     """
-    if isinstance(value, (list, tuple)):
-        return [picture for one in value for picture in picture_values(one)]
-    if isinstance(value, Mapping):
-        return [value.get("bytes") or value.get("path")]
-    return [value]
+    found: list[Any] = []
+    remaining = [value]
+    while remaining:  # no recursion: lists may be nested as deep as JSON allows
+        one = remaining.pop()
+        if isinstance(one, (list, tuple)):
+            remaining.extend(reversed(one))
+        elif isinstance(one, Mapping):
+            remaining.append(one.get("bytes") or one.get("path"))
+        else:
+            found.append(one)
+    return found
 
 
 class PassedOver:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.foundation.messages import did_you_mean
 from image_text_embedding.foundation.text_files import text_lines
-from image_text_embedding.inputs.collections.collection_items import IMAGE_COLUMNS, TEXT_COLUMNS, suffix_of
+from image_text_embedding.inputs.collections.collection_items import (
+    IMAGE_COLUMNS,
+    TEXT_COLUMNS,
+    picture_values,
+    suffix_of,
+)
 from image_text_embedding.inputs.collections.delimited_rows import delimited_header, delimited_rows
 from image_text_embedding.inputs.collections.json_lists import json_list_rows
 from image_text_embedding.inputs.collections.parquet_tables import open_parquet
@@ -60,6 +65,37 @@ def find_columns(path: str, names: list[str], modality: str, column: str | None)
             f"{path}: expected a column named {', '.join(wanted)}, got {', '.join(names) or 'none'}; pass column=NAME"
         )
     return image, text
+
+
+def given_column(row: Mapping[str, Any], wanted: Sequence[str]) -> str | None:
+    """The column of a row that holds its picture or its text: rows of one table may use different ones.
+
+    Args:
+        wanted: names in lower case, the preferred ones first.
+
+    Returns:
+        The first with a value; else the first that the row has at all; None if it has none of them.
+    """
+    if _is_given(row.get(wanted[0])):  # most rows
+        return wanted[0]
+    present: dict[str, str] = {}
+    given: dict[str, str] = {}
+    for name, value in row.items():
+        lower = name.strip().lower()
+        if lower in wanted:
+            present.setdefault(lower, name)
+            if lower not in given and _is_given(value):
+                given[lower] = name
+    return next((names[name] for names in (given, present) for name in wanted if name in names), None)
+
+
+def _is_given(value: Any) -> bool:
+    """Whether a cell has a value. Those of missing ones are null, an empty field, and NaN, which pandas writes."""
+    if isinstance(value, str):
+        return bool(value.strip())
+    if isinstance(value, (list, tuple, Mapping)):
+        return any(map(_is_given, picture_values(value)))
+    return value is not None and value == value
 
 
 def column_names(path: str) -> list[str]:

@@ -24,7 +24,7 @@ from image_text_embedding.inputs.collections.collection_items import (
 from image_text_embedding.inputs.collections.content_reading import StoredPicture, picture_input, read_captions
 from image_text_embedding.inputs.collections.named_pictures import named_picture
 from image_text_embedding.inputs.collections.parquet_tables import holds_lists, open_parquet
-from image_text_embedding.inputs.collections.tables import table_rows
+from image_text_embedding.inputs.collections.tables import given_column, table_rows
 from image_text_embedding.inputs.url_fetch import is_url
 
 # The last ones as in NLVR2, and in the files of SNLI-VE's authors, where sentence1 is a caption of the picture.
@@ -201,11 +201,12 @@ class _ListedPairs:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row = {str(name).strip().lower(): value for name, value in self.rows[index].items()}
+        listed = self.rows[index]
+        row = {name.strip().lower(): value for name, value in listed.items()}
         for name, others in _COLUMNS.items():
-            found = next((key for key in others if row.get(key) is not None), None)
+            found = given_column(listed, others)
             if found is not None or name != "label":
-                row[name] = None if found is None else row[found]
+                row[name] = None if found is None else listed[found]
         if self.joined and row["image"] is None and row.get("identifier") is not None:
             return {**row, "image": [*map(str, nlvr2_pictures(row, self.folder, "NLVR2"))]}
         pictures = picture_values(row["image"])
@@ -254,9 +255,13 @@ def _table(path: Path, joined: bool) -> Sequence[Mapping[str, Any]]:
     for row in read_records(path, "a list of objects, or an object per line") if is_list else table_rows(str(path)):
         if isinstance(row, str):
             raise InputError(f"{path}, {row}")
-        names = (name for name in row if name.strip().lower() in IMAGE_COLUMNS)
-        several = None if joined else next((name for name in names if isinstance(row[name], list)), None)
-        rows += [{**row, several: [picture]} for picture in row[several] or [None]] if several else [row]
+        column = None if joined else given_column(row, _COLUMNS["image"])
+        if column is None or not isinstance(row[column], list):
+            rows.append(row)
+            continue
+        # Without its other columns of pictures, as an entry of the list may be null.
+        others = {name: value for name, value in row.items() if name.strip().lower() not in _COLUMNS["image"]}
+        rows += [{**others, column: [picture]} for picture in row[column] or [None]]
     return rows
 
 

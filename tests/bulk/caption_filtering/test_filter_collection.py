@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from support.collections_of_pictures import table
+from support.mean_encoder import Mean
+from support.picture_server import EASY, Server, reply
 
 import image_text_embedding as ite
-from image_text_embedding.bulk import capfilt
+from image_text_embedding.bulk import capfilt, embed
 from image_text_embedding.demo.packaged_gallery import gallery
 from image_text_embedding.foundation.errors import InputError, TextError
 from image_text_embedding.training.data.pair_sources import read_pairs as read_training_pairs
@@ -121,6 +124,33 @@ def test_several_texts_of_a_picture(web: Path, filtered: Filtered) -> None:
     ]
     assert [row["picture"] for row in found] == [0, 0, 0, 0, 1]
     assert done.report["web"]["dropped"] == {"unmatched": 1, "unusable text": 1}
+
+
+def test_rows_with_pictures_in_different_columns(web: Path, filtered: Filtered, tmp_path: Path) -> None:
+    """Paths under "image" and URLs under "url": in the source, and in `kept.json`, which is a source as well."""
+    content = (web.parent / "1.png").read_bytes()
+    server = Server(lambda wire, path, stop: wire.sendall(reply(content, Content_Length=len(content))))
+    try:
+        names = [str(web.parent / "0.png"), f"{server.url}/1.png"]
+        web.write_text(json.dumps([{"image": "0.png", "caption": "a teddy bear"}, {"url": names[1], "text": "a dog"}]))
+        done, rows = filtered(web, threshold=0, limits=EASY)
+        assert (done.total, done.new, done.failed) == (2, 2, 0)
+        assert [(row["path"], row["caption"]) for row in rows if row["origin"] == "web"] == [
+            (names[0], "a teddy bear"),
+            (names[1], "a dog"),
+        ]
+        kept = tmp_path / "out" / "kept.json"
+        listed = [("image" if "image" in entry else "url", *entry.values()) for entry in json.loads(kept.read_text())]
+        assert [entry for entry in listed if entry[2].startswith("a dog")] == [("url", names[1], "a dog")]
+        assert {entry[0] for entry in listed if entry[1] == names[0]} == {"image"}
+        pairs = read_training_pairs(kept)
+        assert [(pairs[i]["image"], pairs[i]["caption"]) for i in range(len(pairs))] == [row[1:] for row in listed]
+        assert len(listed) > 2 and embed(kept, Mean(), tmp_path / "vectors", limits=EASY).failed == 0
+        assert {row["path"] for row in table(tmp_path / "vectors")} == {*names}
+        again, _ = filtered(kept, "again", threshold=0, limits=EASY)
+        assert (again.total, again.failed) == (2, 0)
+    finally:
+        server.close()
 
 
 def test_pictures_that_cannot_be_used(web: Path, filtered: Filtered, tmp_path: Path) -> None:

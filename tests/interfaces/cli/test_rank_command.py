@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import tarfile
 from pathlib import Path
 
@@ -30,6 +32,24 @@ def test_rank_puts_the_right_pictures_first_and_names_the_broken_ones(run: Run, 
     assert len(lines) == 4 and lines[0].endswith("teddy.jpg") and lines[-1] == str(sheet)
     assert PILImage.open(sheet).size[0] > 400
     assert [path.name for path in tmp_path.iterdir() if "part" in path.name] == []
+
+
+def test_rank_reads_rows_with_pictures_in_different_columns(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from image_text_embedding.demo.packaged_gallery import gallery
+
+    teddy, other = (Path(entry["path"]) for entry in gallery()[:2])
+    url = f"data:image/png;base64,{base64.b64encode(other.read_bytes()).decode()}"
+    (tmp_path / "pictures.json").write_text(json.dumps([{"url": url}, {"image": str(teddy)}]))
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("rank", "a teddy bear on a skateboard", "--images", "pictures.json")
+    assert code == 0, err
+    assert [Path(line.split()[-1]).name for line in out.splitlines()] == [
+        "teddy.jpg",
+        "pictures.json#1",
+        "ranking.png",
+    ]
 
 
 def test_rank_reads_folders_below_and_tars(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 from support.training_runs import (
+    COLOURS,
     Walls,
     picture,
 )
@@ -45,6 +47,40 @@ class TestPairSources:
         source = read_pairs(tmp_path / "pairs.jsonl")
         assert len(source) == 2
         assert source[0]["image"] == str(tmp_path / "a.png") and source[1]["caption"] == ["one", "two"]
+
+    @pytest.mark.parametrize("name", ["pairs.json", "pairs.jsonl", "pairs.csv"])
+    def test_rows_with_pictures_in_different_columns(self, tmp_path: Path, name: str) -> None:
+        url = "https://example.com/b.jpg"
+        rows = [{"image": "a.png", "caption": "a"}, {"url": url, "text": "b"}, {"Url": url, "image": "c.png"}]
+        content = "\n".join(map(json.dumps, rows))
+        if name == "pairs.json":
+            content = json.dumps(rows)
+        elif name == "pairs.csv":
+            content = f"image,caption,url,text\na.png,a,,\n,,{url},b\nc.png,,{url},\n"
+        (tmp_path / name).write_text(content)
+        found = [(pair["image"], pair["caption"] or None) for pair in iter(read_pairs(tmp_path / name))]
+        assert found == [(str(tmp_path / "a.png"), "a"), (url, "b"), (str(tmp_path / "c.png"), None)]
+
+    def test_names_of_pictures_in_archives(self, tmp_path: Path) -> None:
+        """As `embed` and `capfilt` write them."""
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow.parquet import write_table
+
+        contents = [picture(tmp_path / f"{i}.png", name).read_bytes() for i, name in enumerate(COLOURS)][:3]
+        with tarfile.open(tmp_path / "s.tar", "w") as tar:
+            tar.add(tmp_path / "0.png", "x/0.png")
+        write_table(pyarrow.table({"image": contents[1:]}), tmp_path / "t.parquet", row_group_size=1)
+        rows = [{"image": name, "caption": "x"} for name in ("s.tar/x/0.png", "t.parquet#1", "t.parquet#2")]
+        (tmp_path / "pairs.json").write_text(json.dumps(rows))
+        assert [pair["image"] for pair in iter(read_pairs(tmp_path / "pairs.json"))] == contents
+
+    def test_lists_of_pictures_beside_other_columns(self, tmp_path: Path) -> None:
+        """A list is taken apart only if its column is the one in use; and the others do not fill its gaps."""
+        url, other = "https://example.com/b.jpg", "https://example.com/c.jpg"
+        rows = [{"images": [url, other], "url": url}, {"images": [url, other]}, {"image": [url, None], "url": other}]
+        (tmp_path / "pairs.json").write_text(json.dumps([{**row, "caption": "x"} for row in rows]))
+        found = [pair["image"] for pair in iter(read_pairs(tmp_path / "pairs.json"))]
+        assert found == [url, url, other, url, None]
 
     @pytest.mark.parametrize("line", ["{", "[1]", '"a"'])
     def test_a_line_that_is_no_mapping_is_named(self, line: str, tmp_path: Path) -> None:
