@@ -12,11 +12,11 @@
 Columns have the names in IMAGE_COLUMNS and TEXT_COLUMNS, in upper or lower case; `column` names another one. If there are
 several, a row uses its first one with a value (in parquet: the first of the table). A picture is a path or a URL, in parquet
 also bytes; or {"bytes", "path"} as Hugging Face's datasets store it; or a list of these, each an item. Relative paths are
-relative to the file that contains them. A picture's caption is the one in its row, or the `.txt` (else the `caption` or `text`
-of the `.json`) of the same name; a caption that cannot be read is left out, and the picture is used without it. A `.txt` or
-`.json` that is named together with pictures is a caption, not a list. A `.json` is a list of objects, and is taken by a glob
-that ends in `.json` only. Text is UTF-8, or UTF-16 with a byte-order mark. A row of a table that cannot be used is an item with
-a problem.
+relative to the file that contains them. A picture's caption is the one in its row, or the `.txt` (else the `caption` or
+`text` of the `.json`) of the same name; a caption that cannot be read is left out, and the picture is used without it. A
+`.txt` or `.json` that is named together with pictures is a caption, not a list. A `.json` is a list of objects, and is taken
+by a glob that ends in `.json` only. Text is UTF-8, or UTF-16 with a byte-order mark. A row of a table that cannot be used is
+an item with a problem.
 
 Of folders, globs and tars, hidden files are not taken: their names, or those of folders that they are in, start with a dot or
 are `__MACOSX`. Links to folders are followed, each folder once: a link into the source, or to a folder that contains it, is
