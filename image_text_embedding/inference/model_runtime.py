@@ -21,7 +21,8 @@ from image_text_embedding.foundation.argument_checks import MODALITIES
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.inputs.image_loading import decoded_picture
 from image_text_embedding.inputs.limits import Limits
-from image_text_embedding.inputs.pixels import normalize_pixels, resize_pixels, to_pixels
+from image_text_embedding.inputs.decoding.jpeg.reduced_size import SHOWN
+from image_text_embedding.inputs.pixels import normalize_pixels, resize_pixels, to_pixels, to_pixels_fast
 from image_text_embedding.inputs.tokenizer import Tokenizer
 from image_text_embedding.inputs.video.video_loading import load_video
 from image_text_embedding.models.checkpoints.checkpoint_files import Checkpoint, read_checkpoint, save_weights
@@ -150,10 +151,10 @@ class ModelRuntime:
             return to_pixels(decoded, self.config.vision.image_size)
 
     def pixels_fast(self, picture: Any) -> np.ndarray:
-        """As `pixels`, but a JPEG is decoded at a reduced scale, at least twice the model's size, and resized from there."""
+        """As `pixels`, but a JPEG is decoded at a reduced scale, at least twice the model's size, and torch resizes."""
         size = self.config.vision.image_size
         with decoded_picture(picture, self.limits, min_side=2 * size) as decoded:
-            return to_pixels(decoded, size)
+            return to_pixels_fast(decoded, size)
 
     def pixels_unresized(self, picture: Any) -> np.ndarray:
         """As `pixels_fast` without the resizing, which the device does: uint8 (H, W, 3).
@@ -163,7 +164,8 @@ class ModelRuntime:
         size = self.config.vision.image_size
         with decoded_picture(picture, self.limits, min_side=2 * size) as decoded:
             small = decoded.width * decoded.height <= (4 * size) ** 2
-            return np.array(decoded) if small else to_pixels(decoded, size)
+            whole = decoded.info.get(SHOWN, (0, 0, *decoded.size)) == (0, 0, *decoded.size)
+            return np.array(decoded) if small and whole else to_pixels_fast(decoded, size)
 
     def frames(self, video: Any, frames: int | None) -> list[np.ndarray]:
         """Any supported video input -> uint8 (S, S, 3) of each frame that stands for it: see `load_video`."""

@@ -192,9 +192,9 @@ class VectorEncoder:
                 memory.
             convert_to_tensor: return a torch tensor on the model's device instead of a numpy array.
             normalize_embeddings: False keeps the projection's length; such vectors are not comparable by dot product.
-            decode: "fast" decodes a JPEG that is at least four times as large as the model's pictures at a reduced scale:
-                two to four times as fast, and the cosine to the exact vectors stays above 0.99 (README). "device" also lets
-                the model's device resize pictures of equal size together: for a GPU that waits for the processor.
+            decode: "fast" decodes a large JPEG at a reduced scale, at least twice the model's size, and lets torch resize:
+                two to four times as fast; the cosine to the exact vectors stays above 0.9999. "device" also lets the
+                model's device resize pictures of equal size together: for a GPU that waits for the processor.
 
         Returns:
             float32 (D,) for one picture, (N, D) for many, (0, D) for none.

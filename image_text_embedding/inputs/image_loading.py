@@ -19,6 +19,8 @@ from image_text_embedding.foundation.errors import ImageError, item_errors_as
 from image_text_embedding.inputs.decoding import decoding_cost, early_sizes, png_chunks, tiff_tags
 from image_text_embedding.inputs.decoding.formats import readable_formats, recognized_format, recognized_kind
 from image_text_embedding.inputs.decoding.grey_levels import to_8_bit_grey
+from image_text_embedding.inputs.decoding.jpeg import turbo_decoding
+from image_text_embedding.inputs.decoding.jpeg.reduced_size import SHOWN, shown_part
 from image_text_embedding.inputs.decoding.memory_budget import DECODING_MEMORY, Reservation
 from image_text_embedding.inputs.decoding.metered_file import MeteredFile
 from image_text_embedding.inputs.decoding.portable_maps import decode_scaled
@@ -76,8 +78,9 @@ def load_picture(item: Any, limits: Limits = _LIMITS, min_side: int | None = Non
             image, or a uint8 or uint16 array: grey (H, W) or (H, W, 1), RGB (H, W, 3), RGBA (H, W, 4). A Towhee Image is
             read by its mode (RGB, BGR, RGBA, BGRA, GRAY; None: like any array).
         limits: what the picture may cost. Its size is read from the header, before anything is decoded.
-        min_side: pixels; a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, with no side shorter than this. The decoder
-            then leaves out frequencies that a smaller picture cannot show. None = full size.
+        min_side: pixels; a JPEG may be decoded at some eighths of its size, with no side shorter than this. The decoder
+            then leaves out frequencies that a smaller picture cannot show. `info` then says which part of the result shows
+            the picture (`decoding.jpeg.reduced_size`). None = full size.
 
     Raises:
         ImageError: `item` is of another type, not a picture, truncated, empty, too large, or not found.
@@ -265,13 +268,24 @@ def _decode_file(
     file.end_of_header()
     # Before draft(), which changes the size. It has an effect only on JPEG.
     _check_size(*picture.size, limits)
-    position = file.tell()
+    position, full = file.tell(), picture.size
     if min_side is not None:
         picture.draft(None, (min_side, min_side))
     memory.grow(decoding_cost.memory_needed(picture, file, limits.max_pixels))
-    # PIL goes on reading from there.
-    file.seek(position)
-    return memory.run(lambda: _decode(decode_scaled(picture, file) or picture, is_ours=True))
+
+    def decode() -> Image.Image:
+        decoded = turbo_decoding.decode(picture, file, min_side)
+        if decoded is None:
+            # PIL goes on reading from there.
+            file.seek(position)
+            decoded = decode_scaled(picture, file) or picture
+        reduced = decoded.size
+        upright = _decode(decoded, is_ours=True)
+        if reduced != full:
+            upright.info[SHOWN] = shown_part(full, reduced, _turn(picture))
+        return upright
+
+    return memory.run(decode)
 
 
 def _decode(picture: Image.Image, is_ours: bool) -> Image.Image:

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from image_text_embedding.foundation.errors import ImageError
+from image_text_embedding.inputs.decoding.jpeg.reduced_size import SHOWN
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +25,27 @@ def to_pixels(picture: Image.Image, size: int) -> np.ndarray:
     if picture.mode != "RGB":
         raise ImageError(f"expected a picture in RGB, as load_picture returns it, got mode {picture.mode}")
     return np.array(picture.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def to_pixels_fast(picture: Image.Image, size: int) -> np.ndarray:
+    """As `to_pixels`, by torch's antialiased bicubic of bytes, which takes a tenth of the time.
+
+    Its weights have 16 bits and PIL's 22, so that some values differ by 1.
+
+    Args:
+        picture: in RGB; where it was decoded at a reduced scale, only the part that shows something is used.
+    """
+    import torch
+    from torch.nn.functional import interpolate
+
+    left, top, right, bottom = picture.info.get(SHOWN, (0, 0, *picture.size))
+    # torch's scale starts at the first pixel; what lies outside must be at the end.
+    outside = tuple(axis for axis, start in enumerate((top, left)) if start)
+    values = torch.from_numpy(np.flip(np.asarray(picture), outside).copy()).permute(2, 0, 1)[None]
+    # torch rounds the resulting size down.
+    scale = tuple(size / side * (1 + 1e-9) for side in (bottom - top, right - left))
+    resized = interpolate(values, scale_factor=scale, mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
+    return np.flip(resized, outside)
 
 
 def resize_pixels(pixels: torch.Tensor, size: int) -> torch.Tensor:

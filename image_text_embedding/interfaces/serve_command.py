@@ -33,6 +33,10 @@ def serve(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1, …; the default is a GPU if there is one.")
     ] = None,
+    backend: Annotated[str, typer.Option(metavar="NAME", help="What computes vectors: torch, openvino or onnx.")] = "torch",
+    precision: Annotated[
+        str | None, typer.Option(metavar="NAME", help="fp32, bf16, fp16 or int8, if the backend has it.")
+    ] = None,
     api_key: Annotated[
         str | None,
         typer.Option(
@@ -91,6 +95,8 @@ def serve(
         models=tuple(model),
         gallery=gallery,
         device=device,
+        backend=backend,
+        precision=precision,
         api_key=api_key,
         allow_hosts=tuple(allow_host or ()),
         allow_hostnames=_hostnames(host, api_key, allow_hostname),

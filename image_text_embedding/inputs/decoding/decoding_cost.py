@@ -9,7 +9,7 @@ from PIL import ImageFile, TiffImagePlugin
 
 from image_text_embedding.foundation.errors import ImageError
 from image_text_embedding.inputs.decoding import png_chunks, portable_maps
-from image_text_embedding.inputs.decoding.jpeg import jpeg2000_codestream, jpeg_markers
+from image_text_embedding.inputs.decoding.jpeg import jpeg2000_codestream, jpeg_markers, turbo_decoding
 from image_text_embedding.inputs.decoding.metered_file import MeteredFile
 
 # Bytes a pixel in PIL's memory; other modes take 4.
@@ -70,12 +70,14 @@ def _jpeg(picture: Any, file: MeteredFile, max_pixels: int) -> float:
             f"{scans} scans of {width} x {height} pixels take too long to decode: expected at most "
             f"{jpeg_markers.SCANS_OF_LARGEST} scans of Limits.max_pixels, now {max_pixels}"
         )
+    # `turbo_decoding` reads the file as a whole.
+    content = min(file.size(), turbo_decoding.largest_file(width * height))
     if scans <= 1 and not picture.info.get("progressive"):
-        return 0
+        return content
     # libjpeg then holds all coefficients: two bytes each, in blocks of 8 x 8.
     across, down = (max(layer[i] for layer in picture.layer) for i in (1, 2))
     samples = sum(layer[1] * layer[2] for layer in picture.layer) / (across * down)
-    return 2.1 * samples * (width + 16) * (height + 16)
+    return content + 2.1 * samples * (width + 16) * (height + 16)
 
 
 def _png(picture: Any, file: MeteredFile, max_pixels: int) -> float:

@@ -44,6 +44,7 @@ def build_service(settings: ServingSettings) -> Service:
         And as `load` and `Gallery.open`.
     """
     options: dict[str, Any] = {"device": settings.device, "limits": settings.limits()}
+    options |= {"backend": settings.backend, "precision": settings.precision}
     encoders = [(model, load(model, **options)) for model in settings.models]
     named = [(encoder.config.name if os.path.exists(model) else model, encoder) for model, encoder in encoders]
     if settings.gallery is None:

@@ -18,7 +18,7 @@ class ServingSettings:
     Attributes:
         models: names, hub ids or files, as `load` takes them.
         gallery: the index for `/search`: a .db file or the address of a Milvus server.
-        device: as in `load`.
+        device, backend, precision: as in `load`.
         api_key: what clients send as `Authorization: Bearer ...`. None = no key is needed.
         allow_hosts: the only hosts, "name" or "name:port", that pictures are fetched from, private ones included. Empty =
             every host with a public address.
@@ -42,6 +42,8 @@ class ServingSettings:
     models: tuple[str, ...] = ("blip_demo",)
     gallery: str | None = None
     device: str | None = None
+    backend: str = "torch"
+    precision: str | None = None
     api_key: str | None = None
     allow_hosts: tuple[str, ...] = ()
     allow_hostnames: tuple[str, ...] | None = None
