@@ -19,9 +19,9 @@ from torch.nn import functional as F
 
 from image_text_embedding.foundation.argument_checks import MODALITIES
 from image_text_embedding.foundation.errors import InputError
+from image_text_embedding.inputs.decoding.jpeg.reduced_size import SHOWN
 from image_text_embedding.inputs.image_loading import decoded_picture
 from image_text_embedding.inputs.limits import Limits
-from image_text_embedding.inputs.decoding.jpeg.reduced_size import SHOWN
 from image_text_embedding.inputs.pixels import normalize_pixels, resize_pixels, to_pixels, to_pixels_fast
 from image_text_embedding.inputs.tokenizer import Tokenizer
 from image_text_embedding.inputs.video.video_loading import load_video

@@ -33,7 +33,9 @@ def serve(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1, …; the default is a GPU if there is one.")
     ] = None,
-    backend: Annotated[str, typer.Option(metavar="NAME", help="What computes vectors: torch, openvino or onnx.")] = "torch",
+    backend: Annotated[
+        str, typer.Option(metavar="NAME", help="What computes vectors: torch, openvino or onnx.")
+    ] = "torch",
     precision: Annotated[
         str | None, typer.Option(metavar="NAME", help="fp32, bf16, fp16 or int8, if the backend has it.")
     ] = None,

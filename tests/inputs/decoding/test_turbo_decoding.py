@@ -60,7 +60,9 @@ def same(one: Any, other: Any) -> bool:
 
 def picture(width: int = 67, height: int = 45, seed: int = 0) -> Image.Image:
     rng = np.random.default_rng(seed)
-    small = Image.fromarray(rng.integers(0, 256, (7, 9, 3), dtype=np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
+    small = Image.fromarray(rng.integers(0, 256, (7, 9, 3), dtype=np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
     noise = rng.integers(-20, 20, (height, width, 3))
     return Image.fromarray(np.clip(np.asarray(small).astype(int) + noise, 0, 255).astype(np.uint8))
 

@@ -1,7 +1,7 @@
 """Which part of a JPEG that was decoded at a reduced scale shows the picture.
 
-A decoder reduces blocks of 8 x 8 pixels to n x n. Of a picture of 375 lines at 4/8 it gives 188 lines, which stand for 376: half
-of the last one lies outside the picture. Stretched as if it belonged to it, everything moves, up to a line at the edge.
+A decoder reduces blocks of 8 x 8 pixels to n x n. Of a picture of 375 lines at 4/8 it gives 188 lines, which stand for 376:
+half of the last one lies outside the picture. Stretched as if it belonged to it, everything moves, up to a line at the edge.
 """
 
 from __future__ import annotations
@@ -12,6 +12,13 @@ from PIL import Image
 
 # The key in a picture's `info`.
 SHOWN = "image_text_embedding shown"
+
+_EXCHANGES_SIDES = (
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+    Image.Transpose.ROTATE_270,
+)
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
@@ -29,7 +36,7 @@ def shown_part(full: tuple[int, int], reduced: tuple[int, int], turn: Image.Tran
     corner.putpixel((1, 1), 1)
     if turn is not None:
         corner = corner.transpose(turn)
-        if turn in (Image.Transpose.TRANSPOSE, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270):
+        if turn in _EXCHANGES_SIDES:
             width, height, reduced = height, width, reduced[::-1]
     box = corner.getbbox()
     assert box is not None

@@ -81,4 +81,6 @@ def _samples() -> list[bytes]:
 
 
 def _is_equal(decoder: Any, content: bytes) -> bool:
-    return np.array_equal(decoder.decode_jpeg(content, "RGB"), np.asarray(Image.open(io.BytesIO(content), formats=["JPEG"])))
+    return np.array_equal(
+        decoder.decode_jpeg(content, "RGB"), np.asarray(Image.open(io.BytesIO(content), formats=["JPEG"]))
+    )
