@@ -53,6 +53,8 @@ def decode(picture: ImageFile.ImageFile, file: MeteredFile, min_side: int | None
     if min_side is None and (width, height) != picture.size:
         return None
     decoded = Image.frombuffer(picture.mode, (width, height), values, "raw", raw_mode, 0, 1)
+    # PIL takes the bytes for four colours, which would all be resized.
+    decoded.im.setmode(picture.mode)
     decoded.info = {key: picture.info[key] for key in ("exif",) if key in picture.info}
     return decoded
 
