@@ -45,8 +45,8 @@ def load(
         device: None = CUDA where there is one, else the CPU. (OpenVINO computes only on the CPU.)
         backend: what computes the towers: "torch", "openvino" or "onnx" (ONNX Runtime). OpenVINO and ONNX Runtime need an
             export of the towers, which is built at the first load (some minutes for a large model in int8) and cached.
-            Matching, captioning, answering, `analyze` and `rerank` need hidden states of the picture: torch computes those,
-            in fp32, with an image tower that is loaded when they are first used.
+            The other tasks read states of the picture, whose export is built when they first need them; their heads are
+            computed by torch, in fp32.
         precision: "fp32" (None), "bf16", "fp16" or "int8", if the backend and the device support it: what the towers compute
             in. Vectors are always float32; the loss is in `Encoder.info["quality"]`.
         dtype: the same in torch's terms: a torch.dtype, or "fp32", "fp16" or "bf16".

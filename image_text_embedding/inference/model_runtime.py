@@ -71,6 +71,7 @@ class ModelRuntime:
         self.parts: dict[str, nn.Module] = {}
         # Towers that compute vectors instead of the parts "image" and "text".
         self.compiled: dict[str, Any] = {}
+        self._build_states: Callable[[ModelRuntime, str], Any] | None = None
         self._tokenizer = tokenizer
         self.seen_pieces = seen_pieces
         self._copying: torch.cuda.Stream | None = None
@@ -181,7 +182,22 @@ class ModelRuntime:
 
     def states(self, pixels: list[np.ndarray]) -> torch.Tensor:
         """uint8 (S, S, 3) each -> (B, 1 + patches, width): the one vision pass that all heads share."""
+        require_computing(self.device, self._loaded_in)
+        if self._build_states is not None:
+            tower = self.compiled.get("states") or self._compile_states()
+            return tower(self._square(pixels, torch.device("cpu"))).to(self.device)
         return self.part("image").states(self.values(pixels))
+
+    def states_by(self, build: Callable[[ModelRuntime, str], Any], at_once: bool) -> None:
+        """Let another backend than torch compute the states: `build(runtime, "states")`, at once or when they are needed."""
+        self._build_states = build
+        if at_once:
+            self._compile_states()
+
+    def _compile_states(self) -> Any:
+        assert self._build_states is not None
+        tower = self.compiled["states"] = self._build_states(self, "states")
+        return tower
 
     def vectors(self, pixels: list[np.ndarray]) -> torch.Tensor:
         """uint8 (S, S, 3), or of any size, each -> (B, D), not of unit length, by the backend that computes pictures."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from image_text_embedding.foundation.errors import EmbeddingError, InputError
-from image_text_embedding.inference.backends.backend import Backend, check_makes_vectors
+from image_text_embedding.inference.backends.backend import Backend
 from image_text_embedding.inference.backends.compiled_tower import RemoteTower
 from image_text_embedding.inference.embedding import (
     Decode,
@@ -94,13 +94,15 @@ class VectorEncoder:
             for part in self.runtime.first_parts:
                 self.runtime.part(part, read)
         else:
-            check_makes_vectors(backend, self.config)
-            self.runtime.compiled.update((part, backend.tower(self.runtime, part)) for part in self.runtime.first_parts)
+            vectors = self.runtime.first_parts if "embed" in self.config.tasks else ()
+            self.runtime.compiled.update((part, backend.tower(self.runtime, part)) for part in vectors)
+            if isinstance(backend, Backend):
+                self.runtime.states_by(backend.tower, at_once=not vectors)
 
     def __repr__(self) -> str:
         vector = f"-> {self.dim}, " if self.dim else ""
         backend = "" if self.backend == "torch" else f" by {self.backend} in {self.precision}"
-        parts = dict.fromkeys((*self.runtime.compiled, *self.runtime.parts))
+        parts = dict.fromkeys(each for each in (*self.runtime.compiled, *self.runtime.parts) if each != "states")
         return f"<{self.config.name}: {' and '.join(parts)} {vector}on {self.device}{backend}>"
 
     def __reduce__(self) -> tuple[Any, ...]:

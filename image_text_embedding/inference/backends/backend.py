@@ -1,7 +1,8 @@
 """Chooses the backend that computes the towers, and exports and opens towers for it.
 
 A tower is exported once per backend and precision, into `<cache_dir()>/exports`. The export measures the quality of its
-vectors, on pictures and texts that it was not calibrated on. Heads are not exported; torch computes them.
+vectors, on pictures and texts that it was not calibrated on. Heads are not exported; torch computes them, from the picture's
+states, which are exported when they are first needed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 import torch
 
+from image_text_embedding.foundation.argument_checks import MODALITIES
 from image_text_embedding.foundation.cache_folder import cache_dir
 from image_text_embedding.foundation.errors import ComputeError, InputError, SetupError
 from image_text_embedding.foundation.messages import did_you_mean
@@ -29,22 +31,20 @@ from image_text_embedding.inference.backends.compiled_tower import (
     CompiledTower,
     ONNXGraph,
     OpenVINOGraph,
-    RemoteTower,
 )
 from image_text_embedding.inference.backends.export_cache import get_or_build_export
 from image_text_embedding.inference.backends.quiet_exporters import import_backend
 from image_text_embedding.inference.backends.signal_stack import unchanged_signal_stack
 from image_text_embedding.inference.backends.tower_graphs import (
-    INPUTS,
     ONNX_FILE,
     OPENVINO_FILES,
     graph_of,
+    modality_of,
     write_onnx,
     write_onnx_int8,
     write_openvino,
 )
 from image_text_embedding.inference.model_runtime import ModelRuntime
-from image_text_embedding.models.config import ModelConfig
 from image_text_embedding.models.part_cache import load_part
 
 BACKENDS = ("torch", "openvino", "onnx")
@@ -76,42 +76,46 @@ class Backend:
     precision: str
     calibration: Mapping[str, Iterable[Any]] = dataclasses.field(default_factory=dict)
 
-    def tower(self, runtime: ModelRuntime, modality: str) -> CompiledTower:
+    def tower(self, runtime: ModelRuntime, output: str) -> CompiledTower:
         """A compiled tower, which all encoders of this process share. Not for torch, which needs none.
+
+        Args:
+            output: one of `tower_graphs.INPUTS`.
 
         Raises:
             SetupError: the backend is not installed.
             ImageError, TextError: a calibration item cannot be used; `.index` is its index.
             ComputeError: the export does not compute what torch computes.
         """
+        modality = modality_of(output)
         samples = CalibrationSamples(runtime, modality, self.calibration.get(modality))
-        key = _export_key(self, runtime, modality, samples)
+        key = _export_key(self, runtime, output, samples)
         digest = hashlib.sha256(repr(sorted(key.items())).encode()).hexdigest()
         with _locks_lock:
             lock = _locks.setdefault(digest, threading.Lock())
         with lock:
             tower = _towers.get(digest)
             if tower is None:
-                name = re.sub(r"[^\w.-]+", "_", f"{runtime.config.name}-{modality}-{self.name}-{self.precision}")
+                name = re.sub(r"[^\w.-]+", "_", f"{runtime.config.name}-{output}-{self.name}-{self.precision}")
                 folder = cache_dir() / "exports" / f"{name}-{digest[:16]}"
                 files = (ONNX_FILE,) if self.name == "onnx" else OPENVINO_FILES
                 export = get_or_build_export(
-                    folder, key, files, lambda part: self._build(part, runtime, modality, samples)
+                    folder, key, files, lambda part: self._build(part, runtime, output, samples)
                 )
                 tower = _towers[digest] = CompiledTower(self._open(export.folder, runtime.device), export)
-                self._warn_if_inaccurate(tower, modality)
+                self._warn_if_inaccurate(tower, output)
         return tower
 
-    def _warn_if_inaccurate(self, tower: CompiledTower, modality: str) -> None:
+    def _warn_if_inaccurate(self, tower: CompiledTower, output: str) -> None:
         if tower.quality["cosine_mean"] < MIN_INT8_COSINE:
             warnings.warn(
-                f"the {modality} tower by {self.name} in {self.precision} has a mean cosine of "
+                f"the {modality_of(output)} tower by {self.name} in {self.precision} has a mean cosine of "
                 f"{tower.quality['cosine_mean']:.3f} to torch in fp32, over {tower.quality['items']} items. Pass "
                 "calibration={...} with items like yours, or choose another backend or precision",
                 stacklevel=2,
             )
 
-    def _build(self, part: Path, runtime: ModelRuntime, modality: str, samples: CalibrationSamples) -> dict[str, Any]:
+    def _build(self, part: Path, runtime: ModelRuntime, output: str, samples: CalibrationSamples) -> dict[str, Any]:
         """Write an export into the folder `part`. Returns its notes: the quality.
 
         Raises:
@@ -119,15 +123,16 @@ class Backend:
         """
         dtype = torch.float16 if (self.name, self.precision) == ("onnx", "fp16") else torch.float32
         cpu, config = torch.device("cpu"), runtime.config
-        graph = graph_of(load_part(modality, runtime.resolved, cpu, dtype), modality, config)
+        modality = modality_of(output)
+        graph = graph_of(load_part(modality, runtime.resolved, cpu, dtype), output, config)
         calibration, held_out = samples.split()
         if self.name == "openvino":
-            write_openvino(graph, modality, config, part / OPENVINO_FILES[0], self.precision, calibration)
+            write_openvino(graph, output, config, part / OPENVINO_FILES[0], self.precision, calibration)
         elif self.precision == "int8":
-            write_onnx_int8(graph, modality, config, part / ONNX_FILE, calibration)
+            write_onnx_int8(graph, output, config, part / ONNX_FILE, calibration)
         else:
-            write_onnx(graph, modality, config, part / ONNX_FILE)
-        exact = graph_of(load_part(modality, runtime.resolved, cpu, torch.float32), modality, config)
+            write_onnx(graph, output, config, part / ONNX_FILE)
+        exact = graph_of(load_part(modality, runtime.resolved, cpu, torch.float32), output, config)
         int8 = self.precision == "int8"
         parts = samples.random_parts(max(0, MEASURED_ITEMS - len(held_out))) if int8 else []
         quality = measure_quality(exact, self._open(part, runtime.device), [*held_out, *parts])
@@ -177,7 +182,7 @@ def choose_backend(backend: Any, precision: Any, device: torch.device, calibrati
             f"precision: expected one of {', '.join(available)}, which backend={backend!r} can compute on this "
             f"{device.type}, got {precision!r}{other}"
         )
-    usable = isinstance(calibration, Mapping) and set(calibration) <= set(INPUTS)
+    usable = isinstance(calibration, Mapping) and set(calibration) <= set(MODALITIES)
     if calibration is not None and not (usable and precision == "int8"):
         got = ", ".join(map(repr, calibration)) if isinstance(calibration, Mapping) else type(calibration).__name__
         raise InputError(
@@ -185,19 +190,6 @@ def choose_backend(backend: Any, precision: Any, device: torch.device, calibrati
             f"{got} for precision={precision!r}"
         )
     return Backend(backend, precision, calibration or {})
-
-
-def check_makes_vectors(backend: Backend | RemoteTower, config: ModelConfig) -> None:
-    """Check that a model has towers for a backend other than torch.
-
-    Raises:
-        InputError: the model makes no vectors.
-    """
-    if "embed" not in config.tasks:
-        raise InputError(
-            f"backend={backend.name!r} computes vectors, and {config.name} makes none (it can {', '.join(config.tasks)}): "
-            "load it with backend='torch'"
-        )
 
 
 def _available_precisions(backend: str, device_type: str) -> list[str]:
@@ -232,7 +224,7 @@ def _openvino_capabilities() -> list[str]:
         return list(openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
-def _export_key(backend: Backend, runtime: ModelRuntime, modality: str, samples: CalibrationSamples) -> dict[str, Any]:
+def _export_key(backend: Backend, runtime: ModelRuntime, output: str, samples: CalibrationSamples) -> dict[str, Any]:
     """All that an export depends on, as JSON."""
     config = runtime.config
     tools = {"openvino": ["openvino"], "onnx": ["onnxruntime", "onnx"]}[backend.name]
@@ -243,7 +235,7 @@ def _export_key(backend: Backend, runtime: ModelRuntime, modality: str, samples:
         "package": metadata.version("image-text-embedding"),
         "sha256": runtime.resolved.sha256,
         "sizes": repr((config.family, config.vision, config.text, config.embed_dim)),
-        "tower": modality,
+        "tower": output,
         "backend": backend.name,
         "versions": {name: import_backend(name, backend.name).__version__ for name in tools}
         | {"torch": torch.__version__},

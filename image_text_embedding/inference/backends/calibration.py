@@ -117,7 +117,9 @@ class CalibrationSamples:
 def measure_quality(
     exact: Callable[..., torch.Tensor], compiled: CompiledGraph, items: Sequence[Inputs]
 ) -> dict[str, Any]:
-    """Cosines of a backend's vectors to those of torch in fp32. Only the backend computes padded batches.
+    """Cosines of a backend's vectors, or of all states of a picture together, to those of torch in fp32.
+
+    Only the backend computes padded batches.
 
     Args:
         exact: the graph in torch.
@@ -133,7 +135,8 @@ def measure_quality(
     # Batches of 5, as the export saw batches of 2: a graph that treats the batch size as a constant shows here.
     for start in range(0, len(items), 5):
         vectors = torch.from_numpy(compiled(*(stack_inputs(rows) for rows in zip(*items[start : start + 5]))))
-        cosines += F.cosine_similarity(expected[start : start + 5], vectors.float(), dim=-1).tolist()
+        wanted = expected[start : start + 5]
+        cosines += F.cosine_similarity(wanted.flatten(1), vectors.float().flatten(1), dim=-1).tolist()
     return {
         "cosine_mean": float(np.mean(cosines)),
         "cosine_min_sampled": min(cosines),

@@ -19,9 +19,10 @@ from image_text_embedding.models.config import ModelConfig
 # The inputs of one graph, in the order of INPUTS.
 Inputs = tuple[np.ndarray, ...]
 
-INPUTS = {"image": ("pixels",), "text": ("input_ids", "attention_mask")}
+# What can be exported: the two towers, which make vectors, and the image tower's states, which the other tasks read.
+INPUTS = {"image": ("pixels",), "text": ("input_ids", "attention_mask"), "states": ("pixels",)}
 
-OUTPUT = "vector"
+OUTPUTS = {"image": "vector", "text": "vector", "states": "states"}
 
 ONNX_FILE = "model.onnx"
 
@@ -47,8 +48,19 @@ class ImageGraph(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 (B, S, S, 3) -> float32 (B, embed_dim), not yet of unit length."""
-        values = pixels.permute(0, 3, 1, 2).float() * self.scale + self.shift
-        return self.tower(values.to(self.dtype)).float()
+        return self.tower(self.values(pixels)).float()
+
+    def values(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 (B, S, S, 3) -> what the tower takes, (B, 3, S, S)."""
+        return (pixels.permute(0, 3, 1, 2).float() * self.scale + self.shift).to(self.dtype)
+
+
+class StatesGraph(ImageGraph):
+    """The image tower up to its states."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 (B, S, S, 3) -> float32 (B, 1 + patches, width)."""
+        return self.tower.states(self.values(pixels)).float()  # type: ignore[operator]
 
 
 class TextGraph(nn.Module):
@@ -63,17 +75,24 @@ class TextGraph(nn.Module):
         return self.tower(input_ids, attention_mask).float()
 
 
-def graph_of(tower: nn.Module, modality: str, config: ModelConfig) -> nn.Module:
-    """The graph to export of a tower on the CPU."""
-    return (ImageGraph(tower, config) if modality == "image" else TextGraph(tower)).eval()
+def modality_of(output: str) -> str:
+    """The tower, "image" or "text", that gives one of INPUTS."""
+    return "text" if output == "text" else "image"
 
 
-def example_inputs(modality: str, config: ModelConfig) -> tuple[torch.Tensor, ...]:
+def graph_of(tower: nn.Module, output: str, config: ModelConfig) -> nn.Module:
+    """The graph to export of a tower on the CPU; `output` is one of INPUTS."""
+    if output == "text":
+        return TextGraph(tower).eval()
+    return (ImageGraph if output == "image" else StatesGraph)(tower, config).eval()
+
+
+def example_inputs(output: str, config: ModelConfig) -> tuple[torch.Tensor, ...]:
     """Made-up inputs for exporters: batches of two, texts of seven tokens.
 
     Batch and length differ from each other and from 1, so that no exporter takes one for a constant.
     """
-    if modality == "image":
+    if modality_of(output) == "image":
         size = config.vision.image_size
         return (torch.zeros(2, size, size, 3, dtype=torch.uint8),)
     mask = torch.ones(2, 7, dtype=torch.long)
@@ -81,31 +100,29 @@ def example_inputs(modality: str, config: ModelConfig) -> tuple[torch.Tensor, ..
     return torch.ones(2, 7, dtype=torch.long), mask
 
 
-def write_onnx(graph: nn.Module, modality: str, config: ModelConfig, path: Path) -> None:
+def write_onnx(graph: nn.Module, output: str, config: ModelConfig, path: Path) -> None:
     """Write one ONNX file, for batches and texts of any size. (The limit of protobuf is 2 GB; every tower is smaller.)
 
     Raises:
         SetupError: a package that torch's exporter needs is not installed.
     """
     import_backend("onnx", "onnx"), import_backend("onnxscript", "onnx")
-    dynamic = {0: torch.export.Dim.DYNAMIC, **({1: torch.export.Dim.DYNAMIC} if modality == "text" else {})}
+    dynamic = {0: torch.export.Dim.DYNAMIC, **({1: torch.export.Dim.DYNAMIC} if output == "text" else {})}
     with quietly(), torch.inference_mode(False), torch.no_grad():
         torch.onnx.export(
             graph,
-            example_inputs(modality, config),
+            example_inputs(output, config),
             path,
-            input_names=list(INPUTS[modality]),
-            output_names=[OUTPUT],
-            dynamic_shapes=tuple(dynamic for _ in INPUTS[modality]),
+            input_names=list(INPUTS[output]),
+            output_names=[OUTPUTS[output]],
+            dynamic_shapes=tuple(dynamic for _ in INPUTS[output]),
             dynamo=True,
             external_data=False,
             verbose=False,
         )
 
 
-def write_onnx_int8(
-    graph: nn.Module, modality: str, config: ModelConfig, path: Path, samples: Sequence[Inputs]
-) -> None:
+def write_onnx_int8(graph: nn.Module, output: str, config: ModelConfig, path: Path, samples: Sequence[Inputs]) -> None:
     """Write an ONNX file quantised by ONNX Runtime: weights per channel, activations by their range over the samples.
 
     Only products of weights and activations are in 8 bits; the products within attention stay in float32.
@@ -122,11 +139,11 @@ def write_onnx_int8(
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             inputs = next(self.remaining, None)
-            return None if inputs is None else dict(zip(INPUTS[modality], inputs))
+            return None if inputs is None else dict(zip(INPUTS[output], inputs))
 
     exported, folded = path.with_suffix(".fp32.onnx"), path.with_suffix(".folded.onnx")
     try:
-        write_onnx(graph, modality, config, exported)
+        write_onnx(graph, output, config, exported)
         with quietly():
             # Folds the Transpose before weights, behind which the quantiser does not recognise them as constants.
             quant_pre_process(str(exported), str(folded), skip_symbolic_shape=True)
@@ -147,7 +164,7 @@ def write_onnx_int8(
 
 
 def write_openvino(
-    graph: nn.Module, modality: str, config: ModelConfig, path: Path, precision: str, samples: Sequence[Inputs]
+    graph: nn.Module, output: str, config: ModelConfig, path: Path, precision: str, samples: Sequence[Inputs]
 ) -> None:
     """Write OpenVINO's own format: `path` (.xml) and a .bin beside it. For "int8", NNCF quantises over the samples.
 
@@ -157,12 +174,12 @@ def write_openvino(
     openvino = import_backend("openvino", "openvino")
     nncf = import_backend("nncf", "openvino") if precision == "int8" else None
     with quietly(), unchanged_signal_stack(), torch.inference_mode(False), torch.no_grad():
-        model = openvino.convert_model(graph, example_input=example_inputs(modality, config))
-        for node, name in zip(model.inputs, INPUTS[modality]):
+        model = openvino.convert_model(graph, example_input=example_inputs(output, config))
+        for node, name in zip(model.inputs, INPUTS[output]):
             node.get_tensor().set_names({name})
-        model.outputs[0].get_tensor().set_names({OUTPUT})
+        model.outputs[0].get_tensor().set_names({OUTPUTS[output]})
         if nncf is not None:
-            items = [dict(zip(INPUTS[modality], inputs)) for inputs in samples]
+            items = [dict(zip(INPUTS[output], inputs)) for inputs in samples]
             model = nncf.quantize(
                 model, nncf.Dataset(items), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(items)
             )
