@@ -12,6 +12,14 @@ import torch
 from image_text_embedding.foundation.argument_checks import MODALITIES
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.foundation.messages import did_you_mean
+from image_text_embedding.inference.backends.automatic_choice import (
+    AUTO,
+    MIN_COSINE,
+    candidates,
+    check_min_cosine,
+    choose_automatically,
+    read_or_measure,
+)
 from image_text_embedding.inference.backends.backend import choose_backend
 from image_text_embedding.inference.backends.compiled_tower import RemoteTower
 from image_text_embedding.inference.encoder import Encoder
@@ -19,7 +27,7 @@ from image_text_embedding.inference.load_settings import LoadSettings, repeatabl
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.models.config import ModelConfig
 from image_text_embedding.models.devices import DTYPES, default_device, require_device
-from image_text_embedding.models.model_lookup import ResolvedModel, resolve_model
+from image_text_embedding.models.model_lookup import ResolvedModel, find_vocabulary, load_tokenizer, resolve_model
 
 
 def load(
@@ -28,8 +36,9 @@ def load(
     checkpoint: str | os.PathLike[str] | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
     device: str | torch.device | int | None = None,
-    backend: Literal["torch", "openvino", "onnx"] = "torch",
-    precision: Literal["fp32", "bf16", "fp16", "int8"] | None = None,
+    backend: Literal["torch", "openvino", "onnx", "auto"] = "torch",
+    precision: Literal["fp32", "bf16", "fp16", "int8", "auto"] | None = None,
+    min_cosine: float = MIN_COSINE,
     dtype: str | torch.dtype | None = None,
     calibration: Mapping[str, Iterable[Any]] | None = None,
     modality: str | None = None,
@@ -45,10 +54,13 @@ def load(
         device: None = CUDA where there is one, else the CPU. (OpenVINO computes only on the CPU.)
         backend: what computes the towers: "torch", "openvino" or "onnx" (ONNX Runtime). OpenVINO and ONNX Runtime need an
             export of the towers, which is built at the first load (some minutes for a large model in int8) and cached.
-            The other tasks read states of the picture, whose export is built when they first need them; their heads are
-            computed by torch, in fp32.
+            The other tasks read states of the picture, whose export is built when they first need them; torch computes
+            their heads, in fp32, or beside towers of a lower precision in bf16 where the processor is faster in it.
         precision: "fp32" (None), "bf16", "fp16" or "int8", if the backend and the device support it: what the towers compute
-            in. Vectors are always float32; the loss is in `Encoder.info["quality"]`.
+            in. Vectors are always float32; the loss is in `Encoder.info["quality"]`. "auto", here or as the backend, takes
+            what is fastest on this machine: at the first load every candidate that is installed is exported and measured
+            (minutes for a large model), and the result is kept. `Encoder.info["choice"]` has the figures and the reason.
+        min_cosine: the least cosine to torch in fp32, over pictures and texts, that "auto" may choose.
         dtype: the same in torch's terms: a torch.dtype, or "fp32", "fp16" or "bf16".
         calibration: for int8, {"image": pictures, "text": texts} like those that will be encoded, a few hundred of each,
             at least 8; every fourth is held out to measure the quality. The default, the packaged gallery with its captions,
@@ -73,10 +85,37 @@ def load(
             "Expected 'image', 'text' or None for both."
         )
     target = default_device(backend) if device is None else require_device(device)
-    chosen = choose_backend(backend, resolve_precision(precision, dtype), target, calibration)
+    check_min_cosine(min_cosine)
+    if AUTO in (backend, precision):
+        chosen = None
+        if calibration is not None or dtype is not None:
+            raise InputError("calibration and dtype belong to a backend and a precision that are given, not to 'auto'")
+        candidates(backend, precision or AUTO, target)  # before anything is downloaded
+    else:
+        chosen = choose_backend(backend, resolve_precision(precision, dtype), target, calibration)
     resolved = resolve_model(model, checkpoint)
+    if chosen is None:
+        words = None if modality == "image" else load_tokenizer(resolved.config, find_vocabulary(resolved, tokenizer))
+        given = (backend, precision or AUTO, modality, min_cosine, limits or Limits())
+        chosen = choose_automatically(resolved, words, target, *given)
     settings = LoadSettings(load, repeatable_arguments(arguments, resolved), resolved.sha256)
     return Encoder(resolved, tokenizer, target, chosen, modality, limits or Limits(), settings)
+
+
+def measure_backends(model: str | os.PathLike[str] | ModelConfig, device: str | None = None) -> list[dict[str, Any]]:
+    """Measure a model in every backend and precision that this machine has, as "auto" does, and keep the result for it.
+
+    Returns:
+        a row for each, as `automatic_choice.measure` describes them
+
+    Raises:
+        As `load`.
+    """
+    target = require_device(device) if device is not None else default_device("torch")
+    wanted = candidates(AUTO, AUTO, target)
+    resolved = resolve_model(model, None)
+    words = load_tokenizer(resolved.config, find_vocabulary(resolved, None))
+    return read_or_measure(resolved, words, target, wanted, None, Limits(), again=True)
 
 
 def load_served(config: ModelConfig, tower: Callable[..., torch.Tensor], modality: str, folder: Path | None) -> Encoder:

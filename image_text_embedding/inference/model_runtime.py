@@ -121,11 +121,12 @@ class ModelRuntime:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the parts in memory as our own safetensors: see `Encoder.save`."""
-        # Where a backend other than torch computes the towers, these are not in memory yet.
-        for part in self.first_parts:
-            self.part(part)
-        tensors = {name: value for part in self.parts.values() for name, value in part.state_dict().items()}
-        done = [task for task in self.config.tasks if task == "embed" or task in self.parts]
+        # Where a backend other than torch computes the towers, these are not in memory yet, and the heads may be in bf16.
+        dtype = torch.float32 if self._build_states is not None else self.dtype
+        names = dict.fromkeys((*self.first_parts, *self.parts))
+        parts = [load_part(name, self.resolved, self.device, dtype, read_checkpoint) for name in names]
+        tensors = {name: value for part in parts for name, value in part.state_dict().items()}
+        done = [task for task in self.config.tasks if task == "embed" or task in names]
         if "embed" in done:
             tensors["temp"] = torch.tensor(self.temperature)
         decodes = {"caption", "answer"} & set(done)
@@ -185,7 +186,7 @@ class ModelRuntime:
         require_computing(self.device, self._loaded_in)
         if self._build_states is not None:
             tower = self.compiled.get("states") or self._compile_states()
-            return tower(self._square(pixels, torch.device("cpu"))).to(self.device)
+            return tower(self._square(pixels, torch.device("cpu"))).to(self.device, self.dtype)
         return self.part("image").states(self.values(pixels))
 
     def states_by(self, build: Callable[[ModelRuntime, str], Any], at_once: bool) -> None:

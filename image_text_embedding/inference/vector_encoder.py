@@ -31,7 +31,7 @@ from image_text_embedding.inputs.item_lists import ItemErrorList, OnError
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.models.checkpoints.checkpoint_files import read_checkpoint
 from image_text_embedding.models.checkpoints.seen_pieces import read_seen_pieces
-from image_text_embedding.models.devices import DTYPES
+from image_text_embedding.models.devices import dtype_of_torch
 from image_text_embedding.models.model_lookup import ResolvedModel, find_vocabulary, load_tokenizer
 
 
@@ -77,9 +77,10 @@ class VectorEncoder:
         self.config = resolved.config
         self.dim = resolved.config.embed_dim
         self.device = device
-        self.dtype = DTYPES[backend.precision] if backend.name == "torch" else torch.float32  # of what torch computes
+        self.dtype = dtype_of_torch(backend.name, backend.precision, device)
         self.modality = modality
         self.backend, self.precision = backend.name, backend.precision
+        self._choice = backend.choice if isinstance(backend, Backend) else None
         loaded_tokenizer = None
         # First, so that a missing vocabulary is found before a gigabyte of weights is read.
         if modality != "image":
@@ -122,7 +123,8 @@ class VectorEncoder:
 
         Vectors of two encoders may be compared when they agree on name, revision and sha256. "quality" holds, for towers
         that another backend than torch computes, the cosines of their vectors to torch's in fp32, measured on held-out
-        pictures and texts when the tower was exported.
+        pictures and texts when the tower was exported. "choice", if the backend or the precision was "auto": what was
+        measured, and why this one was taken.
         """
         vision, resolved = self.config.vision, self.runtime.resolved
         return {
@@ -151,6 +153,7 @@ class VectorEncoder:
             "precision": self.precision,
             "quality": {name: tower.quality for name, tower in self.runtime.compiled.items()},
             "version": metadata.version("image-text-embedding"),
+            **({"choice": dict(self._choice)} if self._choice is not None else {}),
         }
 
     # fmt: off

@@ -34,10 +34,10 @@ def serve(
         str | None, typer.Option(help="cpu, cuda, cuda:1, …; the default is a GPU if there is one.")
     ] = None,
     backend: Annotated[
-        str, typer.Option(metavar="NAME", help="What computes vectors: torch, openvino or onnx.")
+        str, typer.Option(metavar="NAME", help="What runs the models: torch, openvino, onnx or auto.")
     ] = "torch",
     precision: Annotated[
-        str | None, typer.Option(metavar="NAME", help="fp32, bf16, fp16 or int8, if the backend has it.")
+        str | None, typer.Option(metavar="NAME", help="fp32, bf16, fp16 or int8, if the backend has it, or auto.")
     ] = None,
     api_key: Annotated[
         str | None,

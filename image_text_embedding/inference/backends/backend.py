@@ -70,11 +70,13 @@ class Backend:
         name: one of BACKENDS.
         precision: one of PRECISIONS.
         calibration: modality -> pictures or texts of the user; the packaged gallery for modalities that it lacks.
+        choice: what was measured and why this was taken, if it was chosen automatically.
     """
 
     name: str
     precision: str
     calibration: Mapping[str, Iterable[Any]] = dataclasses.field(default_factory=dict)
+    choice: Mapping[str, Any] | None = None
 
     def tower(self, runtime: ModelRuntime, output: str) -> CompiledTower:
         """A compiled tower, which all encoders of this process share. Not for torch, which needs none.

@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 from image_text_embedding.foundation.errors import EmbeddingError
 from image_text_embedding.foundation.terminal_text import printable_text, replace_unencodable
 from image_text_embedding.interfaces.cli.bulk_commands import BulkCommand, capfilt, embed
-from image_text_embedding.interfaces.cli.model_commands import cache, info, models
+from image_text_embedding.interfaces.cli.model_commands import benchmark, cache, info, models
 from image_text_embedding.interfaces.cli.options import Command, without_flag_types
 from image_text_embedding.interfaces.cli.output import print_note, print_result
 from image_text_embedding.interfaces.cli.picture_commands import explain, ground, rank, similarity
@@ -157,6 +157,7 @@ COMMANDS: dict[Callable[..., None], list[str]] = {
     ],
     serve: ["serve", "serve --model blip_itm_base_coco --model blip_caption_base --port 9000"],
     info: ["info blip_base"],
+    benchmark: ["benchmark blip_base", "benchmark blip_demo --plot speeds.png"],
     doctor: ["doctor", "doctor --json"],
     cache: ["cache", "cache --remove blip_base"],
 }

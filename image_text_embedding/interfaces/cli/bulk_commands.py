@@ -87,10 +87,11 @@ def embed(
         ),
     ] = None,
     backend: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What runs the model: torch (the default), openvino or onnx.")
+        str | None,
+        typer.Option(metavar="NAME", help="What runs the model: torch (the default), openvino, onnx or auto."),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(metavar="NAME", help="fp32, bf16, fp16 or int8, if the backend has it.")
+        str | None, typer.Option(metavar="NAME", help="fp32, bf16, fp16 or int8, if the backend has it, or auto.")
     ] = None,
     max_errors: MaxErrors = 0.1,
     checksum: Annotated[

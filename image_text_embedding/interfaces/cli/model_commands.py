@@ -1,15 +1,16 @@
-"""The commands `models`, `info` and `cache`: which models there are, what they are, and which are downloaded."""
+"""The commands `models`, `info`, `benchmark` and `cache`: which models there are, what they are, how fast, and where."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from image_text_embedding.foundation.errors import InputError
-from image_text_embedding.interfaces.cli.options import AsJson, load_model
-from image_text_embedding.interfaces.cli.output import print_facts, print_json, print_result, print_table
+from image_text_embedding.interfaces.cli.options import MODEL_HELP, AsJson, Device, load_model
+from image_text_embedding.interfaces.cli.output import print_facts, print_json, print_result, print_table, writing_out
 from image_text_embedding.models.config import ModelConfig
 from image_text_embedding.models.config_files import list_models, model_config
 
@@ -56,6 +57,47 @@ def _format_cell(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(value)
     return {None: "-", True: "yes", False: "no"}.get(value) or str(value)
+
+
+def benchmark(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, autocompletion=list_models)] = "blip_demo",
+    device: Device = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the table, as a .png file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model in every backend and precision that this machine has, for `backend="auto"`.
+
+    Other backends than torch export the model first, which takes minutes for a large one and is kept.
+    """
+    from image_text_embedding.inference.backends.automatic_choice import MIN_COSINE, pick
+    from image_text_embedding.inference.loading import measure_backends
+
+    measured = measure_backends(model, device)
+    chosen = pick(measured, MIN_COSINE)
+    if plot is not None:
+        from image_text_embedding.inference.visualization.speed_chart import draw_speeds
+
+        with writing_out(plot, "--plot"):
+            draw_speeds(measured, f"{model} on this machine", plot)
+    if as_json:
+        print_json({"model": model, "chosen": [chosen.name, chosen.precision], "measured": measured})
+        return
+    rows = [
+        [
+            f"{row['backend']} {row['precision']}",
+            *((row["error"], "", "", "") if "error" in row else _figures(row)),
+            "auto" if (row["backend"], row["precision"]) == (chosen.name, chosen.precision) else "",
+        ]
+        for row in measured
+    ]
+    print_table(rows, ["backend", "pictures/s", "texts/s", "least cosine", "memory", ""], right=(1, 2, 3, 4))
+    print_result((chosen.choice or {})["why"])
+
+
+def _figures(row: dict[str, Any]) -> tuple[str, ...]:
+    names = ("pictures_per_second", "texts_per_second")
+    pictures, texts = ("-" if row[name] is None else f"{row[name]:,.1f}" for name in names)
+    return pictures, texts, f"{row['cosine_min']:.5f}", f"{row['memory'] / 2**20:,.0f} MiB"
 
 
 def info(

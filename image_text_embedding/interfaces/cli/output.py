@@ -117,8 +117,8 @@ def print_passed_over(counts: Mapping[str, int]) -> None:
 
 
 @contextlib.contextmanager
-def writing_out(path: Path) -> Iterator[None]:
-    """Turn an OSError into an InputError that names `--out`.
+def writing_out(path: Path, option: str = "--out") -> Iterator[None]:
+    """Turn an OSError into an InputError that names the option.
 
     Raises:
         InputError: `path` cannot be written.
@@ -126,4 +126,4 @@ def writing_out(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(f"--out: cannot write {path}: {error.strerror or error}") from error
+        raise InputError(f"{option}: cannot write {path}: {error.strerror or error}") from error

@@ -127,6 +127,7 @@ def test_models_training_towhee_and_wrong_usage(
     assert "left alone" in assert_harmless(run, "unlink", "--towhee-home", home, code=1)
     assert_harmless(run, "unlink", "--towhee-home", tmp_path / HOSTILE, code=0)
     assert_harmless(run, "models", code=0)
+    assert "not found" in assert_harmless(run, "benchmark", f"{HOSTILE}.pth", code=1)
     assert "owned" in assert_harmless(run, "samples", home, code=0)
     monkeypatch.setenv("TOWHEE_HOME", str(home))
     assert "owned" in assert_harmless(run, "doctor", code=0)
