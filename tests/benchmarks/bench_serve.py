@@ -139,6 +139,26 @@ def dripping_server() -> Iterator[int]:
         listener.close()
 
 
+@contextmanager
+def memory_in_parts(server: ServerProcess, seconds: float, parts: int = 8) -> Iterator[list[float]]:
+    """The most MiB of a server in each of equal parts of the time; the list is complete after the block."""
+    most = [0.0] * parts
+    start, ended = time.monotonic(), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.5):
+            part = min(parts - 1, int(parts * (time.monotonic() - start) / seconds))
+            most[part] = max(most[part], server.memory())
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield most
+    finally:
+        ended.set()
+        thread.join()
+
+
 def measure(
     server: ServerProcess, chosen: list[str], sizes: argparse.Namespace, plain: dict[str, Any], sent: Any
 ) -> None:
@@ -166,10 +186,13 @@ def measure(
     if "overload" in chosen:
         full = closed_loop(server.port, pictures, 32, sizes.seconds).rate()
         before = server.memory()
-        load = open_loop(server.port, pictures, 4 * full, sizes.overload)
+        with memory_in_parts(server, sizes.overload) as parts:
+            load = open_loop(server.port, pictures, 4 * full, sizes.overload)
+        # First the queue fills, which is bounded; memory is flat if the later parts are equal.
+        shown = ", ".join(f"{each:.0f}" for each in parts)
         report(
             f"4 x overload with pictures for {sizes.overload:.0f} s",
-            f"{describe(load)}; {before:.0f} -> {server.memory():.0f} MiB",
+            f"{describe(load)}; {before:.0f} MiB, then by eighths {shown}",
             "only 200 and 429, none lost, memory flat",
         )
     if "fuzz" in chosen:
