@@ -40,7 +40,7 @@ ROW_FIELDS = ["path", "text"]
 
 # Milvus Lite searches rows that it has not flushed yet one by one in Python, some 20 times as slowly as flushed ones, and
 # by itself it flushes every 128 MiB: at 128 dimensions, after 190,000 rows.
-FLUSH_ROWS = 10_000
+FLUSH_ROWS = 5_000
 
 # A file's server is this process, and never out of reach: a call that waits for the disk, or beside other work, goes on.
 MIN_FILE_TIMEOUT = 600.0
