@@ -110,20 +110,26 @@ def embed_chunk(
     chunk: list[tuple[Row, Any] | ItemResult], modality: str, encoder: Encoder, shards: VectorShards, batch_size: int
 ) -> tuple[list[ItemResult], bool]:
     """The results of items that were read, on the machine that writes; and whether a text was truncated."""
-    fresh = {
-        row.sha256: value
-        for row, value in (one for one in chunk if not isinstance(one, ItemResult))
-        if not shards.has(row) and shards.vector(row.sha256) is None
-    }
+    found: dict[str, Any] = {}  # sha256 -> vector or error
+    fresh: dict[str, Any] = {}  # sha256 -> pixels or text
+    for one in chunk:
+        if isinstance(one, ItemResult) or one[0].sha256 in found or one[0].sha256 in fresh or shards.has(one[0]):
+            continue
+        row, value = one
+        if (vector := shards.vector(row.sha256)) is None:
+            fresh[row.sha256] = value
+        else:
+            found[row.sha256] = vector
     vectors, cut = encode_values(encoder, modality, list(fresh.values()), batch_size)
-    found = dict(zip(fresh, vectors))
+    found.update(zip(fresh, vectors))
     done = []
     for one in chunk:
         if isinstance(one, ItemResult):
             done.append(one)
-            continue
-        row, _ = one
-        done.append(item_result(row, found.get(row.sha256) if row.sha256 in found else shards.vector(row.sha256)))
+        elif one[0].sha256 in found:
+            done.append(item_result(one[0], found[one[0].sha256]))
+        else:  # it exists
+            done.append(ItemResult(one[0].path))
     return done, cut
 
 

@@ -226,16 +226,21 @@ def _map_vectors(file: Path) -> np.ndarray:
         return vectors
 
 
-def read_vector(file: Path, index: int, layout: str) -> np.ndarray:
-    """float32 (D,): the vector of one row of a shard."""
+def vectors_around(file: Path, index: int, layout: str) -> tuple[int, np.ndarray]:
+    """The vectors that are read together with that of row `index` of a shard.
+
+    Returns:
+        the index of the first one, and float32 (N, D)
+    """
     if layout == "npy":
-        return np.array(_map_vectors(vectors_file(file))[index])
+        return 0, _map_vectors(vectors_file(file))
+    first = 0
     with shard_errors(file):
         opened = _open(file)
         for group in range(opened.num_row_groups):
             rows = opened.metadata.row_group(group).num_rows
-            if index < rows:
-                column = opened.read_row_group(group, columns=["vector"]).column(0)
-                return np.asarray(column[index].values, dtype=np.float32)
-            index -= rows
+            if index < first + rows:
+                column = opened.read_row_group(group, columns=["vector"]).column(0).combine_chunks()
+                return first, column.flatten().to_numpy().reshape(rows, -1)
+            first += rows
     raise InputError(f"{file}: the shard is damaged: it has fewer rows than before")

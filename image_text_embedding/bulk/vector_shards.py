@@ -22,7 +22,7 @@ from image_text_embedding.bulk.shard_reading import (
     file_of_cell,
     import_arrow,
     known_rows,
-    read_vector,
+    vectors_around,
     vectors_file,
 )
 from image_text_embedding.bulk.vector_manifest import check_comparable
@@ -56,6 +56,8 @@ class VectorShards(ShardFolder[tuple[Row, np.ndarray]]):
         self._dim, self._layout = int(manifest["dim"]), str(manifest["layout"])
         self._first: list[int] = []  # the first row of each shard …
         self._files: list[Path] = []  # … and its file
+        # A shard, an index in it, and the vectors from there: equal contents often follow each other in the same order.
+        self._last_read = (-1, 0, np.empty((0, self._dim), np.float32))
         super().__init__(folder, manifest, shard_size, LAYOUTS[self._layout])
 
     def has_file(self, path: str, mtime_ns: int | None, size: int | None) -> bool:
@@ -79,7 +81,12 @@ class VectorShards(ShardFolder[tuple[Row, np.ndarray]]):
         if row >= self._next_row:
             return self._pending[row - self._next_row][1]
         shard = bisect.bisect_right(self._first, row) - 1
-        return read_vector(self._files[shard], row - self._first[shard], self._layout)
+        index = row - self._first[shard]
+        around, start, vectors = self._last_read
+        if around != shard or not start <= index < start + len(vectors):
+            start, vectors = vectors_around(self._files[shard], index, self._layout)
+            self._last_read = shard, start, vectors
+        return np.array(vectors[index - start])
 
     def add(self, row: Row, value: np.ndarray) -> bool:
         """Add a row with its vector, unless it exists. Returns whether it was added."""

@@ -77,7 +77,7 @@ class Gallery:
                 when it is first needed; for a new index, `blip_demo`.
             collection: the name of the Milvus collection.
             token: "user:password" or an API key of the server.
-            timeout: the limit in seconds for connecting, and for each call to the server.
+            timeout: the limit in seconds for connecting, and for each call to the server. A file waits ten minutes at least.
             options: passed to `load`: device, dtype, checkpoint, limits, ...
 
         Raises:

@@ -38,6 +38,13 @@ PATH_BYTES, TEXT_BYTES = 8_192, 65_535  # the longest VARCHAR in Milvus is 65,53
 
 ROW_FIELDS = ["path", "text"]
 
+# Milvus Lite searches rows that it has not flushed yet one by one in Python, some 20 times as slowly as flushed ones, and
+# by itself it flushes every 128 MiB: at 128 dimensions, after 190,000 rows.
+FLUSH_ROWS = 5_000
+
+# A file's server is this process, and never out of reach: a call that waits for the disk, or beside other work, goes on.
+MIN_FILE_TIMEOUT = 600.0
+
 
 class MilvusCollection:
     """One collection, created by `create`.
@@ -48,7 +55,7 @@ class MilvusCollection:
         uri: a file that ends in .db, or a server's http(s) or tcp address.
         name: the name of the collection.
         token: "user:password" or an API key of the server.
-        timeout: the limit in seconds for connecting, and for each call.
+        timeout: the limit in seconds for connecting, and for each call; for a file at least MIN_FILE_TIMEOUT.
 
     Attributes:
         location: the uri for messages, without credentials.
@@ -65,7 +72,9 @@ class MilvusCollection:
         self.is_server = "://" in text
         self.uri = text if self.is_server else os.path.abspath(os.path.expanduser(text))
         self.location = display_url(text) if self.is_server else repr(text)
-        self.name, self._token, self._timeout = name, token, timeout
+        self.name, self._token = name, token
+        self._timeout = timeout if self.is_server else max(timeout, MIN_FILE_TIMEOUT)
+        self._unflushed = 0
         self.manifest: dict[str, Any] | None = None
         self._client: Any = None
         self._finalizer: Any = None
@@ -258,6 +267,16 @@ class MilvusCollection:
             self._changing(self._count_new(rows) if self._files is not None else 0),
         ):
             self._milvus.upsert(self.name, listed, timeout=self._timeout)
+        self._flush_if_many(len(rows))
+
+    def _flush_if_many(self, written: int) -> None:
+        """Let Milvus Lite move its newest rows into an indexed file, if there are many. A server does so by itself."""
+        self._unflushed += written
+        if self._files is not None and self._unflushed >= FLUSH_ROWS:
+            with self._writing, self._milvus_errors("write"):
+                self._milvus.flush(self.name, timeout=self._timeout)
+                self._files.sync()
+                self._unflushed = 0
 
     def _count_new(self, rows: Sequence[Mapping[str, Any]]) -> int:
         ids = list({row["id"] for row in rows})

@@ -175,3 +175,16 @@ def test_two_runs_at_once_are_refused(photos: Path, tmp_path: Path) -> None:
     with VectorShards(tmp_path / "out", manifest, 10), pytest.raises(InputError, match="another run is writing"):
         embed(photos, Mean(), tmp_path / "out")
     assert embed(photos, Mean(), tmp_path / "out").new == 12
+
+
+def test_texts_and_unchanged_pictures_that_exist_need_no_vectors(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = tmp_path / "texts.txt"
+    listed.write_text("".join(f"text {'x' * i}\n" for i in range(50)))
+    embed(listed, Mean(), tmp_path / "texts", modality="text")
+    embed(photos, Mean(), tmp_path / "pictures")
+    # Reading a vector from a shard costs milliseconds.
+    monkeypatch.setattr(VectorShards, "vector", lambda *_: pytest.fail("read a vector"))
+    assert embed(listed, Mean(), tmp_path / "texts", modality="text").new == 0
+    assert embed(photos, Mean(), tmp_path / "pictures", checksum=True).new == 0

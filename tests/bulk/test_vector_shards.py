@@ -11,7 +11,7 @@ import pytest
 from support.collections_of_pictures import picture
 from support.mean_encoder import Mean
 
-from image_text_embedding.bulk import shard_folder
+from image_text_embedding.bulk import shard_folder, vector_shards
 from image_text_embedding.bulk.embed_collection import embed
 from image_text_embedding.bulk.shard_reading import read_shards, shard_errors
 from image_text_embedding.bulk.vector_manifest import manifest_of
@@ -92,3 +92,24 @@ def test_a_layout_that_there_is_not(photos: Path, tmp_path: Path) -> None:
 def test_only_what_is_damaged_is_called_so(error: Exception, message: str) -> None:
     with pytest.raises(InputError, match=message), shard_errors(Path("part.parquet")):
         raise error
+
+
+@pytest.mark.parametrize("layout", ["parquet", "npy"])
+def test_the_vector_of_each_content_in_any_order(tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_folder, "ROW_GROUP", 4)
+    vectors = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
+    rows = [Row(f"{i}.png", None, 1, 1, 1, f"{i:064x}", None) for i in range(50)]
+    manifest = {**manifest_of(Mean().info), "modality": "image", "layout": layout}
+    reads: list[int] = []
+    original = vector_shards.vectors_around
+    monkeypatch.setattr(vector_shards, "vectors_around", lambda *given: reads.append(given[1]) or original(*given))
+    with VectorShards(tmp_path / "out", manifest, 15) as shards:
+        for row, vector in zip(rows, vectors):
+            assert shards.vector(row.sha256) is None and shards.add(row, vector)
+        for order in (range(50), range(49, -1, -1), np.random.default_rng(1).permutation(50)):
+            before = len(reads)
+            for i in order:
+                found = shards.vector(rows[i].sha256)
+                assert found is not None and np.array_equal(found, vectors[i])
+            # In the order of writing, each group of a shard is read once: 4 + 4 + 3 of 3 full shards; 5 are not written yet.
+            assert not isinstance(order, range) or len(reads) - before <= (12 if layout == "parquet" else 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,11 @@ from support.environment import TESTS
 from support.packaged_pictures import PATHS, Gallery
 
 pytest.importorskip("milvus_lite")
+import pyarrow.parquet as pq
+
+from image_text_embedding.bulk.vector_manifest import manifest_of
 from image_text_embedding.foundation.errors import StoreError
+from image_text_embedding.retrieval import milvus_collection
 from image_text_embedding.retrieval.lite_files import LiteFiles
 
 
@@ -164,3 +169,33 @@ def test_a_missing_permission_is_not_called_damage(copy: Path, model: Any, monke
     with pytest.raises(StoreError, match="Permission denied") as raised:
         Gallery.open(copy, model)
     assert "damaged" not in str(raised.value)
+
+
+def test_many_rows_are_flushed_where_search_is_fast(
+    tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(milvus_collection, "FLUSH_ROWS", 100)
+    vectors = np.random.default_rng(0).standard_normal((250, model.dim)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    rows = [{"id": f"image:{i:064x}", "path": f"{i}.jpg", "text": "", "vector": each} for i, each in enumerate(vectors)]
+    folder = tmp_path / "g.db"
+    with Gallery.open(folder, model) as gallery:
+        for start in range(0, 250, 50):
+            gallery.add_rows(rows[start : start + 50], manifest_of(model.info))
+        # Two flushes of 100; the last 50 rows are in the log.
+        found = list(folder.rglob("data_*.parquet"))
+        assert sum(pq.ParquetFile(path).metadata.num_rows for path in found) == 200
+        assert len(gallery) == 250
+        assert [gallery.search(vectors[i], 1)[0].id for i in (0, 199, 249)] == [rows[i]["id"] for i in (0, 199, 249)]
+    with Gallery.open(folder, model) as gallery:
+        assert len(gallery) == 250
+
+
+def test_a_file_waits_for_a_slow_disk(tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Milvus Lite is in this process: a call that takes longer than a server may take has not failed."""
+    with Gallery.open(tmp_path / "g.db", model, timeout=0.2) as gallery:
+        from milvus_lite.engine.collection import Collection
+
+        original = Collection.upsert
+        monkeypatch.setattr(Collection, "upsert", lambda *given, **more: (time.sleep(0.5), original(*given, **more))[1])
+        assert gallery.add(PATHS[:2]) == 2
