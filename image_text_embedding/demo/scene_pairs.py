@@ -8,7 +8,7 @@ from typing import Any
 
 from image_text_embedding.demo.scene_drawing import draw_scene
 from image_text_embedding.demo.scene_language import SHARES, SHARES_OF_PLACES, caption, question
-from image_text_embedding.demo.scene_layout import random_scene
+from image_text_embedding.demo.scene_layout import Scene, random_scene
 from image_text_embedding.demo.scene_objects import Split
 from image_text_embedding.demo.scene_statements import facts, false_variants, fits, queries, statement
 
@@ -36,9 +36,14 @@ class Scenes:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """`image` (uint8 (size, size, 3), RGB), `caption`, `question` and `answer`."""
+        return self._item(self._scene(index))
+
+    def _scene(self, index: int) -> Scene:
         if not 0 <= index < self.count:
             raise IndexError(f"expected an index from 0 to {self.count - 1}, got {index}")
-        scene = random_scene(index, self.split)
+        return random_scene(index, self.split)
+
+    def _item(self, scene: Scene) -> dict[str, Any]:
         captions = [caption(scene, draw) for draw in range(self.texts)]
         shares = SHARES_OF_PLACES if self.places else SHARES
         questions = [question(scene, draw, shares) for draw in range(self.texts)]
@@ -60,8 +65,8 @@ class SceneTexts(Scenes):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """As `Scenes`, with `texts` statements as `caption`, and what else training reads (see `PairSource`)."""
-        item = super().__getitem__(index)
-        scene = random_scene(index, self.split)
+        scene = self._scene(index)
+        item = self._item(scene)
         said = [statement(scene, draw) for draw in range(self.texts)]
         true = facts(scene)
         wrong = [each.text for draw, one in enumerate(said) for each in false_variants(one, scene, true, draw)]
@@ -74,8 +79,9 @@ class SceneTexts(Scenes):
             "claims": claims if several else claims[0],
             "facts": true,
             "negatives": wrong,
-            "queries": [each.text for each in asked],
-            "query_claims": [each.claims for each in asked],
+            # A full caption is asked as well; it claims all that is true, so that it fits no other scene.
+            "queries": [*(each.text for each in asked), item["caption"][0] if several else item["caption"]],
+            "query_claims": [*(each.claims for each in asked), tuple(true)],
         }
 
     def fits(self, claims: Iterable[str], scene_facts: Mapping[str, int]) -> bool:

@@ -53,6 +53,8 @@ SUBJECTS: dict[str, float] = {"one": 3, "two": 1.5, "two related": 3, "backgroun
 
 SHARE_OF_SYNONYMS, SHARE_OF_KINDS = 0.3, 0.08
 
+SHARE_OF_KINDS_IN_QUERIES = 0.15
+
 # A relation that holds -> others that nobody would agree with then. (A thing on another is also above it.)
 CONTRARY: dict[str, tuple[str, ...]] = {
     "left of": ("right of", "right of", "above", "below", "on"),
@@ -275,7 +277,7 @@ def _mention(group: Group, rng: np.random.Generator, alone: bool = True) -> Ment
 def _named(thing: str, rng: np.random.Generator, alone: bool) -> Mention:
     """A thing by any of its names, or by its kind, without a count."""
     number = str(rng.choice(["a", "", "many"], p=[0.5, 0.35, 0.15]))
-    if alone and (of_kinds := kinds_of(thing)) and rng.random() < SHARE_OF_KINDS:
+    if alone and (of_kinds := kinds_of(thing)) and rng.random() < SHARE_OF_KINDS_IN_QUERIES:
         kind = of_kinds[int(rng.integers(len(of_kinds)))]
         return Mention(kind, kind_name(kind), number)
     called = names()[thing]

@@ -90,7 +90,8 @@ def test_pairs_for_training() -> None:
             }
             mentioned.update(found)
             assert not any(is_held_out(*pair) for pair in itertools.combinations(found, 2)), text
-        assert len(item["queries"]) == len(item["query_claims"]) in (3, 4)
+        assert len(item["queries"]) == len(item["query_claims"]) in (4, 5)
+        assert item["queries"][-1] == item["description"][0] and set(item["query_claims"][-1]) == set(item["facts"])
         assert few.fits(item["query_claims"][0], item["facts"]) and len(item["query_claims"][0]) == 1
         assert all(few.fits(claims, item["facts"]) for claims in item["query_claims"] if len(claims) == 2)
         assert not any(is_held_out(*claims) for claims in item["query_claims"] if len(claims) == 2)

@@ -190,8 +190,7 @@ class Student(ImageTower):
                     image, text, batch, teacher, new_keys, alpha, fits
                 )
             if batch.queries is not None and fits is not None:
-                query_states = self.text(batch.queries.ids, batch.queries.mask)
-                query_vectors = unit_vectors(self.text_proj, query_states)
+                query_vectors = self._query_vectors(batch.queries)
                 with torch.autocast(states.device.type, enabled=False):
                     matches = fitting_queries(batch, fits)
                     found["itc"] = found["itc"] + losses.itc_queries(of_pictures @ query_vectors.T / self.temp, matches)
@@ -217,6 +216,14 @@ class Student(ImageTower):
             ids = self._with_enc_token(batch.captions.ids)
             found[task] = classifying_loss(self, ids, batch, states, teacher, teacher_states, alpha)
         return found
+
+    def _query_vectors(self, rows: TokenRows) -> torch.Tensor:
+        """Unit vectors of texts (Q, D). Texts of similar length together need little padding."""
+        lengths = rows.mask.sum(1)
+        order = lengths.argsort(stable=True)
+        parts = [(part, int(lengths[part[-1]])) for part in order.chunk(4)]
+        states = [self.text(rows.ids[part, :longest], rows.mask[part, :longest])[:, :1] for part, longest in parts]
+        return unit_vectors(self.text_proj, torch.cat(states)[order.argsort()])
 
     def _contrastive_loss(
         self,
