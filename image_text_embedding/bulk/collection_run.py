@@ -11,7 +11,7 @@ from image_text_embedding.bulk.shard_folder import ShardFolder
 from image_text_embedding.foundation.argument_checks import is_number, require_integer
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.inputs.collections.collection_items import CollectionItem, as_utf8
-from image_text_embedding.inputs.collections.content_reading import file_size, modified_ns
+from image_text_embedding.inputs.collections.content_reading import time_and_size
 from image_text_embedding.inputs.url_fetch import is_url
 
 if TYPE_CHECKING:
@@ -64,10 +64,10 @@ def file_version(item: CollectionItem) -> tuple[str, int | None, int | None] | N
     """
     if item.picture is None:
         return None
-    mtime_ns = modified_ns(item)
+    mtime_ns, size = time_and_size(item)
     if mtime_ns is None and not (is_url(item.path) and is_url(item.picture.file)):
         return None
-    return as_utf8(item.path), mtime_ns, file_size(item)
+    return as_utf8(item.path), mtime_ns, size
 
 
 def write_results(

@@ -16,11 +16,10 @@ from image_text_embedding.bulk.vector_shards import Row, VectorShards
 from image_text_embedding.foundation.errors import ImageError, TextError, as_item_error
 from image_text_embedding.inputs.collections.collection_items import CollectionItem, as_utf8
 from image_text_embedding.inputs.collections.content_reading import (
-    file_size,
-    modified_ns,
     read_caption,
     read_picture_bytes,
     require_text,
+    time_and_size,
 )
 from image_text_embedding.inputs.image_loading import decoded_picture
 from image_text_embedding.inputs.limits import Limits
@@ -79,10 +78,11 @@ def read_picture(
     """
     assert item.picture is not None
     # Before it is read: if it is written meanwhile, the next run reads it again.
-    mtime_ns, size_of_file = modified_ns(item), file_size(item) if item.picture.cell is not None else None
+    mtime_ns, size_of_file = time_and_size(item)
     content = read_picture_bytes(item.picture, limits)
     with decoded_picture(content, limits) as picture:
         size, pixels = picture.size, {side: to_pixels(picture, side) for side in set(sizes)}
+    size_of_file = None if item.picture.cell is None else size_of_file
     row = Row(path, None, len(content), *size, sha256(content).hexdigest(), mtime_ns, size_of_file)
     return row, tuple(pixels[side] for side in sizes)
 

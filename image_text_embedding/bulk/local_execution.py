@@ -31,8 +31,11 @@ def run_locally(
     def read(one: CollectionItem | ItemResult) -> Any:
         return one if isinstance(one, ItemResult) else reading(one)
 
+    def is_known(one: CollectionItem | ItemResult) -> bool:
+        return isinstance(one, ItemResult)
+
     # `known` runs here, in the caller's thread, the only one that may use the shards.
     todo = (ItemResult(as_utf8(item.path)) if item.problem is None and known(item) else item for item in items)
-    with contextlib.closing(prefetch_items(enumerate(todo), read, 2 * at_once, True, threads)) as ahead:
+    with contextlib.closing(prefetch_items(enumerate(todo), read, 2 * at_once, True, threads, is_known)) as ahead:
         for chunk in batches((future.result() for _, future in ahead), at_once):
             yield compute(chunk)

@@ -9,6 +9,7 @@ import abc
 import contextlib
 import hashlib
 import json
+import operator
 import os
 import sqlite3
 import time
@@ -23,6 +24,8 @@ from image_text_embedding.foundation.exclusive_lock import LockHeldError, acquir
 from image_text_embedding.inputs.collections.collection_items import as_utf8
 
 ROW_GROUP = 1024  # rows; this many are read to copy one vector
+
+CACHE_KIB = 32_768  # memory for the database of what exists: all of it up to 200,000 rows
 
 MAX_OPEN_SECONDS = 600.0  # a shard is written at least this often: so much work a killed run may lose
 
@@ -177,6 +180,7 @@ class ShardFolder(abc.ABC, Generic[Entry]):
         self._seen = sqlite3.connect("", isolation_level=None)  # a temporary file, deleted with the connection
         self._seen.executescript(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
+            f"PRAGMA cache_size = -{CACHE_KIB};"
             "CREATE TABLE seen (key BLOB PRIMARY KEY, value) WITHOUT ROWID;"
             "CREATE TABLE failed (path TEXT, error TEXT, reason TEXT);"
         )
@@ -192,7 +196,8 @@ class ShardFolder(abc.ABC, Generic[Entry]):
     def _record(self, keys: list[tuple[bytes, str, Any]]) -> None:
         """Note (kind, text, value), each where there is none of this kind and text yet."""
         self._seen.execute("BEGIN")
-        rows = ((_key(kind, text), value) for kind, text, value in keys)
+        # Sorted, the keys of one page of the database are written together; of equal keys the first row still wins.
+        rows = sorted(((_key(kind, text), value) for kind, text, value in keys), key=operator.itemgetter(0))
         self._seen.executemany("INSERT OR IGNORE INTO seen VALUES (?, ?)", rows)
         self._seen.execute("COMMIT")
 

@@ -64,8 +64,8 @@ class VectorShards(ShardFolder[tuple[Row, np.ndarray]]):
         """Whether the file at this path is embedded already, without reading it. A URL is assumed not to change.
 
         Args:
-            size: as `content_reading.file_size`. It does not count for rows that name none, as those of version 0.1.0 about
-                pictures in parquet files.
+            size: as `content_reading.time_and_size` returns it. It does not count for rows that name none, as those of
+                version 0.1.0 about pictures in parquet files.
         """
         return any(self._find(b"file", f"{path}\0{mtime_ns}\0{known}") is not None for known in (size, None))
 

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from image_text_embedding.foundation.argument_checks import MODALITIES
 from image_text_embedding.foundation.errors import InputError
+from image_text_embedding.inputs.decoding.jpeg.gpu_decoding import GpuJpegDecoder
 from image_text_embedding.inputs.decoding.jpeg.reduced_size import SHOWN
 from image_text_embedding.inputs.image_loading import decoded_picture
 from image_text_embedding.inputs.limits import Limits
@@ -161,13 +162,21 @@ class ModelRuntime:
     def pixels_unresized(self, picture: Any) -> np.ndarray:
         """As `pixels_fast` without the resizing, which the device does: uint8 (H, W, 3).
 
-        A picture that its decoder could not shrink is resized here: a batch of large ones would take gigabytes.
+        A picture that its decoder could not shrink is resized here: a batch of large ones would take gigabytes. With
+        torchcodec a GPU decodes JPEGs, and resizes each at once.
         """
         size = self.config.vision.image_size
-        with decoded_picture(picture, self.limits, min_side=2 * size) as decoded:
+        with decoded_picture(picture, self.limits, min_side=2 * size, gpu=self.gpu_decoder) as decoded:
             small = decoded.width * decoded.height <= (4 * size) ** 2
             whole = decoded.info.get(SHOWN, (0, 0, *decoded.size)) == (0, 0, *decoded.size)
             return np.array(decoded) if small and whole else to_pixels_fast(decoded, size)
+
+    @functools.cached_property
+    def gpu_decoder(self) -> GpuJpegDecoder | None:
+        """Decodes JPEGs for `decode="device"` on a GPU; None elsewhere."""
+        if self.device.type != "cuda":
+            return None
+        return GpuJpegDecoder(self.device, self.config.vision.image_size, resize_pixels)
 
     def frames(self, video: Any, frames: int | None) -> list[np.ndarray]:
         """Any supported video input -> uint8 (S, S, 3) of each frame that stands for it: see `load_video`."""

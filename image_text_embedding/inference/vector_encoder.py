@@ -199,7 +199,8 @@ class VectorEncoder:
             normalize_embeddings: False keeps the projection's length; such vectors are not comparable by dot product.
             decode: "fast" decodes a large JPEG at a reduced scale, at least twice the model's size, and lets torch resize:
                 two to four times as fast; the cosine to the exact vectors stays above 0.9999. "device" also lets the
-                model's device resize pictures of equal size together: for a GPU that waits for the processor.
+                model's device resize pictures of equal size together: for a GPU that waits for the processor. With the extra
+                `gpu` (torchcodec), a CUDA device decodes JPEGs, too.
 
         Returns:
             float32 (D,) for one picture, (N, D) for many, (0, D) for none.

@@ -20,6 +20,7 @@ from image_text_embedding.inputs.decoding import decoding_cost, early_sizes, png
 from image_text_embedding.inputs.decoding.formats import readable_formats, recognized_format, recognized_kind
 from image_text_embedding.inputs.decoding.grey_levels import to_8_bit_grey
 from image_text_embedding.inputs.decoding.jpeg import turbo_decoding
+from image_text_embedding.inputs.decoding.jpeg.gpu_decoding import GpuJpegDecoder
 from image_text_embedding.inputs.decoding.jpeg.reduced_size import SHOWN, shown_part
 from image_text_embedding.inputs.decoding.memory_budget import DECODING_MEMORY, Reservation
 from image_text_embedding.inputs.decoding.metered_file import MeteredFile
@@ -91,29 +92,37 @@ def load_picture(item: Any, limits: Limits = _LIMITS, min_side: int | None = Non
 
 
 @contextmanager
-def decoded_picture(item: Any, limits: Limits = _LIMITS, min_side: int | None = None) -> Iterator[Image.Image]:
-    """As `load_picture`; the picture counts as decoding memory up to the end of the block. Use it to reduce a large one."""
+def decoded_picture(
+    item: Any, limits: Limits = _LIMITS, min_side: int | None = None, gpu: GpuJpegDecoder | None = None
+) -> Iterator[Image.Image]:
+    """As `load_picture`; the picture counts as decoding memory up to the end of the block. Use it to reduce a large one.
+
+    Args:
+        gpu: decodes the JPEGs that it can, to its own size.
+    """
     with DECODING_MEMORY.reservation(limits.decoding_memory) as memory:
-        picture = _load(item, limits, min_side, memory)
+        picture = _load(item, limits, min_side, memory, gpu)
         memory.shrink(4 * picture.width * picture.height)
         yield picture
 
 
 @item_errors_as(ImageError)
-def _load(item: Any, limits: Limits, min_side: int | None, memory: Reservation) -> Image.Image:
+def _load(
+    item: Any, limits: Limits, min_side: int | None, memory: Reservation, gpu: GpuJpegDecoder | None
+) -> Image.Image:
     if isinstance(item, Image.Image):
         with _DECODING[id(item) // 16 % len(_DECODING)]:
             return _from_pil_image(item, limits, memory)
     if isinstance(item, np.ndarray):
         return _from_array(item, limits)
     if isinstance(item, str) and is_url(item):
-        return _open(io.BytesIO(fetch_picture(item, limits)), display_url(item), limits, min_side, memory)
+        return _open(io.BytesIO(fetch_picture(item, limits)), display_url(item), limits, min_side, memory, gpu)
     if isinstance(item, (str, os.PathLike)):
-        return _from_file(item, limits, min_side, memory)
+        return _from_file(item, limits, min_side, memory, gpu)
     if isinstance(item, (bytes, bytearray, memoryview)):
-        return _open(io.BytesIO(bytes(item)), "the bytes", limits, min_side, memory)
+        return _open(io.BytesIO(bytes(item)), "the bytes", limits, min_side, memory, gpu)
     if callable(getattr(item, "read", None)):
-        return _from_stream(item, limits, min_side, memory)
+        return _from_stream(item, limits, min_side, memory, gpu)
     kind = f"{type(item).__module__}.{type(item).__qualname__}"
     if is_foreign_array(item):
         # Only its owner knows which axis is colour, and the range of the values.
@@ -177,7 +186,9 @@ def _from_array(array: np.ndarray, limits: Limits) -> Image.Image:
     return Image.fromarray(values) if channels > 1 else Image.fromarray(values[:, :, 0]).convert("RGB")
 
 
-def _from_file(path: str | os.PathLike[Any], limits: Limits, min_side: int | None, memory: Reservation) -> Image.Image:
+def _from_file(
+    path: str | os.PathLike[Any], limits: Limits, min_side: int | None, memory: Reservation, gpu: GpuJpegDecoder | None
+) -> Image.Image:
     if not limits.allow_files:
         raise ImageError(
             "a path is not allowed here (Limits.allow_files is False): pass the picture's bytes or its URL"
@@ -197,7 +208,7 @@ def _from_file(path: str | os.PathLike[Any], limits: Limits, min_side: int | Non
     if file is None:
         raise ImageError(f"expected a picture's file, got a {'folder' if stat.S_ISDIR(kind) else 'device'}: {shown}")
     with file:
-        return _open(file, shown, limits, min_side, memory)
+        return _open(file, shown, limits, min_side, memory, gpu)
 
 
 def _base64_hint(path: Any) -> str | None:
@@ -217,24 +228,28 @@ def _base64_hint(path: Any) -> str | None:
     )
 
 
-def _from_stream(stream: Any, limits: Limits, min_side: int | None, memory: Reservation) -> Image.Image:
+def _from_stream(
+    stream: Any, limits: Limits, min_side: int | None, memory: Reservation, gpu: GpuJpegDecoder | None
+) -> Image.Image:
     try:
         content = stream.read()
     except Exception as error:
         raise ImageError(f"cannot read the file object {type(stream).__name__}: {error}") from error
     if not isinstance(content, (bytes, bytearray)):
         raise ImageError(f"expected a file opened in binary mode ('rb'), got one that returns {type(content).__name__}")
-    return _open(io.BytesIO(content), "the file object", limits, min_side, memory)
+    return _open(io.BytesIO(content), "the file object", limits, min_side, memory, gpu)
 
 
-def _open(file: Any, what: str, limits: Limits, min_side: int | None, memory: Reservation) -> Image.Image:
+def _open(
+    file: Any, what: str, limits: Limits, min_side: int | None, memory: Reservation, gpu: GpuJpegDecoder | None
+) -> Image.Image:
     """Decode an encoded picture; `what` names it in errors."""
     with _named(what, limits):
         head = file.read(64)
         name = recognized_format(head)
         formats = readable_formats(name)
         try:
-            return _decode_file(MeteredFile(file), name, formats, limits, min_side, memory)
+            return _decode_file(MeteredFile(file), name, formats, limits, min_side, memory, gpu)
         # One of our own checks: there is no other way to read the file.
         except ImageError:
             raise
@@ -242,7 +257,7 @@ def _open(file: Any, what: str, limits: Limits, min_side: int | None, memory: Re
             if name == "PNG" and (copy := _without_ancillary_chunks(file)) is not None:
                 # The first error describes the file better than one of the copy.
                 with suppress(OSError, SyntaxError):
-                    return _decode_file(MeteredFile(copy), name, formats, limits, min_side, memory)
+                    return _decode_file(MeteredFile(copy), name, formats, limits, min_side, memory, gpu)
             if isinstance(error, UnidentifiedImageError):
                 known = ", ".join(formats)
                 raise ImageError(f"expected a picture ({known}), got {recognized_kind(head)}") from error
@@ -257,7 +272,13 @@ def _without_ancillary_chunks(file: Any) -> io.BytesIO | None:
 
 
 def _decode_file(
-    file: MeteredFile, name: str | None, formats: list[str], limits: Limits, min_side: int | None, memory: Reservation
+    file: MeteredFile,
+    name: str | None,
+    formats: list[str],
+    limits: Limits,
+    min_side: int | None,
+    memory: Reservation,
+    gpu: GpuJpegDecoder | None,
 ) -> Image.Image:
     if (size := early_sizes.stated_size(name, file)) is not None:
         _check_size(*size, limits)
@@ -274,6 +295,8 @@ def _decode_file(
     memory.grow(decoding_cost.memory_needed(picture, file, limits.max_pixels))
 
     def decode() -> Image.Image:
+        if gpu is not None and (finished := gpu(picture, file)) is not None:
+            return finished
         decoded = turbo_decoding.decode(picture, file, min_side)
         if decoded is None:
             # PIL goes on reading from there.

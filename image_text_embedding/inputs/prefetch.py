@@ -44,7 +44,12 @@ class DeferredErrorIterator(Iterator[T]):
 
 
 def prefetch_items(
-    items: NumberedItems, function: Callable[[Any], Any], depth: int, stable: bool, threads: int | None = None
+    items: NumberedItems,
+    function: Callable[[Any], Any],
+    depth: int,
+    stable: bool,
+    threads: int | None = None,
+    is_cheap: Callable[[Any], bool] = lambda _: False,
 ) -> Generator[tuple[int, Future[Any]], None, None]:
     """(index, the future of function(item)) of each item, in order; at most `depth` of them are computed ahead.
 
@@ -55,6 +60,7 @@ def prefetch_items(
     Args:
         stable: whether items do not change while others are read, as in a list.
         threads: None = one for each CPU, at least 2 and at most MAX_THREADS.
+        is_cheap: whether `function` of an item takes less time than a thread's turn. It is called in the consumer's thread.
     """
     threads = threads or min(MAX_THREADS, max(2, available_cpus()))
     pool = ThreadPoolExecutor(threads, thread_name_prefix="image-text-embedding")
@@ -65,7 +71,7 @@ def prefetch_items(
             if not stable and type(item) is np.ndarray:
                 item, deferrable = item.copy(), True
             else:
-                deferrable = _is_deferrable(item, stable)
+                deferrable = not is_cheap(item) and _is_deferrable(item, stable)
             future = pool.submit(function, item) if deferrable else _read_now(function, item)
             waiting.append((index, future))
             # Otherwise it would stay in memory until the next one is read.

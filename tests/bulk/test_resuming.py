@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from image_text_embedding.bulk.embed_collection import embed
 from image_text_embedding.bulk.vector_manifest import manifest_of
 from image_text_embedding.bulk.vector_shards import VectorShards
 from image_text_embedding.foundation.errors import ConfigError, InputError
+from image_text_embedding.inputs.collections import content_reading
 
 pa = pytest.importorskip("pyarrow")
 
@@ -188,3 +190,18 @@ def test_texts_and_unchanged_pictures_that_exist_need_no_vectors(
     monkeypatch.setattr(VectorShards, "vector", lambda *_: pytest.fail("read a vector"))
     assert embed(listed, Mean(), tmp_path / "texts", modality="text").new == 0
     assert embed(photos, Mean(), tmp_path / "pictures", checksum=True).new == 0
+
+
+def test_what_exists_costs_one_stat_and_no_thread(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed(photos, Mean(), tmp_path / "out")
+    asked: list[str] = []
+    original = os.stat
+    monkeypatch.setattr(
+        content_reading.os, "stat", lambda path, **more: asked.append(str(path)) or original(path, **more)
+    )
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", lambda *_: pytest.fail("used a thread"))
+    assert embed(photos, Mean(), tmp_path / "out").already == 12
+    each = [path for path in asked if path.startswith(str(photos)) and path != str(photos)]
+    assert sorted(each) == sorted(map(str, photos.glob("*.png")))

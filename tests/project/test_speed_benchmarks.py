@@ -46,3 +46,23 @@ def test_decoding_benchmark(tmp_path: Path) -> None:
     content = json.loads(figures.read_text())["figures"]
     assert content["files to pixels, 12 MP: exact, largest difference"]["median"] == 0
     assert (tmp_path / "x.png").stat().st_size > 5000
+    curve = {name for name in content if name.startswith("curve, ") and name.endswith("files, speed")}
+    assert curve == {
+        f"curve, {way}, {cores}: 20 files, speed" for way in ("exact", "fast") for cores in ("1 core", "2 cores")
+    }
+
+
+def test_scale_benchmark(tmp_path: Path) -> None:
+    """Its own checks: every search finds its row; a killed run resumes, and a repeated one computes nothing."""
+    pytest.importorskip("milvus_lite")
+    figures = tmp_path / "figures.json"
+    done = run("bench_scale.py", "--quick", "--json", str(figures), "--png", str(tmp_path / "x.png"))
+    assert "FAILED" not in done.stdout and (tmp_path / "x.png").stat().st_size > 5000
+    content = json.loads(figures.read_text())
+    assert content["problems"] == {}
+    assert {each["verdict"] for each in content["checks"].values()} == {"not measured"}
+    found = content["figures"]
+    killed = found["embed, 3,000 rows: killed with so many rows written"]["median"]
+    assert 0 < killed < 3000
+    for rows in ("1,000", "2,000"):
+        assert found[f"gallery, {rows} rows: search, p50"]["median"] > 0

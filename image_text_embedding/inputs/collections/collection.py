@@ -48,7 +48,12 @@ from image_text_embedding.inputs.collections.collection_items import (
     picture_values,
     suffix_of,
 )
-from image_text_embedding.inputs.collections.folders import FolderLinks, folder_items, picture_file_item
+from image_text_embedding.inputs.collections.folders import (
+    FolderLinks,
+    count_folder_items,
+    folder_items,
+    picture_file_item,
+)
 from image_text_embedding.inputs.collections.parquet_tables import (
     holds_lists,
     holds_paths,
@@ -142,7 +147,9 @@ class Collection:
             self.passed_over.add(path)
 
     def _count(self, path: str) -> int:
-        if suffix_of(path) == ".parquet" and not os.path.isdir(path):
+        if os.path.isdir(path):
+            return count_folder_items(path, self._links, self.passed_over)
+        if suffix_of(path) == ".parquet":
             try:
                 file = open_parquet(path)
             except InputError:

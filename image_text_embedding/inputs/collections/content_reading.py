@@ -21,29 +21,20 @@ from image_text_embedding.inputs.url_fetch import fetch_picture, is_url
 MAX_CAPTION_BYTES = 2**20
 
 
-def modified_ns(item: CollectionItem) -> int | None:
-    """When the picture's file was last written, in ns since 1970; None if it has no file of its own, or it is missing."""
-    if item.picture is None or is_url(item.picture.file):
-        return None
-    try:
-        return os.stat(item.picture.file).st_mtime_ns
-    except (OSError, ValueError):
-        return None
+def time_and_size(item: CollectionItem) -> tuple[int | None, int | None]:
+    """What shows without reading a picture whether its file has changed, by one call of the file system.
 
-
-def file_size(item: CollectionItem) -> int | None:
-    """Bytes of the picture as the file system or a tar's header says, of the entire file for a cell of a parquet file.
-
-    None where `modified_ns` is.
+    Returns:
+        when the file was last written, in ns since 1970; and the bytes of the picture as the file system or a tar's header
+        says, of the entire file for a cell of a parquet file. None and None: it has no file, or that is missing.
     """
     if item.picture is None or is_url(item.picture.file):
-        return None
-    if item.picture.span is not None:
-        return item.picture.span[1]
+        return None, None
     try:
-        return os.stat(item.picture.file).st_size
+        status = os.stat(item.picture.file)
     except (OSError, ValueError):
-        return None
+        return None, None
+    return status.st_mtime_ns, status.st_size if item.picture.span is None else item.picture.span[1]
 
 
 class StoredPicture:

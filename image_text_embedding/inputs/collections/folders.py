@@ -130,16 +130,38 @@ def contains_path(folder: str, path: str) -> bool:
 
 def folder_items(folder: str, links: FolderLinks, passed_over: PassedOver) -> Iterator[CollectionItem]:
     """The items of a folder, in the order of names. A folder that cannot be read becomes an item with a problem."""
+    for entry in _taken_entries(folder, links, passed_over):
+        if entry.problem is not None:
+            yield CollectionItem(as_utf8(entry.path), problem=entry.problem)
+        elif suffix_of(entry.path) == ".tar":
+            yield from tar_items(entry.path, passed_over)
+        else:
+            # Not os.path.basename, which takes a tenth of the time of an item.
+            yield picture_file_item(
+                entry.path, lambda caption, names=entry.names: caption.rpartition(os.sep)[2] in names
+            )
+
+
+def count_folder_items(folder: str, links: FolderLinks, passed_over: PassedOver) -> int:
+    """How many items `folder_items` yields, in half of its time."""
+    return sum(
+        sum(1 for _ in tar_items(entry.path, passed_over))
+        if entry.problem is None and suffix_of(entry.path) == ".tar"
+        else 1
+        for entry in _taken_entries(folder, links, passed_over)
+    )
+
+
+def _taken_entries(folder: str, links: FolderLinks, passed_over: PassedOver) -> Iterator[FolderEntry]:
+    """The pictures and tar shards of a folder and those below, and the folders that cannot be read."""
     picture_stems = _PictureStems()
     for entry in walk_folder(folder, links):
         if entry.problem is not None:
-            yield CollectionItem(as_utf8(entry.path), problem=entry.problem)
+            yield entry
         elif entry.is_folder:
             continue
-        elif suffix_of(entry.path) in PICTURE_SUFFIXES:
-            yield picture_file_item(entry.path, lambda caption, names=entry.names: os.path.basename(caption) in names)
-        elif suffix_of(entry.path) == ".tar":
-            yield from tar_items(entry.path, passed_over)
+        elif (suffix := suffix_of(entry.path)) in PICTURE_SUFFIXES or suffix == ".tar":
+            yield entry
         else:
             stem, suffix = os.path.splitext(os.path.basename(entry.path))
             if suffix not in CAPTION_SUFFIXES or stem not in picture_stems(entry.names):

@@ -25,6 +25,12 @@ def largest_file(pixels: int) -> int:
     return 4 * pixels + 2**16
 
 
+def is_small_file(picture: ImageFile.ImageFile, file: MeteredFile) -> bool:
+    """Whether the file of an opened JPEG, which `draft` may have reduced, is read as a whole."""
+    scale = picture.decoderconfig[0] if getattr(picture, "decoderconfig", None) else 1
+    return file.size() <= largest_file(picture.width * picture.height * scale * scale)
+
+
 def decode(picture: ImageFile.ImageFile, file: MeteredFile, min_side: int | None) -> Image.Image | None:
     """The pixels of an opened JPEG, equal to PIL's at full size; the position in the file changes.
 
@@ -37,9 +43,7 @@ def decode(picture: ImageFile.ImageFile, file: MeteredFile, min_side: int | None
     """
     if picture.format not in ("JPEG", "MPO") or picture.mode not in _COLOURS or ImageFile.LOAD_TRUNCATED_IMAGES:
         return None
-    scale = picture.decoderconfig[0] if getattr(picture, "decoderconfig", None) else 1
-    pixels = picture.width * picture.height * scale * scale
-    if file.size() > largest_file(pixels) or (decoder := _decoder()) is None:
+    if not is_small_file(picture, file) or (decoder := _decoder()) is None:
         return None
     file.seek(0)
     colours, raw_mode = _COLOURS[picture.mode]
