@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -33,9 +34,12 @@ class TextRules:
         """
         return re.sub(r"\s{2,}", " ", self._replaced(text)).rstrip("\n").strip(" ").split(" ")
 
+    @functools.cached_property
+    def _characters(self) -> dict[int, str | None]:
+        return {ord(char): " " for char in self.to_space} | {ord(char): None for char in self.remove}
+
     def _replaced(self, text: str) -> str:
-        table = {ord(char): " " for char in self.to_space} | {ord(char): None for char in self.remove}
-        text = text.lower().translate(table)
+        text = text.lower().translate(self._characters)
         for old, new in self.replace:
             text = text.replace(old, new)[:MAX_CHARACTERS]  # rules may come from a stranger, and multiply the text
         return text

@@ -1,9 +1,12 @@
 """How the HTTP service does under load: `python tests/benchmarks/bench_serve.py`.
 
 One script on loopback: the server is a process of its own, the clients are in this one, and they share the machine's
-processors. It prints the rows of the serving issue's table with what was measured. `--full-size` measures a made-up BLIP of
-the official base size at 384 pixels instead of `blip_demo`. `--seconds` is the length of each measurement, `--fuzz` the
-number of mutated requests, `--overload` the seconds of overload.
+processors; what the clients take is in the figures. It prints the rows of the serving issue's table with what was measured.
+`--full-size` measures a made-up BLIP of the official base size at 384 pixels instead of `blip_demo`. `--seconds` is the length
+of each measurement, `--overload` the seconds of overload.
+
+`--fuzz` is the number of mutated requests, sent in ten parts. `--schemathesis` is that program, which may be installed in an
+environment of its own (`pip install schemathesis`): it makes up `--examples` requests for each route from /openapi.json.
 
 Items per second are compared with `encode_text` and `encode_image` in batches of 32, in this process, measured while the
 server is idle, before and after: that is what the machine can do if nobody has to speak HTTP.
@@ -20,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,8 +34,9 @@ from typing import Any
 from encode_bench.made_up_inputs import captions, make_weights
 from encode_bench.measuring import Bench
 from serve_bench.clients import Load, closed_loop, open_loop, post
+from serve_bench.made_up_requests import run_schemathesis
 from serve_bench.mutated_requests import fuzz_service
-from serve_bench.server_process import ServerProcess, running_process, server_process
+from serve_bench.server_process import ServerProcess, machine_use, running_process, server_process
 
 SECTIONS = ("text", "pictures", "latency", "overload", "fuzz", "drip", "plain")
 
@@ -109,7 +114,8 @@ def report(name: str, value: str, bar: str) -> None:
 
 def describe(load: Load) -> str:
     counts = ", ".join(f"{count} x {status}" for status, count in sorted(load.counts.items()))
-    return f"{counts}; p50 {load.quantile(0.5) * 1e3:.1f} ms, p99 {load.quantile(0.99) * 1e3:.1f} ms"
+    clients = load.cpu_seconds / sum(load.counts.values())
+    return f"{counts}; clients {clients * 1e3:.2f} ms CPU each; p50 {load.quantile(0.5) * 1e3:.1f} ms, p99 {load.quantile(0.99) * 1e3:.1f} ms"
 
 
 @contextmanager
@@ -166,48 +172,84 @@ def measure(
     texts, pictures = text_requests(sent[0]), picture_requests(sent[1])
     closed_loop(server.port, texts, 64, 1.0)
     closed_loop(server.port, pictures, 8, 1.0)
-    if "text" in chosen:
-        alone = closed_loop(server.port, texts, 1, sizes.seconds)
-        many, share = compare(server, texts, 64, sizes.seconds, plain["text"])
-        print(f"  1 client: {alone.rate():.0f}/s, {describe(alone)}")
-        report("64 text clients / 1 at a time", f"{many.rate() / alone.rate():.1f} x", ">= 5 x (blip_demo)")
-        report("64 text clients / encode_text in batches", share, ">= 80%")
-    if "pictures" in chosen:
-        _, share = compare(server, pictures, 32, sizes.seconds, plain["image"])
-        report("32 picture clients / encode_image in batches", share, ">= 90% (full size)")
-    if "latency" in chosen:
-        for name, requests, clients in (("texts", texts, 64), ("pictures", pictures, 32)):
-            alone = closed_loop(server.port, requests, 1, sizes.seconds)
-            full = closed_loop(server.port, requests, clients, sizes.seconds).rate()
-            half = open_loop(server.port, requests, full / 2, sizes.seconds)
-            ratio = half.quantile(0.99) / alone.quantile(0.5)
-            print(f"  {name}: alone {describe(alone)}; at {full / 2:.1f}/s {describe(half)}")
-            report(f"p99 at half load / unloaded p50, {name}", f"{ratio:.1f}", "<= 3")
-    if "overload" in chosen:
-        full = closed_loop(server.port, pictures, 32, sizes.seconds).rate()
-        before = server.memory()
-        with memory_in_parts(server, sizes.overload) as parts:
-            load = open_loop(server.port, pictures, 4 * full, sizes.overload)
-        # First the queue fills, which is bounded; memory is flat if the later parts are equal.
-        shown = ", ".join(f"{each:.0f}" for each in parts)
-        report(
-            f"4 x overload with pictures for {sizes.overload:.0f} s",
-            f"{describe(load)}; {before:.0f} MiB, then by eighths {shown}",
-            "only 200 and 429, none lost, memory flat",
-        )
-    if "fuzz" in chosen:
-        small = f"data:image/png;base64,{base64.b64encode(min(sent[1], key=len)).decode()}"
-        fuzz_service(server.port, small, 500, seed=1)
-        before = server.memory()
-        load, faults = fuzz_service(server.port, small, sizes.fuzz)
-        memory = f"{before:.0f} -> {server.memory():.0f} MiB"
-        report(
-            f"{sizes.fuzz} mutated requests",
-            f"{len(faults)} faults; {describe(load)}; {memory}",
-            "no 500, no hang, no growth",
-        )
-        for fault in faults[:5]:
-            print(f"    {fault}")
+    sections = {
+        "text": lambda: measure_texts(server, sizes, texts, plain["text"]),
+        "pictures": lambda: measure_pictures(server, sizes, pictures, plain["image"]),
+        "latency": lambda: measure_latency(server, sizes, {"texts": (texts, 64), "pictures": (pictures, 32)}),
+        "overload": lambda: measure_overload(server, sizes, pictures),
+        "fuzz": lambda: measure_fuzz(server, sizes, min(sent[1], key=len)),
+    }
+    for name, section in sections.items():
+        if name in chosen:
+            with machine_use(server):
+                section()
+
+
+def measure_texts(server: ServerProcess, sizes: argparse.Namespace, requests: list[bytes], plain: Any) -> None:
+    """Many clients against one, and against batches without HTTP."""
+    alone = closed_loop(server.port, requests, 1, sizes.seconds)
+    many, share = compare(server, requests, 64, sizes.seconds, plain)
+    print(f"  1 client: {alone.rate():.0f}/s, {describe(alone)}")
+    report("64 text clients / 1 at a time", f"{many.rate() / alone.rate():.1f} x", ">= 5 x (blip_demo)")
+    report("64 text clients / encode_text in batches", share, ">= 80%")
+
+
+def measure_pictures(server: ServerProcess, sizes: argparse.Namespace, requests: list[bytes], plain: Any) -> None:
+    """Many clients against batches without HTTP."""
+    _, share = compare(server, requests, 32, sizes.seconds, plain)
+    report("32 picture clients / encode_image in batches", share, ">= 90% (full size)")
+
+
+def measure_latency(
+    server: ServerProcess, sizes: argparse.Namespace, kinds: dict[str, tuple[list[bytes], int]]
+) -> None:
+    """Requests that arrive at random, half as many as the server can answer, against one client alone."""
+    for name, (requests, clients) in kinds.items():
+        alone = closed_loop(server.port, requests, 1, sizes.seconds)
+        full = closed_loop(server.port, requests, clients, sizes.seconds).rate()
+        half = open_loop(server.port, requests, full / 2, sizes.seconds)
+        ratio = half.quantile(0.99) / alone.quantile(0.5)
+        print(f"  {name}: alone {describe(alone)}; at {full / 2:.1f}/s {describe(half)}")
+        report(f"p99 at half load / unloaded p50, {name}", f"{ratio:.1f}", "<= 3")
+
+
+def measure_overload(server: ServerProcess, sizes: argparse.Namespace, requests: list[bytes]) -> None:
+    """Four times as many requests as the server can answer."""
+    full = closed_loop(server.port, requests, 32, sizes.seconds).rate()
+    before = server.memory()
+    with memory_in_parts(server, sizes.overload) as parts:
+        load = open_loop(server.port, requests, 4 * full, sizes.overload)
+    # First the queue fills, which is bounded; memory is flat if the later parts are equal.
+    shown = ", ".join(f"{each:.0f}" for each in parts)
+    report(
+        f"4 x overload with pictures for {sizes.overload:.0f} s",
+        f"{describe(load)}; {before:.0f} MiB, then by eighths {shown}",
+        "only 200 and 429, none lost, memory flat",
+    )
+
+
+def measure_fuzz(server: ServerProcess, sizes: argparse.Namespace, picture: bytes) -> None:
+    """Mutated requests, and those that schemathesis makes up."""
+    small = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+    fuzz_service(server.port, small, 500, seed=1)
+    memory, faults, counts = [server.memory()], [], Counter[int]()
+    for part in range(10):
+        load, found = fuzz_service(server.port, small, sizes.fuzz // 10, seed=sizes.seed + part)
+        faults += found
+        counts += load.counts
+        memory.append(server.memory())
+        shown = ", ".join(f"{each:.0f}" for each in memory)
+        print(f"  {sum(counts.values())} requests, {len(faults)} faults, MiB {shown}", flush=True)
+    report(
+        f"{sizes.fuzz} mutated requests",
+        f"{len(faults)} faults; {dict(sorted(counts.items()))}; {shown} MiB",
+        "no 500, no hang, no growth",
+    )
+    for fault in faults[:5]:
+        print(f"    {fault}")
+    if sizes.schemathesis:
+        run_schemathesis(sizes.schemathesis, server.port, sizes.examples)
+        report("after schemathesis", f"{server.memory():.0f} MiB", "no growth")
 
 
 def measure_drip(model: str, sizes: argparse.Namespace, sent: Any) -> None:
@@ -256,6 +298,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--overload", type=float, default=120.0)
     parser.add_argument("--fuzz", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=100, help="of the mutated requests: each part of them has the next one")
+    parser.add_argument("--schemathesis", metavar="PROGRAM", help="where it is installed; without it, it does not run")
+    parser.add_argument("--examples", type=int, default=1000)
     sizes = parser.parse_args()
     import image_text_embedding as ite
     from image_text_embedding.inputs.prefetch import available_cpus

@@ -54,6 +54,18 @@ def test_random_ids_equal_those_of_transformers(tokenizer: Tokenizer, theirs: Ca
         assert tokenizer(text, BLIP) == theirs(clean_text(text, BLIP), BLIP.max_tokens)
 
 
+@pytest.mark.parametrize("most", [2**16, 5])
+def test_remembered_words_have_the_same_ids(
+    vocabulary: Path, theirs: Callable[[str, int], list[int]], monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(tokenizer_module, "_MAX_KNOWN_WORDS", most)
+    ours, rng = Tokenizer.from_vocabulary(vocabulary), random.Random(1)
+    words = ["dog", "Dogs", "skateboarding", "2", "1980s", "qzxv", "x" * 33, "y" * 101, "don't", "café", "犬", "", "a"]
+    for _ in range(200):
+        text = "a " + " ".join(rng.choices(words, k=rng.randint(1, 12)))
+        assert ours(text, BLIP) == theirs(clean_text(text, BLIP), BLIP.max_tokens)
+
+
 def test_known_ids(tokenizer: Tokenizer) -> None:
     """ "a photo of a cat" in bert-base-uncased."""
     assert (tokenizer.vocab_size, tokenizer.cls_id, tokenizer.sep_id) == (30522, 101, 102)

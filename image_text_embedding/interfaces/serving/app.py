@@ -7,11 +7,11 @@ from importlib import metadata
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from image_text_embedding.foundation.errors import EmbeddingError
-from image_text_embedding.interfaces.serving.errors import ServingError, serving_error, validation_error
+from image_text_embedding.interfaces.serving.errors import ServingError, serving_error
+from image_text_embedding.interfaces.serving.routes.post_dispatcher import PostDispatcher, error_response
 from image_text_embedding.interfaces.serving.request_guard import RequestGuard
 from image_text_embedding.interfaces.serving.routes.embeddings import embeddings_router
 from image_text_embedding.interfaces.serving.routes.explain import explain_router
@@ -46,39 +46,31 @@ def create_app(service: Service) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for router in ROUTERS:
-        app.include_router(router(service))
+    routers = [router(service) for router in ROUTERS]
+    for router in routers:
+        app.include_router(router)
+    app.add_middleware(PostDispatcher, routes=[route for router in routers for route in router.routes])
     app.add_middleware(RequestGuard, settings=service.settings, metrics=service.metrics)
     for kind in (ServingError, EmbeddingError):
         app.add_exception_handler(kind, _answer_error)
     app.add_exception_handler(Exception, _answer_defect)
     app.add_exception_handler(HTTPException, _answer_http_exception)
-    app.add_exception_handler(RequestValidationError, _answer_validation)
     return app
 
 
-def _response(error: ServingError, headers: dict[str, str] | None = None) -> Response:
-    return Response(error.body(), error.status, error.headers() | (headers or {}), "application/json")
-
-
 async def _answer_error(_: Request, error: Any) -> Response:
-    return _response(serving_error(error))
+    return error_response(serving_error(error))
 
 
 async def _answer_defect(_: Request, error: Exception) -> Response:
     # Starlette raises it again after the answer, and uvicorn writes it to the log.
-    return _response(serving_error(error))
+    return error_response(serving_error(error))
 
 
 async def _answer_http_exception(request: Request, error: Any) -> Response:
     messages = {
-        400: "expected JSON in the body, got something that cannot be parsed",
         404: f"no such path: {request.url.path[:200]!r}. /openapi.json lists them",
         405: f"{request.method} is not allowed here; expected {(error.headers or {}).get('Allow', 'another method')}",
     }
-    status = 422 if error.status_code == 400 else error.status_code
-    return _response(ServingError(status, messages.get(error.status_code, str(error.detail))), error.headers)
-
-
-async def _answer_validation(_: Request, error: Any) -> Response:
-    return _response(validation_error(error.errors()))
+    message = messages.get(error.status_code, str(error.detail))
+    return error_response(ServingError(error.status_code, message), error.headers)

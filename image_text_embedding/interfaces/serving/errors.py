@@ -121,12 +121,10 @@ def serving_error(error: Exception, param: str | None = None) -> ServingError:
 
 
 def validation_error(errors: Sequence[Mapping[str, Any]]) -> ServingError:
-    """The answer to a body that is not JSON, or that does not have the expected fields; about the first error."""
+    """The answer to a body that does not have the expected fields, from pydantic's errors; about the first of them."""
     first = errors[0]
     location, kind, got = first["loc"], first["type"], first.get("input")
-    if kind == "json_invalid":
-        return ServingError(422, f"expected JSON in the body: {first.get('ctx', {}).get('error', 'it is malformed')}")
-    names = [each for each in location[1:] if not isinstance(each, str) or each.isidentifier()]
+    names = [each for each in location if not isinstance(each, str) or each.isidentifier()]
     param = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in names).removeprefix(".")
     where = f"{param}: " if param else ""
     if kind == "value_error":

@@ -27,6 +27,8 @@ class Metrics:
         self.waiting = Gauge(
             f"{prefix}waiting_jobs", "Jobs that wait to be computed.", ["model"], registry=self._registry
         )
+        # Finding them by their labels takes longer than counting.
+        self._of_requests: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self._items = Counter(f"{prefix}items", "Computed items.", ["model", "task"], registry=self._registry)
         self._batch_size = Histogram(
             f"{prefix}batch_size",
@@ -45,8 +47,12 @@ class Metrics:
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         """Count a request. `path` is the route's, as there are endless paths that are no route's."""
-        self.requests.labels(path, str(status)).inc()
-        self.request_seconds.labels(path).observe(seconds)
+        found = self._of_requests.get((path, status))
+        if found is None:
+            found = self.requests.labels(path, str(status)), self.request_seconds.labels(path)
+            self._of_requests[path, status] = found
+        found[0].inc()
+        found[1].observe(seconds)
 
     def computed(self, model: str, task: str, count: int, seconds: float) -> None:
         """Count a batch."""

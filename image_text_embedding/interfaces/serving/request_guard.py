@@ -10,7 +10,6 @@ import re
 import time
 from typing import Any
 
-import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from image_text_embedding.interfaces.serving.errors import ServingError
@@ -27,6 +26,9 @@ GUARDED = "image_text_embedding.guarded"
 SMALL_BODY = 2**16
 LARGE_BODIES = 8
 
+# Seconds of a request after which the service looks whether its client is still there.
+PATIENCE = 0.05
+
 
 class RequestGuard:
     """Checks the server's name and the key, reads the body within its limits, and gives the application until the deadline.
@@ -36,6 +38,8 @@ class RequestGuard:
 
     def __init__(self, app: ASGIApp, settings: ServingSettings, metrics: Metrics) -> None:
         self._app, self._settings, self._metrics = app, settings, metrics
+        names = settings.allow_hostnames
+        self._names = None if names is None else {"", "localhost", *(each.lower().rstrip(".") for each in names)}
         self._large_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,34 +62,35 @@ class RequestGuard:
         headers = dict(scope["headers"])
         self._check_host(headers)
         self._check_key(scope["path"].removeprefix(scope.get("root_path", "")), headers)
-        body = bytearray()
+        body, is_complete = bytearray(), False
+        deadline = _Deadline(self._settings.timeout)
         try:
-            with anyio.move_on_after(self._settings.timeout) as deadline:
-                is_complete = False
-                if scope["method"] in ("POST", "PUT", "PATCH"):
-                    _check_content_type(headers)
-                    await self._read(body, headers, receive)
-                is_complete = True
-                gone = asyncio.ensure_future(_disconnected(receive))
-                gone.add_done_callback(lambda _: deadline.cancel())
-                try:
-                    await self._app(scope, _replay(bytes(body)), answer)
-                finally:
-                    gone.cancel()
-            if not deadline.cancelled_caught or (is_complete and gone.done() and not gone.cancelled()):
+            if scope["method"] in ("POST", "PUT", "PATCH"):
+                _check_content_type(headers)
+                await self._read(body, headers, receive)
+            is_complete = True
+            deadline.watch_client(receive)
+            await self._app(scope, _replay(bytes(body)), answer)
+        except asyncio.CancelledError:
+            if not deadline.takes_cancellation():
+                raise
+            if deadline.client_is_gone:
                 return
             seconds = f"{self._settings.timeout:g} s"
             if not is_complete:
-                raise ServingError(408, f"the body did not arrive within {seconds}")
-            raise ServingError(504, f"the answer took longer than {seconds} and was given up", retry_after=1)
+                raise ServingError(408, f"the body did not arrive within {seconds}") from None
+            message = f"the answer took longer than {seconds} and was given up"
+            raise ServingError(504, message, retry_after=1) from None
         finally:
+            deadline.close()
             self._large_bytes -= max(0, len(body) - SMALL_BODY)
 
     def _check_host(self, headers: dict[bytes, bytes]) -> None:
-        names = self._settings.allow_hostnames
+        if self._names is None:
+            return
         host = headers.get(b"host", b"").decode("latin-1").strip().lower()
         name = re.sub(r":[0-9]*$", "", host).rstrip(".")
-        if names is None or name in ("", "localhost", *(each.lower().rstrip(".") for each in names)):
+        if name in self._names:
             return
         with contextlib.suppress(ValueError):
             # No page has an address of this machine as its name.
@@ -168,6 +173,56 @@ def _replay(body: bytes) -> Receive:
         return messages.pop() if messages else {"type": "http.disconnect"}
 
     return receive
+
+
+class _Deadline:
+    """Cancels the task that creates it when the time is over, or when the client is gone.
+
+    Most requests are answered before a client can lose patience, and a task that waits for that costs as much as the rest of
+    this file: it starts when a request takes longer.
+
+    Attributes:
+        client_is_gone: whether that is why the task was cancelled.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task, self._loop = task, asyncio.get_running_loop()
+        self._has_cancelled = self.client_is_gone = False
+        self._timers = [self._loop.call_later(seconds, self._cancel)]
+        self._watcher: asyncio.Task[None] | None = None
+
+    def watch_client(self, receive: Receive) -> None:
+        """Cancel when the client is gone, from now on."""
+        self._timers.append(self._loop.call_later(PATIENCE, self._start_watcher, receive))
+
+    def takes_cancellation(self) -> bool:
+        """Whether it was this that cancelled the task; the task may then go on."""
+        if self._has_cancelled and hasattr(self._task, "uncancel"):
+            self._task.uncancel()
+        return self._has_cancelled
+
+    def close(self) -> None:
+        """Cancel nothing any more."""
+        for timer in self._timers:
+            timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    def _start_watcher(self, receive: Receive) -> None:
+        self._watcher = self._loop.create_task(_disconnected(receive))
+        self._watcher.add_done_callback(self._note_gone)
+
+    def _note_gone(self, watcher: asyncio.Task[None]) -> None:
+        if not watcher.cancelled() and not self._has_cancelled:
+            self.client_is_gone = True
+            self._cancel()
+
+    def _cancel(self) -> None:
+        if not self._has_cancelled:
+            self._has_cancelled = True
+            self._task.cancel()
 
 
 async def _disconnected(receive: Receive) -> None:

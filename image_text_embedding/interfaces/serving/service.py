@@ -14,7 +14,6 @@ import numpy as np
 
 from image_text_embedding.foundation.errors import EmbeddingError, TextError, as_item_error
 from image_text_embedding.inference.encoder import Encoder
-from image_text_embedding.inference.tasks.image_text_batches import text_encoder_for
 from image_text_embedding.interfaces.serving.computing.admission import Admission
 from image_text_embedding.interfaces.serving.computing.answer_cache import AnswerCache
 from image_text_embedding.interfaces.serving.computing.compute_queue import ComputeQueue, Operation
@@ -132,10 +131,12 @@ class Service:
 
     async def encode_texts(self, model: ServedModel, texts: list[str]) -> list[list[int] | EmbeddingError]:
         """Token ids, or an error, for each text."""
-        reader = text_encoder_for(model.encoder.runtime)
+        runtime = model.encoder.runtime
+        rules = runtime.config.captions
+        assert rules is not None
 
         def encode_all() -> list[Any]:
-            return [_attempt(reader, text) for text in texts]
+            return [_attempt(lambda text: runtime.tokenizer(text, rules), text) for text in texts]
 
         if sum(map(len, texts)) <= INLINE_CHARACTERS:
             return encode_all()

@@ -35,6 +35,22 @@ class ServerProcess:
         return int(found.group(1)) / 1024
 
 
+@contextmanager
+def machine_use(server: ServerProcess) -> Iterator[None]:
+    """Prints what share of the processors other programs took meanwhile: figures by the clock mean little if it is large."""
+    start, own = time.perf_counter(), -time.process_time() - server.cpu_seconds() + _busy_seconds()
+    yield
+    others = _busy_seconds() - time.process_time() - server.cpu_seconds() - own
+    share = others / (time.perf_counter() - start) / (os.cpu_count() or 1)
+    print(f"  (other programs took {max(0.0, share):.0%} of the processors)", flush=True)
+
+
+def _busy_seconds() -> float:
+    """Seconds of all processors since the machine started, idle ones left out."""
+    fields = [int(each) for each in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+    return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
+
+
 def server_process(*options: str) -> AbstractContextManager[ServerProcess]:
     """The command `serve` with options."""
     return running_process([sys.executable, "-c", CODE, "serve", "--port", "0", *options])

@@ -100,6 +100,18 @@ def test_bodies_that_are_no_json_object(service: RunningService, content: bytes,
     assert message in error_of(answer, 422)["message"]
 
 
+def test_every_route_reads_its_body_in_the_same_way(service: RunningService) -> None:
+    paths = service.get("/openapi.json").json()["paths"]
+    posts = [path for path, methods in paths.items() if "post" in methods]
+    assert "/v1/embeddings" in posts and len(posts) > 9
+    for path in posts:
+        for content, message in ((b"", "a JSON object"), (b"{", "expected JSON"), (b"[]", "expected an object")):
+            answer = service.client.post(path, content=content, headers=JSON)
+            assert message in error_of(answer, 422)["message"], path
+    counted = service.get("/metrics").text
+    assert all(f'requests_total{{path="{path}",status="422"}} 3.0' in counted for path in posts[1:])
+
+
 def test_other_sites_cannot_use_it(service: RunningService) -> None:
     origin = {"Origin": "https://elsewhere.example"}
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", None):

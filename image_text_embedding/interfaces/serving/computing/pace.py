@@ -14,13 +14,16 @@ class Pace:
 
     def __init__(self) -> None:
         self._measured: dict[str, deque[float]] = {}
+        self._medians: dict[str, float] = {}
 
     def learn(self, kind: str, seconds: float) -> None:
         """Note how long an item took, as one of those that were computed together."""
-        self._measured.setdefault(kind, deque(maxlen=MEMORY)).append(seconds)
+        measured = self._measured.setdefault(kind, deque(maxlen=MEMORY))
+        measured.append(seconds)
+        # Of two the lower: the first computation of a process is slower than all others.
+        self._medians[kind] = statistics.median_low(measured)
 
     def seconds(self, kind: str) -> float:
         """What an item of a kind is expected to take. Of a kind that was never seen: as the slowest; 0 at first."""
-        kinds = [kind] if kind in self._measured else list(self._measured)
-        # Of two the lower: the first computation of a process is slower than all others.
-        return max((statistics.median_low(list(self._measured[each])) for each in kinds), default=0.0)
+        known = self._medians.get(kind)
+        return max(list(self._medians.values()), default=0.0) if known is None else known
