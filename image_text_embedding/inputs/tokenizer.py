@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from tokenizers import decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as WordPieceTokenizer
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from image_text_embedding.foundation.errors import ConfigError, TextError
 from image_text_embedding.foundation.text_files import parse_json_object, read_small_text

@@ -2,8 +2,8 @@
 
 One script on loopback: the server is a process of its own, the clients are in this one, and they share the machine's
 processors; what the clients take is in the figures. It prints the rows of the serving issue's table with what was measured.
-`--full-size` measures a made-up BLIP of the official base size at 384 pixels instead of `blip_demo`. `--seconds` is the length
-of each measurement, `--overload` the seconds of overload.
+`--full-size` measures a made-up BLIP of the official base size at 384 pixels instead of `blip_demo`. `--seconds` is the
+length of each measurement, `--overload` the seconds of overload.
 
 `--fuzz` is the number of mutated requests, sent in ten parts. `--schemathesis` is that program, which may be installed in an
 environment of its own (`pip install schemathesis`): it makes up `--examples` requests for each route from /openapi.json.
@@ -114,8 +114,9 @@ def report(name: str, value: str, bar: str) -> None:
 
 def describe(load: Load) -> str:
     counts = ", ".join(f"{count} x {status}" for status, count in sorted(load.counts.items()))
-    clients = load.cpu_seconds / sum(load.counts.values())
-    return f"{counts}; clients {clients * 1e3:.2f} ms CPU each; p50 {load.quantile(0.5) * 1e3:.1f} ms, p99 {load.quantile(0.99) * 1e3:.1f} ms"
+    clients = load.cpu_seconds / sum(load.counts.values()) * 1e3
+    p50, p99 = load.quantile(0.5) * 1e3, load.quantile(0.99) * 1e3
+    return f"{counts}; p50 {p50:.1f} ms, p99 {p99:.1f} ms; clients {clients:.2f} ms CPU each"
 
 
 @contextmanager
@@ -298,7 +299,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--overload", type=float, default=120.0)
     parser.add_argument("--fuzz", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=100, help="of the mutated requests: each part of them has the next one")
+    parser.add_argument(
+        "--seed", type=int, default=100, help="of the mutated requests: each part of them has the next one"
+    )
     parser.add_argument("--schemathesis", metavar="PROGRAM", help="where it is installed; without it, it does not run")
     parser.add_argument("--examples", type=int, default=1000)
     sizes = parser.parse_args()

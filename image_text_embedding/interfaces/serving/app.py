@@ -11,10 +11,10 @@ from starlette.exceptions import HTTPException
 
 from image_text_embedding.foundation.errors import EmbeddingError
 from image_text_embedding.interfaces.serving.errors import ServingError, serving_error
-from image_text_embedding.interfaces.serving.routes.post_dispatcher import PostDispatcher, error_response
 from image_text_embedding.interfaces.serving.request_guard import RequestGuard
 from image_text_embedding.interfaces.serving.routes.embeddings import embeddings_router
 from image_text_embedding.interfaces.serving.routes.explain import explain_router
+from image_text_embedding.interfaces.serving.routes.post_dispatcher import PostDispatcher, error_response
 from image_text_embedding.interfaces.serving.routes.rerank import rerank_router
 from image_text_embedding.interfaces.serving.routes.score import score_router
 from image_text_embedding.interfaces.serving.routes.search import search_router

@@ -6,6 +6,7 @@ One thread and one selector for all connections, without asyncio: a request cost
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import selectors
@@ -83,10 +84,8 @@ class _Connection:
 
     def send(self) -> bool:
         """Send what the wire takes now; whether that was all."""
-        try:
+        with contextlib.suppress(BlockingIOError):
             self.sent += self.socket.send(self.request[self.sent :] if self.sent else self.request)
-        except BlockingIOError:
-            pass
         return self.sent == len(self.request)
 
     def receive(self) -> tuple[int, bytes, bool] | None:

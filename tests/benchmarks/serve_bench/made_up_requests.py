@@ -9,8 +9,9 @@ import tempfile
 def run_schemathesis(program: str, port: int, examples: int, seed: int = 1) -> int:
     """Run schemathesis 4 against a service on loopback, and print its summary and what failed.
 
-    It checks that no answer is a server error, is of an undescribed type, or takes more than a minute. (The statuses of errors
-    are not in the description, and many bodies that fit it are refused, as a picture that is none: these checks are off.)
+    It checks that no answer is a server error, is of an undescribed type, or takes more than a minute. (The statuses of
+    errors are not in the description, and many bodies that fit it are refused, as a picture that is none: other checks are
+    off.)
 
     Args:
         program: its path.
