@@ -34,12 +34,8 @@ class TextRules:
         """
         return re.sub(r"\s{2,}", " ", self._replaced(text)).rstrip("\n").strip(" ").split(" ")
 
-    @functools.cached_property
-    def _characters(self) -> dict[int, str | None]:
-        return {ord(char): " " for char in self.to_space} | {ord(char): None for char in self.remove}
-
     def _replaced(self, text: str) -> str:
-        text = text.lower().translate(self._characters)
+        text = text.lower().translate(_character_table(self.to_space, self.remove))
         for old, new in self.replace:
             text = text.replace(old, new)[:MAX_CHARACTERS]  # rules may come from a stranger, and multiply the text
         return text
@@ -56,6 +52,12 @@ class QuestionRules(TextRules):
         among `max_words`.
         """
         return self._replaced(text).rstrip(" ").split(" ")
+
+
+@functools.lru_cache
+def _character_table(to_space: str, remove: str) -> dict[int, str | None]:
+    """For `str.translate`."""
+    return {ord(char): " " for char in to_space} | {ord(char): None for char in remove}
 
 
 def clean_text(text: str, rules: TextRules) -> str:

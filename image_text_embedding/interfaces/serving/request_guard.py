@@ -62,7 +62,7 @@ class RequestGuard:
         headers = dict(scope["headers"])
         self._check_host(headers)
         self._check_key(scope["path"].removeprefix(scope.get("root_path", "")), headers)
-        body, is_complete = bytearray(), False
+        body, size, is_complete = bytearray(), 0, False
         deadline = _Deadline(self._settings.timeout)
         try:
             if scope["method"] in ("POST", "PUT", "PATCH"):
@@ -70,7 +70,10 @@ class RequestGuard:
                 await self._read(body, headers, receive)
             is_complete = True
             deadline.watch_client(receive)
-            await self._app(scope, _replay(bytes(body)), answer)
+            replayed, size = _replay(bytes(body)), len(body)
+            # A thousand requests may wait from here on: nothing keeps a body that was read.
+            body.clear()
+            await self._app(scope, replayed, answer)
         except asyncio.CancelledError:
             if not deadline.takes_cancellation():
                 raise
@@ -83,7 +86,7 @@ class RequestGuard:
             raise ServingError(504, message, retry_after=1) from None
         finally:
             deadline.close()
-            self._large_bytes -= max(0, len(body) - SMALL_BODY)
+            self._large_bytes -= max(0, max(size, len(body)) - SMALL_BODY)
 
     def _check_host(self, headers: dict[bytes, bytes]) -> None:
         if self._names is None:
