@@ -237,6 +237,8 @@ def measure_fuzz(server: ServerProcess, sizes: argparse.Namespace, picture: byte
     for part in range(10):
         load, found = fuzz_service(server.port, small, sizes.fuzz // 10, seed=sizes.seed + part)
         faults += found
+        for fault in found[:5]:
+            print(f"    {fault}")
         counts += load.counts
         memory.append(server.memory())
         shown = ", ".join(f"{each:.0f}" for each in memory)
@@ -246,8 +248,6 @@ def measure_fuzz(server: ServerProcess, sizes: argparse.Namespace, picture: byte
         f"{len(faults)} faults; {dict(sorted(counts.items()))}; {shown} MiB",
         "no 500, no hang, no growth",
     )
-    for fault in faults[:5]:
-        print(f"    {fault}")
     if sizes.schemathesis:
         run_schemathesis(sizes.schemathesis, server.port, sizes.examples)
         report("after schemathesis", f"{server.memory():.0f} MiB", "no growth")

@@ -39,7 +39,7 @@ class PostDispatcher:
         self._posts = {
             route.path: _Post(route, get_type_hints(route.endpoint)["body"], route.endpoint)
             for route in routes
-            if isinstance(route, APIRoute) and "POST" in route.methods
+            if isinstance(route, APIRoute) and "POST" in (route.methods or ())
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
