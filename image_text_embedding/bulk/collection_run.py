@@ -111,12 +111,11 @@ def write_results(
 
 def auto_batch_size(encoder: Encoder) -> int:
     """How many pictures the model's device computes at once."""
-    device = encoder.device
-    if getattr(device, "type", "cpu") != "cuda":
+    if not encoder.info.get("device", "cpu").startswith("cuda"):
         return CPU_BATCH
     import torch
 
-    free, _ = torch.cuda.mem_get_info(device)
+    free, _ = torch.cuda.mem_get_info(encoder.device)
     vision = encoder.config.vision
     # Queries, keys, values, attention output and the wide part of the MLP of a layer, plus a margin: 24 widths.
     bytes_per_picture = ((vision.image_size // vision.patch_size) ** 2 + 1) * vision.width * 24 * 4

@@ -56,6 +56,14 @@ def missing_package(package: str, extra: str, purpose: str, reason: str = "") ->
     return SetupError(f"{purpose} needs {package}{because}: {install_command(extra)}")
 
 
+def installed_version(package: str) -> str | None:
+    """The version of an installed package, which is not imported for it; None if it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def install_command(extra: str = "") -> str:
     """The command that installs this package, or an extra of it: for example `pip install -e '/home/me/clone[search]'`.
 

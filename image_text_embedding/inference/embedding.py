@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sized
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import PurePath
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-import torch
 from PIL import Image
 
 from image_text_embedding.foundation.argument_checks import require_integer
 from image_text_embedding.foundation.errors import ComputeError, EmbeddingError, InputError, at_index
 from image_text_embedding.foundation.messages import did_you_mean
+from image_text_embedding.inference.backends.compiled_tower import lengths_as_torch
 from image_text_embedding.inference.model_runtime import ModelRuntime
 from image_text_embedding.inputs.item_lists import (
     ItemErrors,
@@ -31,6 +31,12 @@ from image_text_embedding.inputs.item_lists import (
 from image_text_embedding.inputs.prefetch import DeferredErrorIterator, prefetch_depth, prefetch_items, usable_groups
 from image_text_embedding.inputs.text_encoder import TextEncoder
 from image_text_embedding.models.networks.finite_values import no_length, not_finite
+
+if TYPE_CHECKING:
+    import torch
+
+# Vectors (B, D): an array where another backend than torch computes them, and torch is not needed.
+Rows = Any
 
 Batch = tuple[list[int], list[tuple[int, Any]]]  # indices of all items, and (index, item) of those to compute
 
@@ -128,7 +134,7 @@ def stream_pictures(
         with closing(reading) as futures:
             batches = usable_groups(futures, size, failures, lambda future: future.result())
             for asked, indices, vectors in tower.run(batches):
-                yield from _in_order(asked, dict(zip(indices, vectors.cpu().numpy())), failures)
+                yield from _in_order(asked, dict(zip(indices, as_array(vectors))), failures)
 
     return VectorStream(run())
 
@@ -149,7 +155,7 @@ def stream_texts(runtime: ModelRuntime, texts: Any, batch_size: int, unit_length
             repetitions: list[tuple[int, int]] = []
             found: dict[int, np.ndarray] = {}
             for _, indices, vectors in tower.run(_by_length(good, batch_size, repetitions)):
-                found |= zip(indices, vectors.cpu().numpy())
+                found |= zip(indices, as_array(vectors))
             _repeat_errors(failures, repetitions)
             found |= {index: found[first].copy() for index, first in repetitions}
             yield from _in_order(asked, found, failures)
@@ -214,27 +220,28 @@ def _by_length(rows: Iterable[tuple[int, list[int]]], size: int, repetitions: li
 
 
 class _Tower:
-    """Batches -> vectors, each checked to be finite."""
+    """Batches -> vectors, each checked to be finite: tensors if torch computes them, else arrays."""
 
     def __init__(
         self,
         runtime: ModelRuntime,
-        compute: Callable[[list[Any]], torch.Tensor],
+        compute: Callable[[list[Any]], Rows],
         unit: str,
         unit_length: bool,
         failures: ItemErrors,
     ) -> None:
         self.runtime, self.unit, self.failures = runtime, unit, failures
         self._compute, self._unit_length = compute, unit_length
+        self.by_torch = unit not in runtime.compiled
 
-    def run(self, batches: Iterable[Batch]) -> Iterator[tuple[list[int], list[int], torch.Tensor]]:
+    def run(self, batches: Iterable[Batch]) -> Iterator[tuple[list[int], list[int], Rows]]:
         """Yields (indices of all items, indices of the vectors, vectors (B, D) float32) of each batch.
 
         A GPU works one batch ahead, so that it does not wait for this thread. An error of `batches` is raised after the
         results of the batches before it.
         """
-        lag = 1 if self.runtime.device.type == "cuda" else 0
-        in_flight: deque[tuple[list[int], list[int], torch.Tensor]] = deque()
+        lag = 1 if self.by_torch and self.runtime.device_spec.type == "cuda" else 0
+        in_flight: deque[tuple[list[int], list[int], Rows]] = deque()
         deferred = DeferredErrorIterator(batches)
         for asked, batch in deferred:
             in_flight.append((asked, [index for index, _ in batch], self._begin([item for _, item in batch])))
@@ -244,34 +251,58 @@ class _Tower:
             yield self._finish(*in_flight.popleft())
         deferred.check()
 
-    @torch.inference_mode()
-    def _begin(self, items: list[Any]) -> torch.Tensor:
-        if not items:
-            return torch.empty(0, self.runtime.config.embed_dim or 0, dtype=torch.float32, device=self.runtime.device)
-        return self._compute(items).float()
+    def empty(self, count: int) -> Rows:
+        """Vectors of NaN, to be filled."""
+        shape = (count, self.runtime.config.embed_dim or 0)
+        if not self.by_torch:
+            return np.full(shape, np.nan, dtype=np.float32)
+        import torch
 
-    @torch.inference_mode()
-    def _finish(
-        self, asked: list[int], indices: list[int], vectors: torch.Tensor
-    ) -> tuple[list[int], list[int], torch.Tensor]:
+        return torch.full(shape, float("nan"), dtype=torch.float32, device=self.runtime.device)
+
+    def _without_gradients(self) -> Any:
+        if not self.by_torch:
+            return nullcontext()
+        import torch
+
+        return torch.inference_mode()
+
+    def _begin(self, items: list[Any]) -> Rows:
+        if not items:
+            return self.empty(0)
+        with self._without_gradients():
+            vectors = self._compute(items)
+            return vectors.float() if self.by_torch else vectors.astype(np.float32, copy=False)
+
+    def _finish(self, asked: list[int], indices: list[int], vectors: Rows) -> tuple[list[int], list[int], Rows]:
         """A batch as `run` yields it. A vector that is not finite is an error, never a silently wrong result."""
-        lengths = vectors.norm(dim=-1, keepdim=True)
-        good = (lengths.isfinite() & (lengths > 0)).squeeze(-1)
-        if not bool(good.all()):
-            zero = (lengths == 0).squeeze(-1).tolist()
-            problems = [
-                (
-                    index,
-                    f"item {index}: the {self.unit} tower {(no_length if is_zero else not_finite)(self.runtime.dtype)}",
-                )
-                for index, is_good, is_zero in zip(indices, good.tolist(), zero)
-                if not is_good
-            ]
-            if not self.failures.skip:
-                raise ComputeError(problems[0][1])
-            self.failures.errors += [(index, ComputeError(problem)) for index, problem in problems]
-            vectors[~good] = float("nan")
-        return asked, indices, vectors / lengths if self._unit_length else vectors
+        with self._without_gradients():
+            lengths = vectors.norm(dim=-1, keepdim=True) if self.by_torch else lengths_as_torch(vectors)
+            good = ((lengths > 0) & (lengths < float("inf"))).squeeze(-1)
+            if not bool(good.all()):
+                zero = (lengths == 0).squeeze(-1).tolist()
+                dtype = self.runtime.dtype
+                problems = [
+                    (index, f"item {index}: the {self.unit} tower {(no_length if is_zero else not_finite)(dtype)}")
+                    for index, is_good, is_zero in zip(indices, good.tolist(), zero)
+                    if not is_good
+                ]
+                if not self.failures.skip:
+                    raise ComputeError(problems[0][1])
+                self.failures.errors += [(index, ComputeError(problem)) for index, problem in problems]
+                vectors[~good] = float("nan")
+            return asked, indices, vectors / lengths if self._unit_length else vectors
+
+
+def as_array(vectors: Rows) -> np.ndarray:
+    """Vectors as an array, which shares the memory of a tensor on the CPU."""
+    return vectors if isinstance(vectors, np.ndarray) else vectors.cpu().numpy()
+
+
+def _as_tensor(vectors: Rows, device: torch.device) -> torch.Tensor:
+    import torch
+
+    return torch.as_tensor(vectors, device=device)
 
 
 def _collect(
@@ -287,22 +318,23 @@ def _collect(
 
     `count` and `repetitions` are complete only after the last batch, and read then.
     """
-    failures, device = tower.failures, tower.runtime.device
-    done: list[tuple[list[int], torch.Tensor]] = []
+    failures = tower.failures
+    done: list[tuple[list[int], Rows]] = []
     with progress_bar(total, tower.unit, show) as bar:
         for asked, indices, vectors in tower.run(batches):
             done.append((indices, vectors))
             bar.update(len(asked))
         bar.update(count() - bar.n)
-    rows = torch.full((count(), tower.runtime.config.embed_dim or 0), float("nan"), dtype=torch.float32, device=device)
+    rows = tower.empty(count())
     for indices, vectors in done:
-        rows[torch.tensor(indices, dtype=torch.long, device=device)] = vectors.to(device)
+        if indices:
+            rows[indices] = vectors
     if repetitions:
-        repeated, firsts = torch.tensor(repetitions, dtype=torch.int64, device=device).unbind(1)
+        repeated, firsts = map(list, zip(*repetitions))
         rows[repeated] = rows[firsts]
     _repeat_errors(failures, repetitions)
-    result: Any = rows[0] if failures.one else rows
-    return failures.result(result if convert_to_tensor else result.cpu().numpy())
+    result = rows[0] if failures.one else rows
+    return failures.result(_as_tensor(result, tower.runtime.device) if convert_to_tensor else as_array(result))
 
 
 def embed_prepared(
@@ -326,6 +358,13 @@ def embed_prepared(
     for index, error in errors:
         results[index] = at_index(error, None)
     return results
+
+
+def unit_text_vectors(runtime: ModelRuntime, rows: list[list[int]]) -> np.ndarray:
+    """Token ids of texts, computed together -> vectors of unit length, float32 (B, D)."""
+    tower = _Tower(runtime, runtime.text_vectors, "text", True, ItemErrors("raise", one=False))
+    ((_, _, vectors),) = tower.run([(list(range(len(rows))), list(enumerate(rows)))])
+    return as_array(vectors)
 
 
 def _repeat_errors(failures: ItemErrors, repetitions: Iterable[tuple[int, int]]) -> None:

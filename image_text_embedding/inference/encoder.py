@@ -11,9 +11,6 @@ import numpy as np
 
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.inference.judging_encoder import JudgingEncoder, Labels
-from image_text_embedding.inference.tasks.answering import answer
-from image_text_embedding.inference.tasks.captioning import caption
-from image_text_embedding.inference.tasks.multi_task import analyze
 from image_text_embedding.inference.tasks.task_settings import (
     AnswerSettings,
     CaptionSettings,
@@ -96,6 +93,8 @@ class Encoder(VideoTasks, JudgingEncoder):
         settings = CaptionSettings(
             num_beams, max_length, min_length, repetition_penalty, sample, top_p, seed, num_return_sequences
         )
+        from image_text_embedding.inference.tasks.captioning import caption
+
         return caption(self.runtime, images, prompt, settings, batch_size, show_progress_bar, on_error)
 
     # fmt: off
@@ -156,6 +155,8 @@ class Encoder(VideoTasks, JudgingEncoder):
             TextError: an empty question; an answer appears twice.
         """
         settings = AnswerSettings(choices, k, num_beams, max_length, min_length, question_token)
+        from image_text_embedding.inference.tasks.answering import answer
+
         return answer(self.runtime, images, questions, settings, batch_size, show_progress_bar, on_error)
 
     def analyze(
@@ -189,6 +190,8 @@ class Encoder(VideoTasks, JudgingEncoder):
             InputError: the checkpoint cannot do a task, its texts are missing, or a task or setting is unknown.
         """
         given = {"texts": texts, "questions": questions, "prompt": prompt}
+        from image_text_embedding.inference.tasks.multi_task import analyze
+
         return analyze(self.runtime, images, tasks, given, settings, batch_size, show_progress_bar, on_error)
 
     def explain(

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
 from image_text_embedding.foundation.errors import EmbeddingError
-from image_text_embedding.inference.tasks.classifying import classify
-from image_text_embedding.inference.tasks.grounding import Grounding, ground
 from image_text_embedding.inference.tasks.image_text_batches import PictureTextBatches, require_texts
-from image_text_embedding.inference.tasks.judging.entailment import entail
-from image_text_embedding.inference.tasks.judging.reasoning import reason
-from image_text_embedding.inference.tasks.matching import match, match_matrix
-from image_text_embedding.inference.tasks.reranking import rerank
 from image_text_embedding.inference.tasks.task_settings import ClassifySettings, FirstToken, MatchSettings
 from image_text_embedding.inference.vector_encoder import VectorEncoder
 from image_text_embedding.inputs.item_lists import ItemErrorList, Many, OnError, Picture
+
+if TYPE_CHECKING:
+    from image_text_embedding.inference.tasks.grounding import Grounding
 
 Labels = list[tuple[str, float]]  # and their probabilities, best first
 MatrixErrors = list[tuple[tuple[int | None, int | None], EmbeddingError]]  # by row or column
@@ -68,6 +65,8 @@ class JudgingEncoder(VectorEncoder):
         Returns:
             A float for one picture and one text, else float32 (N,). With return_logits float32 (2,), else (N, 2).
         """
+        from image_text_embedding.inference.tasks.matching import match
+
         pairs = PictureTextBatches(self.runtime, images, on_error, texts=require_texts("texts", texts))
         return match(pairs, MatchSettings(itm_token, return_logits), batch_size, show_progress_bar)
 
@@ -102,6 +101,8 @@ class JudgingEncoder(VectorEncoder):
             or (None, column), error) pairs.
         """
         settings = MatchSettings(itm_token, return_logits)
+        from image_text_embedding.inference.tasks.matching import match_matrix
+
         return match_matrix(self.runtime, images, texts, settings, batch_size, show_progress_bar, on_error)
 
     # fmt: off
@@ -151,6 +152,8 @@ class JudgingEncoder(VectorEncoder):
             TextError: a label is empty, or appears twice.
         """
         settings = ClassifySettings(method, prompt, itm_token)
+        from image_text_embedding.inference.tasks.classifying import classify
+
         return classify(self.runtime, images, labels, settings, batch_size, show_progress_bar, on_error)
 
     # fmt: off
@@ -198,6 +201,8 @@ class JudgingEncoder(VectorEncoder):
         Raises:
             InputError: the checkpoint cannot match, or it is unclear what the query is.
         """
+        from image_text_embedding.inference.tasks.reranking import rerank
+
         given = PictureTextBatches(self.runtime, candidates, on_error)
         return rerank(given, query, k, modality, MatchSettings(itm_token), batch_size, show_progress_bar)
 
@@ -239,6 +244,8 @@ class JudgingEncoder(VectorEncoder):
         Raises:
             InputError: the checkpoint cannot reason, or there are not two pictures in each pair.
         """
+        from image_text_embedding.inference.tasks.judging.reasoning import reason
+
         return reason(self.runtime, pairs, statements, batch_size, show_progress_bar, on_error)
 
     # fmt: off
@@ -273,6 +280,8 @@ class JudgingEncoder(VectorEncoder):
             A dictionary of probabilities, {"entailment": ..., "neutral": ..., "contradiction": ...}, for one picture and one
             hypothesis, else a list of these.
         """
+        from image_text_embedding.inference.tasks.judging.entailment import entail
+
         return entail(self.runtime, images, hypotheses, batch_size, show_progress_bar, on_error)
 
     # fmt: off
@@ -316,4 +325,6 @@ class JudgingEncoder(VectorEncoder):
         Raises:
             InputError: the checkpoint cannot match; a box is not finite, empty, or outside of its picture.
         """
+        from image_text_embedding.inference.tasks.grounding import ground
+
         return ground(self.runtime, images, phrases, boxes, batch_size, show_progress_bar, on_error)

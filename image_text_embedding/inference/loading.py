@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 from image_text_embedding.foundation.argument_checks import MODALITIES
 from image_text_embedding.foundation.errors import InputError
@@ -26,8 +24,11 @@ from image_text_embedding.inference.encoder import Encoder
 from image_text_embedding.inference.load_settings import LoadSettings, repeatable_arguments
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.models.config import ModelConfig
-from image_text_embedding.models.devices import DTYPES, default_device, require_device
+from image_text_embedding.models.devices import CPU, DTYPES, default_device, require_device
 from image_text_embedding.models.model_lookup import ResolvedModel, find_vocabulary, load_tokenizer, resolve_model
+
+if TYPE_CHECKING:
+    import torch
 
 
 def load(
@@ -126,16 +127,19 @@ def load_served(config: ModelConfig, tower: Callable[..., torch.Tensor], modalit
         folder: a folder with the vocabulary; None = the model's own.
     """
     resolved = ResolvedModel(config, Path(), sha256="", revision=None, folder=folder)
-    return Encoder(resolved, None, torch.device("cpu"), RemoteTower(tower), modality, Limits(), None)
+    return Encoder(resolved, None, CPU, RemoteTower(tower), modality, Limits(), None)
 
 
 def resolve_precision(precision: str | None, dtype: str | torch.dtype | None) -> str:
     """The name of the precision, which may be given as `precision`, or in torch's terms as `dtype`."""
-    names: dict[Any, str] = {name: name for name in DTYPES} | {kind: name for name, kind in DTYPES.items()}
-    if dtype is not None and (not isinstance(dtype, (str, torch.dtype)) or dtype not in names):
+    if dtype is None:
+        return precision or "fp32"
+    names = {f"torch.{full}": name for name, full in DTYPES.items()}
+    name = dtype if isinstance(dtype, str) else names.get(str(dtype))
+    if name not in DTYPES:
         raise InputError(
             f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r} (pass other precisions as precision=...)"
         )
-    if None not in (precision, dtype) and precision != names[dtype]:
+    if precision not in (None, name):
         raise InputError(f"expected precision or dtype, got precision={precision!r} and dtype={dtype!r}")
-    return precision or (names[dtype] if dtype is not None else "fp32")
+    return name

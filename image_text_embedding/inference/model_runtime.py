@@ -1,21 +1,21 @@
-"""A loaded model on its device: its parts, loaded when they are first needed, and the picture states that they share."""
+"""A loaded model on its device: its parts, loaded when they are first needed, and the picture states that they share.
+
+torch is imported by what computes with it, not by this file: vectors that another backend computes need none of it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import os
 import threading
 from collections.abc import Callable
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import nn
-from torch.nn import functional as F
 
 from image_text_embedding.foundation.argument_checks import MODALITIES
 from image_text_embedding.foundation.errors import InputError
@@ -30,10 +30,14 @@ from image_text_embedding.models.checkpoints.checkpoint_files import Checkpoint,
 from image_text_embedding.models.checkpoints.seen_pieces import SEEN_PIECES, pack_seen_pieces
 from image_text_embedding.models.config import INITIAL_TEMPERATURE, TEMPERATURE_RANGE
 from image_text_embedding.models.config_files import list_models, model_config
+from image_text_embedding.models.devices import DTYPES, DeviceSpec
 from image_text_embedding.models.forked_process import note_loaded_model, require_computing
 from image_text_embedding.models.model_lookup import ResolvedModel
 from image_text_embedding.models.networks.finite_values import require_finite
-from image_text_embedding.models.part_cache import load_part
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 # Values of a batch that a device resizes at once: half a gigabyte in float32.
 MAX_RESIZE_VALUES = 2**27
@@ -46,20 +50,21 @@ class ModelRuntime:
         self,
         resolved: ResolvedModel,
         tokenizer: Tokenizer | None,
-        device: torch.device,
-        dtype: torch.dtype,
+        device: DeviceSpec,
+        torch_precision: str,
         modality: str | None,
         limits: Limits,
         seen_pieces: np.ndarray | None = None,
     ) -> None:
         """
         Args:
+            torch_precision: one of DTYPES, what torch's parts compute in.
             seen_pieces: bool (vocabulary,), the pieces that the model was trained on; None = not recorded.
         """
         self.config = resolved.config
         self.resolved = resolved
-        self.device = device
-        self.dtype = dtype
+        self.device_spec = device
+        self.torch_precision = torch_precision
         self.modality = modality
         self.limits = limits
         # Loaded at once. A captioning or answering checkpoint has one use, and no text tower.
@@ -82,6 +87,21 @@ class ModelRuntime:
     def __reduce__(self) -> tuple[Any, ...]:
         raise InputError("a ModelRuntime cannot be pickled or copied: pickle or copy its Encoder")
 
+    @cached_property
+    def device(self) -> torch.device:
+        """Where torch's parts are."""
+        import torch
+
+        return torch.device(str(self.device_spec))
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """What torch's parts compute in."""
+        import torch
+
+        found: torch.dtype = getattr(torch, DTYPES[self.torch_precision])
+        return found
+
     @property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer; a model loaded with modality="image" has none."""
@@ -95,7 +115,7 @@ class ModelRuntime:
             InputError: it cannot; the message names the models that can.
             ComputeError: this process was forked after the model was loaded, and cannot compute.
         """
-        require_computing(self.device, self._loaded_in)
+        require_computing(self.device_spec, self._loaded_in)
         if task not in self.config.tasks:
             able = [name for name in list_models() if task in model_config(name).tasks]
             raise InputError(
@@ -115,13 +135,19 @@ class ModelRuntime:
         Raises:
             ComputeError: this process was forked after the model was loaded, and cannot compute.
         """
-        require_computing(self.device, self._loaded_in)
+        require_computing(self.device_spec, self._loaded_in)
         if name not in self.parts:
+            from image_text_embedding.models.part_cache import load_part
+
             self.parts[name] = load_part(name, self.resolved, self.device, self.dtype, read)
         return self.parts[name]
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the parts in memory as our own safetensors: see `Encoder.save`."""
+        import torch
+
+        from image_text_embedding.models.part_cache import load_part
+
         # Where a backend other than torch computes the towers, these are not in memory yet, and the heads may be in bf16.
         dtype = torch.float32 if self._build_states is not None else self.dtype
         names = dict.fromkeys((*self.first_parts, *self.parts))
@@ -182,7 +208,7 @@ class ModelRuntime:
         """Any supported video input -> uint8 (S, S, 3) of each frame that stands for it: see `load_video`."""
         return load_video(video, frames, self.limits, self.config.vision.image_size)
 
-    @functools.cached_property
+    @cached_property
     def temperature(self) -> float:
         """What divides cosines before a softmax: learned with the towers; the initial value if the file has none."""
         tensors = read_checkpoint(self.resolved.weights).tensors
@@ -192,10 +218,12 @@ class ModelRuntime:
 
     def states(self, pixels: list[np.ndarray]) -> torch.Tensor:
         """uint8 (S, S, 3) each -> (B, 1 + patches, width): the one vision pass that all heads share."""
-        require_computing(self.device, self._loaded_in)
+        require_computing(self.device_spec, self._loaded_in)
         if self._build_states is not None:
+            import torch
+
             tower = self.compiled.get("states") or self._compile_states()
-            return tower(self._square(pixels, torch.device("cpu"))).to(self.device, self.dtype)
+            return torch.from_numpy(tower(self._square_array(pixels))).to(self.device, self.dtype)
         return self.part("image").states(self.values(pixels))
 
     def states_by(self, build: Callable[[ModelRuntime, str], Any], at_once: bool) -> None:
@@ -209,18 +237,22 @@ class ModelRuntime:
         tower = self.compiled["states"] = self._build_states(self, "states")
         return tower
 
-    def vectors(self, pixels: list[np.ndarray]) -> torch.Tensor:
-        """uint8 (S, S, 3), or of any size, each -> (B, D), not of unit length, by the backend that computes pictures."""
-        require_computing(self.device, self._loaded_in)
+    def vectors(self, pixels: list[np.ndarray]) -> torch.Tensor | np.ndarray:
+        """uint8 (S, S, 3), or of any size, each -> (B, D), not of unit length, by the backend that computes pictures.
+
+        torch gives a tensor on its device, another backend an array.
+        """
+        require_computing(self.device_spec, self._loaded_in)
         if "image" in self.compiled:
-            return self.compiled["image"](self._square(pixels, torch.device("cpu"))).to(self.device)
+            return self.compiled["image"](self._square_array(pixels))
         return self.part("image")(self.values(pixels))
 
-    def text_vectors(self, rows: list[list[int]]) -> torch.Tensor:
-        """Token ids of each text -> (B, D), not of unit length, by the backend that computes texts."""
-        require_computing(self.device, self._loaded_in)
-        tower = self.compiled.get("text") or self.part("text")
-        return tower(*self.padded(rows)).to(self.device)
+    def text_vectors(self, rows: list[list[int]]) -> torch.Tensor | np.ndarray:
+        """Token ids of each text -> (B, D), not of unit length, as `vectors`, by the backend that computes texts."""
+        require_computing(self.device_spec, self._loaded_in)
+        if "text" in self.compiled:
+            return self.compiled["text"](*self._padded_arrays(rows))
+        return self.part("text")(*self.padded(rows))
 
     def require_finite(self, values: torch.Tensor) -> torch.Tensor:
         """The values, unchanged.
@@ -236,6 +268,8 @@ class ModelRuntime:
         Raises:
             ComputeError: a vector is not finite.
         """
+        from torch.nn import functional as F
+
         return self.require_finite(F.normalize(self.part("image").project(states).float(), dim=-1))
 
     def unit_text_vectors(self, rows: list[list[int]]) -> torch.Tensor:
@@ -244,15 +278,30 @@ class ModelRuntime:
         Raises:
             ComputeError: a vector is not finite.
         """
-        return self.require_finite(F.normalize(self.text_vectors(rows).float(), dim=-1))
+        import torch
+        from torch.nn import functional as F
+
+        vectors = torch.as_tensor(self.text_vectors(rows), device=self.device)
+        return self.require_finite(F.normalize(vectors.float(), dim=-1))
 
     def values(self, pixels: list[np.ndarray]) -> torch.Tensor:
         """uint8 (S, S, 3), or of any size, each -> what the image tower takes, (B, 3, S, S) on the device."""
         vision = self.config.vision
         return normalize_pixels(self._square(pixels, self.device), vision.mean, vision.std).to(self.dtype)
 
+    def _square_array(self, pixels: list[np.ndarray]) -> np.ndarray:
+        """uint8 (B, S, S, 3) for a compiled tower. Only pictures of other sizes need torch, which resizes them."""
+        size = self.config.vision.image_size
+        if all(picture.shape == (size, size, 3) for picture in pixels):
+            return np.stack(pixels)
+        import torch
+
+        return self._square(pixels, torch.device("cpu")).numpy()
+
     def _square(self, pixels: list[np.ndarray], device: torch.device) -> torch.Tensor:
         """uint8 (B, S, S, 3) on a device. The device resizes pictures of other sizes, those of one size together."""
+        import torch
+
         size = self.config.vision.image_size
         shapes: dict[tuple[int, ...], list[int]] = {}
         for index, picture in enumerate(pixels):
@@ -272,6 +321,8 @@ class ModelRuntime:
 
         From pinned memory a GPU copies them while it computes the previous batch.
         """
+        import torch
+
         if device.type != "cuda":
             return torch.from_numpy(np.stack(pixels)).to(device)
         pinned = torch.empty((len(pixels), *pixels[0].shape), dtype=torch.uint8, pin_memory=True)
@@ -294,7 +345,7 @@ class ModelRuntime:
         blocks instead of requesting new pages from the system in every layer. (Measured on a base block at 384 px on one
         core: batches of 4 pictures take 3.5% less time than batches of 16, and memory does not grow.)
         """
-        if self.device.type != "cpu":
+        if self.device_spec.type != "cpu":
             return 2**31
         vision = self.config.vision
         tokens = 1 + (vision.image_size // vision.patch_size) ** 2
@@ -306,11 +357,15 @@ class ModelRuntime:
         Args:
             first: an id that takes the place of each row's first one, such as [ENC] that of [CLS].
         """
+        import torch
+
         rows = rows if first is None else [[first, *row[1:]] for row in rows]
+        ids, mask = map(torch.from_numpy, self._padded_arrays(rows))
+        return ids.to(self.device), mask.to(self.device)
+
+    def _padded_arrays(self, rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """As `padded`, int64 arrays."""
         longest = max(map(len, rows))
         ids = [row + [self.tokenizer.pad_id] * (longest - len(row)) for row in rows]
         mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
-        return (
-            torch.tensor(ids, dtype=torch.int64, device=self.device),
-            torch.tensor(mask, dtype=torch.int64, device=self.device),
-        )
+        return np.array(ids, dtype=np.int64), np.array(mask, dtype=np.int64)

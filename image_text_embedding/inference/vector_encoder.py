@@ -8,10 +8,9 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from importlib import metadata
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
-import torch
 
 from image_text_embedding.foundation.errors import EmbeddingError, InputError
 from image_text_embedding.inference.backends.backend import Backend
@@ -23,16 +22,18 @@ from image_text_embedding.inference.embedding import (
     stream_pictures,
     stream_texts,
 )
-from image_text_embedding.inference.features import features, fuse
 from image_text_embedding.inference.load_settings import LoadSettings, load_again
 from image_text_embedding.inference.model_runtime import ModelRuntime
 from image_text_embedding.inference.request_batching import BatchingEncoder
-from image_text_embedding.inputs.item_lists import ItemErrorList, OnError
+from image_text_embedding.inputs.item_lists import ItemErrorList, OnError, is_tensor
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.models.checkpoints.checkpoint_files import read_checkpoint
 from image_text_embedding.models.checkpoints.seen_pieces import read_seen_pieces
-from image_text_embedding.models.devices import dtype_of_torch
+from image_text_embedding.models.devices import DTYPES, DeviceSpec, precision_of_torch
 from image_text_embedding.models.model_lookup import ResolvedModel, find_vocabulary, load_tokenizer
+
+if TYPE_CHECKING:
+    import torch
 
 
 class VectorEncoder:
@@ -67,7 +68,7 @@ class VectorEncoder:
         self,
         resolved: ResolvedModel,
         tokenizer: str | os.PathLike[str] | None,
-        device: torch.device,
+        device: DeviceSpec,
         backend: Backend | RemoteTower,
         modality: str | None,
         limits: Limits,
@@ -76,8 +77,6 @@ class VectorEncoder:
         self._load_settings = load_settings
         self.config = resolved.config
         self.dim = resolved.config.embed_dim
-        self.device = device
-        self.dtype = dtype_of_torch(backend.name, backend.precision, device)
         self.modality = modality
         self.backend, self.precision = backend.name, backend.precision
         self._choice = backend.choice if isinstance(backend, Backend) else None
@@ -86,7 +85,8 @@ class VectorEncoder:
         if modality != "image":
             loaded_tokenizer = load_tokenizer(self.config, find_vocabulary(resolved, tokenizer))
         seen = None if modality == "image" else read_seen_pieces(resolved.weights, self.config.text.vocab_size)
-        self.runtime = ModelRuntime(resolved, loaded_tokenizer, device, self.dtype, modality, limits, seen)
+        torch_precision = precision_of_torch(backend.name, backend.precision, device.type)
+        self.runtime = ModelRuntime(resolved, loaded_tokenizer, device, torch_precision, modality, limits, seen)
         if modality is not None:
             self.runtime.require("embed", modality)
         if backend.name == "torch":
@@ -100,11 +100,21 @@ class VectorEncoder:
             if isinstance(backend, Backend):
                 self.runtime.states_by(backend.tower, at_once=not vectors)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes, as torch names it; reading it imports torch."""
+        return self.runtime.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What torch computes in: everything, or the heads beside another backend's towers; reading it imports torch."""
+        return self.runtime.dtype
+
     def __repr__(self) -> str:
         vector = f"-> {self.dim}, " if self.dim else ""
         backend = "" if self.backend == "torch" else f" by {self.backend} in {self.precision}"
         parts = dict.fromkeys(each for each in (*self.runtime.compiled, *self.runtime.parts) if each != "states")
-        return f"<{self.config.name}: {' and '.join(parts)} {vector}on {self.device}{backend}>"
+        return f"<{self.config.name}: {' and '.join(parts)} {vector}on {self.runtime.device_spec}{backend}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A pickle or a copy consists of the arguments of `load`, and loads the model again.
@@ -147,8 +157,8 @@ class VectorEncoder:
                 "text": json.loads(json.dumps(dataclasses.asdict(self.config.captions))),
             },
             "normalized": True,
-            "device": str(self.device),
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(self.runtime.device_spec),
+            "dtype": DTYPES[self.runtime.torch_precision],
             "backend": self.backend,
             "precision": self.precision,
             "quality": {name: tower.quality for name, tower in self.runtime.compiled.items()},
@@ -337,6 +347,8 @@ class VectorEncoder:
         Raises:
             InputError: there is neither a picture nor a text, or the checkpoint reads no texts by themselves.
         """
+        from image_text_embedding.inference.features import features
+
         return features(self.runtime, images, texts, tokens, batch_size, show_progress_bar, on_error)
 
     def fuse(
@@ -353,6 +365,8 @@ class VectorEncoder:
         Returns:
             float32 (L, width) for one picture and one text, else a list of these; the first row is the matching head's input.
         """
+        from image_text_embedding.inference.features import fuse
+
         return fuse(self.runtime, images, texts, batch_size, show_progress_bar, on_error)
 
     def coalesce(self, max_batch: int = 32, max_wait: float = 0.005) -> BatchingEncoder:
@@ -372,7 +386,7 @@ class VectorEncoder:
 
     def similarity(self, a: Any, b: Any) -> Any:
         """Cosine of every vector in `a` with every one in `b`: (N, D), (M, D) -> (N, M) float32; two (D,) -> a float."""
-        plain = (x.detach().float().cpu() if isinstance(x, torch.Tensor) else x for x in (a, b))
+        plain = (x.detach().float().cpu() if is_tensor(x) else x for x in (a, b))
         try:
             left, right = (np.asarray(x, dtype=np.float32) for x in plain)
         except (TypeError, ValueError) as error:

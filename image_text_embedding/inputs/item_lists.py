@@ -80,6 +80,11 @@ def is_foreign_array(item: Any) -> bool:
     return not _is_table(item) and isinstance(item.ndim, int) and item.ndim >= 2
 
 
+def is_tensor(item: Any) -> bool:
+    """Whether it is a torch tensor; torch is not imported to find out."""
+    return isinstance(item, getattr(sys.modules.get("torch"), "Tensor", ()))
+
+
 def is_single_text(texts: Any) -> bool:
     """Whether an argument is one text, not several. (bytes count as one item, so that the error is about bytes.)"""
     return isinstance(texts, (str, bytes, bytearray, memoryview))

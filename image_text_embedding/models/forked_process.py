@@ -10,9 +10,8 @@ from __future__ import annotations
 import os
 import threading
 
-import torch
-
 from image_text_embedding.foundation.errors import ComputeError
+from image_text_embedding.models.devices import DeviceSpec, compute_threads
 
 
 class _Process:
@@ -33,7 +32,7 @@ def note_loaded_model() -> int:
     return os.getpid()
 
 
-def require_computing(device: torch.device, loaded_in: int) -> None:
+def require_computing(device: DeviceSpec, loaded_in: int) -> None:
     """Check that this thread can compute with a model.
 
     Args:
@@ -44,7 +43,7 @@ def require_computing(device: torch.device, loaded_in: int) -> None:
     """
     if device.type != "cpu" and loaded_in != os.getpid():
         raise ComputeError(f"this process was forked after the model was loaded on {device}: {_ADVICE}")
-    if _Process.forked_thread == threading.get_ident() and torch.get_num_threads() > 1:
+    if _Process.forked_thread == threading.get_ident() and compute_threads() > 1:
         raise ComputeError(
             "this process was forked after a model was loaded, and torch hangs there when it computes in more than one "
             f"thread: {_ADVICE}, or call torch.set_num_threads(1) in the new process"

@@ -10,22 +10,20 @@ from __future__ import annotations
 import functools
 import os
 import threading
-import warnings
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
-import torch
 
 from image_text_embedding.bulk.vector_manifest import check_comparable, manifest_of, model_named_in
 from image_text_embedding.foundation.argument_checks import MODALITIES, is_number, require_integer
-from image_text_embedding.foundation.errors import ImageError, InputError
+from image_text_embedding.foundation.errors import InputError
+from image_text_embedding.inference.embedding import unit_text_vectors
 from image_text_embedding.inference.encoder import Encoder
 from image_text_embedding.inference.loading import load
-from image_text_embedding.inference.tasks.image_text_batches import PictureTextBatches, text_encoder_for
-from image_text_embedding.inference.tasks.reranking import Reranker
+from image_text_embedding.inference.tasks.image_text_batches import text_encoder_for
 from image_text_embedding.inference.tasks.task_settings import MatchSettings
-from image_text_embedding.inference.tasks.video import VideoTextBatches, listed_videos
+from image_text_embedding.inference.tasks.video import listed_videos
 from image_text_embedding.inputs.item_lists import (
     ItemErrors,
     batches,
@@ -40,7 +38,13 @@ from image_text_embedding.retrieval.gallery_entries import picture_entry, readab
 from image_text_embedding.retrieval.gallery_writer import AddedItems, GalleryWriter, check_vectors
 from image_text_embedding.retrieval.milvus_collection import MAX_RESULTS, MilvusCollection
 from image_text_embedding.retrieval.picture_state_cache import MAX_STATE_BYTES, PictureStateCache
-from image_text_embedding.retrieval.search_results import SearchResult, query_kind, read_again, result_of_hit
+from image_text_embedding.retrieval.search_results import (
+    SearchResult,
+    match_hits,
+    picture_reading,
+    query_kind,
+    result_of_hit,
+)
 
 KINDS = (*MODALITIES, "video")
 
@@ -329,16 +333,22 @@ class Gallery:
             raise InputError(
                 f"rerank: matching compares a text with a picture, got a query of kind {kind!r} to find {find!r}"
             )
-        runtime = self.model.runtime
-        reranker = Reranker(runtime, MatchSettings(itm_token), batch_size) if rerank else None
+        if not rerank:
+            vector, _ = self._embed_query(query, kind, False)
+            return [result_of_hit(hit, find) for hit in self._store.search(vector, k, find)]
+        import torch
+
+        from image_text_embedding.inference.tasks.reranking import Reranker
+
+        reranker = Reranker(self.model.runtime, MatchSettings(itm_token), batch_size)
         with torch.inference_mode():
-            vector, prepared = self._embed_query(query, kind, bool(rerank))
+            vector, prepared = self._embed_query(query, kind, True)
             hits = self._store.search(vector, max(k, rerank), find)
             matched: dict[str, float] = {}
-            if reranker is not None and find != "text":
-                matched = self._match_pictures(reranker, prepared, hits[:rerank], batch_size)
-            elif reranker is not None and hits:
-                reader = text_encoder_for(runtime)
+            if find != "text":
+                matched = match_hits(reranker, prepared, hits[:rerank], self.model.runtime, self._states, batch_size)
+            elif hits:
+                reader = text_encoder_for(self.model.runtime)
                 rows = [reader(hit["text"]) for hit in hits[:rerank]]
                 matched = dict(zip((hit["id"] for hit in hits), reranker.match_texts(rows, prepared).tolist()))
         found = [result_of_hit(hit, find, matched.get(hit["id"]), reranker) for hit in hits]
@@ -356,44 +366,9 @@ class Gallery:
         if kind == "text":
             row = (reader := text_encoder_for(runtime))(query)
             reader.warn(2)
-            return runtime.unit_text_vectors([row])[0].cpu().numpy(), row
+            return unit_text_vectors(runtime, [row])[0], row
         if not with_states:
             return self.model.encode_video(query) if kind == "video" else self.model.encode_image(query), None
-        reading = self._reading(kind)
+        reading = picture_reading(runtime, kind)
         states = reading.states([reading.read(query)])
         return reading.unit_vectors(states)[0].cpu().numpy(), states
-
-    def _reading(self, kind: str) -> PictureTextBatches:
-        """How pictures or videos are read, and become states."""
-        runtime = self.model.runtime
-        return VideoTextBatches(runtime, [], "raise") if kind == "video" else PictureTextBatches(runtime, [], "raise")
-
-    def _match_pictures(
-        self, reranker: Reranker, row: list[int], hits: Sequence[Mapping[str, Any]], batch_size: int
-    ) -> dict[str, float]:
-        """id -> match logit with a text, for the pictures or videos that can still be read. Warns about the others."""
-        runtime = self.model.runtime
-        matched: dict[str, float] = {}
-        problems: list[str] = []
-        for batch in batches(hits, batch_size):
-            states = {hit["id"]: cached for hit in batch if (cached := self._states.get(hit["id"])) is not None}
-            read: list[Any] = []  # (id, pixels)
-            for hit in batch:
-                if hit["id"] not in states:
-                    reading = self._reading(hit["id"].partition(":")[0])
-                    try:
-                        read.append((hit["id"], reading.read(read_again(hit, runtime.limits))))
-                    except ImageError as error:
-                        problems.append(str(error))
-            for part in reading.alike(read) if read else []:
-                for (picture_id, _), of_one in zip(part, reading.states([pixels for _, pixels in part])):
-                    states[picture_id] = of_one
-                    self._states.put(picture_id, of_one)
-            if states:
-                logits = reranker.match_pictures(row, list(states.values()))
-                matched |= dict(zip(states, logits.tolist()))
-        if problems:
-            warnings.warn(
-                f"{len(problems)} of {len(hits)} pictures could not be re-ranked: {problems[0]}", stacklevel=3
-            )
-        return matched

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from image_text_embedding.foundation.errors import EmbeddingError, InputError, at_index
+from image_text_embedding.inference.embedding import unit_text_vectors
 from image_text_embedding.inference.encoder import Encoder
-from image_text_embedding.inputs.item_lists import ItemErrors, batches
+from image_text_embedding.inputs.item_lists import ItemErrors, batches, is_tensor
 from image_text_embedding.inputs.url_fetch import is_url
 from image_text_embedding.retrieval.gallery_entries import GalleryEntry
 from image_text_embedding.retrieval.milvus_collection import MilvusCollection
@@ -93,9 +93,7 @@ class GalleryWriter:
         if self.given is not None:
             return list(zip(entries, self.given[indices]))
         if kind == "text":
-            with torch.inference_mode():
-                text_vectors = model.runtime.unit_text_vectors([entry.item for entry in entries])
-                return list(zip(entries, text_vectors.cpu().numpy()))
+            return list(zip(entries, unit_text_vectors(model.runtime, [entry.item for entry in entries])))
         pictures = [entry.item for entry in entries]
         if kind == "video":
             vectors, errors = model.encode_video(pictures, show_progress_bar=False, on_error="skip")
@@ -130,7 +128,7 @@ def check_vectors(vectors: Any, count: int, dim: int) -> np.ndarray:
     Raises:
         InputError: they have another number, length or norm.
     """
-    if isinstance(vectors, torch.Tensor):
+    if is_tensor(vectors):
         vectors = vectors.detach().float().cpu()
     try:
         array = np.asarray(vectors, dtype=np.float32)

@@ -1,26 +1,31 @@
-"""The results of a search, and how a search detects what its query is."""
+"""The results of a search, how a search detects what its query is, and how its hits are read and matched again."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from image_text_embedding.foundation.argument_checks import is_number
 from image_text_embedding.foundation.errors import ImageError, InputError
 from image_text_embedding.foundation.messages import abbreviate
-from image_text_embedding.inference.tasks.reranking import Reranker
+from image_text_embedding.inference.model_runtime import ModelRuntime
+from image_text_embedding.inference.tasks.image_text_batches import PictureTextBatches
+from image_text_embedding.inference.tasks.video import VideoTextBatches
 from image_text_embedding.inputs.collections.collection_items import PICTURE_SUFFIXES
-from image_text_embedding.inputs.item_lists import has_attribute
+from image_text_embedding.inputs.item_lists import batches, has_attribute, is_tensor
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.inputs.url_fetch import is_url
 from image_text_embedding.retrieval.gallery_entries import picture_entry
+from image_text_embedding.retrieval.picture_state_cache import PictureStateCache
+
+if TYPE_CHECKING:
+    from image_text_embedding.inference.tasks.reranking import Reranker
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ def _kind_by_type(query: Any) -> str | None:
         return "text"
     if isinstance(query, (list, tuple)):
         return "vector" if query and all(map(is_number, query)) else None
-    if isinstance(query, torch.Tensor):
+    if is_tensor(query):
         return "vector" if query.ndim == 1 and not query.is_complex() else None
     if isinstance(query, np.ndarray) and query.ndim == 1:
         return "vector" if query.dtype.kind in "fiu" else None
@@ -111,16 +116,63 @@ def _kind_by_type(query: Any) -> str | None:
 
 def _described(query: Any) -> str:
     name = type(query).__name__
-    if isinstance(query, (np.ndarray, np.generic, torch.Tensor)):
+    if isinstance(query, (np.ndarray, np.generic)) or is_tensor(query):
         return f"{name} of shape {tuple(query.shape)}"
     return f"{name} of {len(query)}" if isinstance(query, (list, tuple, dict, set)) else name
 
 
-def result_of_hit(hit: Mapping[str, Any], kind: str, itm: float | None, reranker: Reranker | None) -> SearchResult:
+def result_of_hit(
+    hit: Mapping[str, Any], kind: str, itm: float | None = None, reranker: Reranker | None = None
+) -> SearchResult:
     """The search result for a row from Milvus; `itm` is its match logit if it was re-ranked."""
     score = cosine = hit["cosine"]
     if itm is not None and reranker is not None:
+        import torch
+
         score = reranker.combine(
             *(torch.tensor(each, dtype=torch.float32, device="cpu") for each in (itm, cosine))
         ).item()
     return SearchResult(hit["id"], kind, hit["path"] or None, hit["text"] or None, score, cosine, itm)
+
+
+def picture_reading(runtime: ModelRuntime, kind: str) -> PictureTextBatches:
+    """How pictures or videos ("image" or "video") are read, and become states."""
+    return VideoTextBatches(runtime, [], "raise") if kind == "video" else PictureTextBatches(runtime, [], "raise")
+
+
+def match_hits(
+    reranker: Reranker,
+    row: list[int],
+    hits: Sequence[Mapping[str, Any]],
+    runtime: ModelRuntime,
+    cache: PictureStateCache,
+    batch_size: int,
+) -> dict[str, float]:
+    """id -> match logit with a text, for the pictures or videos that can still be read. Warns about the others.
+
+    Args:
+        row: the token ids of the text.
+        cache: has the states of some pictures, and gets those of the others.
+    """
+    matched: dict[str, float] = {}
+    problems: list[str] = []
+    for batch in batches(hits, batch_size):
+        states = {hit["id"]: cached for hit in batch if (cached := cache.get(hit["id"])) is not None}
+        read: list[Any] = []  # (id, pixels)
+        for hit in batch:
+            if hit["id"] not in states:
+                reading = picture_reading(runtime, hit["id"].partition(":")[0])
+                try:
+                    read.append((hit["id"], reading.read(read_again(hit, runtime.limits))))
+                except ImageError as error:
+                    problems.append(str(error))
+        for part in reading.alike(read) if read else []:
+            for (picture_id, _), of_one in zip(part, reading.states([pixels for _, pixels in part])):
+                states[picture_id] = of_one
+                cache.put(picture_id, of_one)
+        if states:
+            logits = reranker.match_pictures(row, list(states.values()))
+            matched |= dict(zip(states, logits.tolist()))
+    if problems:
+        warnings.warn(f"{len(problems)} of {len(hits)} pictures could not be re-ranked: {problems[0]}", stacklevel=3)
+    return matched

@@ -98,7 +98,8 @@ def train(
             plan = plan_resumed_run(folder, model, source, settings, validation, fits)
         else:
             plan = plan_new_run(folder, model, source, settings, vocabulary, validation, fits)
-        run = TrainingRun(plan, folder, default_device("torch") if device is None else require_device(device))
+        spec = default_device("torch") if device is None else require_device(device)
+        run = TrainingRun(plan, folder, torch.device(str(spec)))
         return run.train(show_progress_bar)
 
 

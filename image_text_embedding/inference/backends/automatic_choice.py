@@ -15,25 +15,26 @@ import re
 import time
 import warnings
 from collections.abc import Iterable, Sequence
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch.nn import functional as F
 
 from image_text_embedding.foundation.argument_checks import MODALITIES, is_number
 from image_text_embedding.foundation.atomic_files import atomic_write
 from image_text_embedding.foundation.cache_folder import cache_dir
 from image_text_embedding.foundation.errors import ComputeError, EmbeddingError, InputError
+from image_text_embedding.foundation.optional_imports import installed_version
 from image_text_embedding.inference.backends.backend import BACKENDS, PRECISIONS, Backend, choose_backend
 from image_text_embedding.inference.model_runtime import ModelRuntime
 from image_text_embedding.inputs.item_lists import progress_bar
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.inputs.tokenizer import Tokenizer
-from image_text_embedding.models.devices import dtype_of_torch, has_bf16_units
+from image_text_embedding.models.devices import CPU, DeviceSpec, compute_threads, has_bf16_units, precision_of_torch
 from image_text_embedding.models.model_lookup import ResolvedModel
+
+if TYPE_CHECKING:
+    import torch
 
 AUTO = "auto"
 
@@ -60,7 +61,7 @@ def check_min_cosine(value: Any) -> float:
 def choose_automatically(
     resolved: ResolvedModel,
     tokenizer: Tokenizer | None,
-    device: torch.device,
+    device: DeviceSpec,
     backend: str,
     precision: str,
     modality: str | None,
@@ -109,7 +110,7 @@ def pick(measured: Sequence[dict[str, Any]], min_cosine: float) -> Backend:
     return Backend(best["backend"], best["precision"], choice=choice)
 
 
-def candidates(backend: str, precision: str, device: torch.device) -> list[Backend]:
+def candidates(backend: str, precision: str, device: DeviceSpec) -> list[Backend]:
     """What can be measured on this machine, torch in fp32 first where it is among them.
 
     Raises:
@@ -131,7 +132,7 @@ def candidates(backend: str, precision: str, device: torch.device) -> list[Backe
     return found
 
 
-def _is_worth_it(backend: Backend, device: torch.device) -> bool:
+def _is_worth_it(backend: Backend, device: DeviceSpec) -> bool:
     """Whether this processor may gain by it: the others would take long only to lose."""
     if device.type != "cpu":
         return True
@@ -143,7 +144,7 @@ def _is_worth_it(backend: Backend, device: torch.device) -> bool:
 def read_or_measure(
     resolved: ResolvedModel,
     tokenizer: Tokenizer | None,
-    device: torch.device,
+    device: DeviceSpec,
     wanted: Sequence[Backend],
     modality: str | None,
     limits: Limits,
@@ -160,8 +161,8 @@ def read_or_measure(
         "sizes": repr((resolved.config.family, resolved.config.vision, resolved.config.text)),
         "modality": modality,
         "processor": _processor(device),
-        "threads": torch.get_num_threads(),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "threads": compute_threads(),
+        "versions": {name: installed_version(name) for name in _PACKAGES},
         "candidates": [[each.name, each.precision] for each in wanted],
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
@@ -187,7 +188,7 @@ def _read(path: Path, key: dict[str, Any]) -> list[dict[str, Any]] | None:
         for row in kept["measured"]:
             if "error" not in row and not all(is_number(row[name]) for name in ("cosine_min", "seconds_per_pair")):
                 raise ValueError("a figure is missing")
-            choose_backend(row["backend"], row["precision"], torch.device("cpu"), None) if "error" not in row else None
+            choose_backend(row["backend"], row["precision"], CPU, None) if "error" not in row else None
         return list(kept["measured"])
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -199,7 +200,7 @@ def _read(path: Path, key: dict[str, Any]) -> list[dict[str, Any]] | None:
 def measure(
     resolved: ResolvedModel,
     tokenizer: Tokenizer | None,
-    device: torch.device,
+    device: DeviceSpec,
     wanted: Iterable[Backend],
     modality: str | None,
     limits: Limits,
@@ -211,6 +212,9 @@ def measure(
         `cosine_min` to torch in fp32, `seconds_per_pair` (a picture and a text), `memory` (bytes that it added to the
         process); or its `error`
     """
+    import torch
+    from torch.nn import functional as F
+
     inputs = _Inputs(resolved, tokenizer, device, modality, limits)
     exact = inputs.compute(Backend("torch", "fp32"))[0]
     found = []
@@ -244,7 +248,7 @@ class _Inputs:
         self,
         resolved: ResolvedModel,
         tokenizer: Tokenizer | None,
-        device: torch.device,
+        device: DeviceSpec,
         modality: str | None,
         limits: Limits,
     ) -> None:
@@ -265,12 +269,13 @@ class _Inputs:
 
     def _runtime(self, backend: Backend) -> ModelRuntime:
         resolved, tokenizer, device, modality, limits = self._arguments
-        dtype = dtype_of_torch(backend.name, backend.precision, device)
-        return ModelRuntime(resolved, tokenizer, device, dtype, modality, limits)
+        precision = precision_of_torch(backend.name, backend.precision, device.type)
+        return ModelRuntime(resolved, tokenizer, device, precision, modality, limits)
 
-    @torch.inference_mode()
     def compute(self, backend: Backend) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
         """What a candidate gives, a row for each item, and how many of them a second, by part."""
+        import torch
+
         runtime = self._runtime(backend)
         if backend.name != "torch":
             runtime.compiled = {part: backend.tower(runtime, part) for part in self.parts}
@@ -282,7 +287,7 @@ class _Inputs:
             size = max(1, min(8, runtime.pictures_at_once))
             batches = [items[start : start + size] for start in range(0, len(items), size)]
             found = [_computed(functions[part], batch) for batch in batches]  # the first call of a runtime is slow
-            vectors[part] = torch.cat([each.float().cpu().flatten(1) for each in found])
+            vectors[part] = torch.cat([torch.as_tensor(each, device="cpu").float().flatten(1) for each in found])
             done, start = 0, time.perf_counter()
             while not done or time.perf_counter() - start < SECONDS:
                 batch = batches[done // size % len(batches)]
@@ -292,9 +297,12 @@ class _Inputs:
         return vectors, rates
 
 
-def _computed(function: Any, batch: list[Any]) -> torch.Tensor:
-    found: torch.Tensor = function(batch)
-    if found.device.type == "cuda":
+def _computed(function: Any, batch: list[Any]) -> torch.Tensor | np.ndarray:
+    import torch
+
+    with torch.inference_mode():
+        found: torch.Tensor | np.ndarray = function(batch)
+    if isinstance(found, torch.Tensor) and found.device.type == "cuda":
         torch.cuda.synchronize(found.device)
     return found
 
@@ -325,10 +333,12 @@ def _name(row: dict[str, Any]) -> str:
     return f"{row['backend']} {row['precision']}"
 
 
-def _processor(device: torch.device) -> str:
+def _processor(device: DeviceSpec) -> str:
     """The name of what computes, with what it can."""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        import torch
+
+        return torch.cuda.get_device_name(str(device))
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:  # not Linux
@@ -338,13 +348,6 @@ def _processor(device: torch.device) -> str:
     text = "; ".join(fields.get(name, "") for name in wanted[:4])
     flags = " ".join(fields.get(name, "") for name in wanted[4:])
     return f"{text}; flags {hashlib.sha256(flags.encode()).hexdigest()[:12]}"
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _memory() -> int:

@@ -19,33 +19,26 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from image_text_embedding.foundation.argument_checks import MODALITIES
 from image_text_embedding.foundation.cache_folder import cache_dir
 from image_text_embedding.foundation.errors import ComputeError, InputError, SetupError
 from image_text_embedding.foundation.messages import did_you_mean
-from image_text_embedding.inference.backends.calibration import MEASURED_ITEMS, CalibrationSamples, measure_quality
+from image_text_embedding.foundation.optional_imports import installed_version
+from image_text_embedding.inference.backends.calibration import MEASURED_ITEMS, CalibrationSamples
 from image_text_embedding.inference.backends.compiled_tower import (
+    ONNX_FILE,
+    OPENVINO_FILES,
     CompiledGraph,
     CompiledTower,
     ONNXGraph,
     OpenVINOGraph,
+    modality_of,
 )
 from image_text_embedding.inference.backends.export_cache import get_or_build_export
 from image_text_embedding.inference.backends.quiet_exporters import import_backend
 from image_text_embedding.inference.backends.signal_stack import unchanged_signal_stack
-from image_text_embedding.inference.backends.tower_graphs import (
-    ONNX_FILE,
-    OPENVINO_FILES,
-    graph_of,
-    modality_of,
-    write_onnx,
-    write_onnx_int8,
-    write_openvino,
-)
 from image_text_embedding.inference.model_runtime import ModelRuntime
-from image_text_embedding.models.part_cache import load_part
+from image_text_embedding.models.devices import DeviceSpec, compute_threads
 
 BACKENDS = ("torch", "openvino", "onnx")
 
@@ -104,7 +97,7 @@ class Backend:
                 export = get_or_build_export(
                     folder, key, files, lambda part: self._build(part, runtime, output, samples)
                 )
-                tower = _towers[digest] = CompiledTower(self._open(export.folder, runtime.device), export)
+                tower = _towers[digest] = CompiledTower(self._open(export.folder, runtime.device_spec), export)
                 self._warn_if_inaccurate(tower, output)
         return tower
 
@@ -123,6 +116,17 @@ class Backend:
         Raises:
             ComputeError: the export does not compute what torch computes.
         """
+        import torch
+
+        from image_text_embedding.inference.backends.calibration import measure_quality
+        from image_text_embedding.inference.backends.tower_graphs import (
+            graph_of,
+            write_onnx,
+            write_onnx_int8,
+            write_openvino,
+        )
+        from image_text_embedding.models.part_cache import load_part
+
         dtype = torch.float16 if (self.name, self.precision) == ("onnx", "fp16") else torch.float32
         cpu, config = torch.device("cpu"), runtime.config
         modality = modality_of(output)
@@ -137,7 +141,7 @@ class Backend:
         exact = graph_of(load_part(modality, runtime.resolved, cpu, torch.float32), output, config)
         int8 = self.precision == "int8"
         parts = samples.random_parts(max(0, MEASURED_ITEMS - len(held_out))) if int8 else []
-        quality = measure_quality(exact, self._open(part, runtime.device), [*held_out, *parts])
+        quality = measure_quality(exact, self._open(part, runtime.device_spec), [*held_out, *parts])
         if not quality["cosine_mean"] >= (0.0 if int8 else MIN_COSINE):
             raise ComputeError(
                 f"{runtime.config.name}'s {modality} tower by {self.name} in {self.precision}: expected the vectors of "
@@ -150,8 +154,8 @@ class Backend:
             }
         return {"quality": quality}
 
-    def _open(self, folder: Path, device: torch.device) -> CompiledGraph:
-        threads = torch.get_num_threads()
+    def _open(self, folder: Path, device: DeviceSpec) -> CompiledGraph:
+        threads = compute_threads()
         if self.name == "openvino":
             return OpenVINOGraph(folder / OPENVINO_FILES[0], _OPENVINO_HINTS[self.precision], threads)
         return ONNXGraph(folder / ONNX_FILE, device, threads)
@@ -165,7 +169,7 @@ _locks: dict[str, threading.Lock] = {}
 _locks_lock = threading.Lock()
 
 
-def choose_backend(backend: Any, precision: Any, device: torch.device, calibration: Any) -> Backend:
+def choose_backend(backend: Any, precision: Any, device: DeviceSpec, calibration: Any) -> Backend:
     """The backend for `load`, checked before anything is downloaded or read.
 
     Raises:
@@ -229,9 +233,11 @@ def _openvino_capabilities() -> list[str]:
 def _export_key(backend: Backend, runtime: ModelRuntime, output: str, samples: CalibrationSamples) -> dict[str, Any]:
     """All that an export depends on, as JSON."""
     config = runtime.config
-    tools = {"openvino": ["openvino"], "onnx": ["onnxruntime", "onnx"]}[backend.name]
     int8 = backend.precision == "int8"
-    tools += ["nncf"] if int8 and backend.name == "openvino" else []
+    # What computes is imported anyway; what only builds an export is slow to import, and not needed once it is built.
+    computes, builds = {"openvino": ("openvino", ["nncf"] if int8 else []), "onnx": ("onnxruntime", ["onnx"])}[
+        backend.name
+    ]
     return {
         "format": EXPORT_FORMAT,
         "package": metadata.version("image-text-embedding"),
@@ -239,10 +245,10 @@ def _export_key(backend: Backend, runtime: ModelRuntime, output: str, samples: C
         "sizes": repr((config.family, config.vision, config.text, config.embed_dim)),
         "tower": output,
         "backend": backend.name,
-        "versions": {name: import_backend(name, backend.name).__version__ for name in tools}
-        | {"torch": torch.__version__},
+        "versions": {computes: import_backend(computes, backend.name).__version__}
+        | {name: installed_version(name) for name in (*builds, "torch")},
         "precision": backend.precision,
-        "device": runtime.device.type,
+        "device": runtime.device_spec.type,
         "calibration": samples.digest if int8 else None,
         **({"measured": MEASURED_ITEMS} if int8 else {}),
     }

@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch.nn import functional as F
 
 from image_text_embedding.foundation.errors import InputError
-from image_text_embedding.inference.backends.compiled_tower import CompiledGraph
-from image_text_embedding.inference.backends.tower_graphs import Inputs
+from image_text_embedding.inference.backends.compiled_tower import CompiledGraph, Inputs
 from image_text_embedding.inference.model_runtime import ModelRuntime
+
+if TYPE_CHECKING:
+    import torch
 
 MIN_ITEMS = 8  # pictures or texts
 
@@ -130,7 +130,11 @@ def measure_quality(
         `cosine_mean`, and the number of `items`; and as `cosine_min_sampled` and `cosine_min` (its name in version 0.1.0) the
         minimum of these items, which other items can be below.
     """
-    expected = _exact_vectors(exact, items)
+    import torch
+    from torch.nn import functional as F
+
+    with torch.inference_mode():
+        expected = _exact_vectors(exact, items)
     cosines: list[float] = []
     # Batches of 5, as the export saw batches of 2: a graph that treats the batch size as a constant shows here.
     for start in range(0, len(items), 5):
@@ -145,9 +149,10 @@ def measure_quality(
     }
 
 
-@torch.inference_mode()
 def _exact_vectors(exact: Callable[..., torch.Tensor], items: Sequence[Inputs]) -> torch.Tensor:
     """The vectors (N, D) of samples; those of equal shape are computed together, so that none is padded."""
+    import torch
+
     shapes: dict[tuple[int, ...], list[int]] = {}
     for index, inputs in enumerate(items):
         shapes.setdefault(inputs[0].shape, []).append(index)

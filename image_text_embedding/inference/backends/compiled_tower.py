@@ -1,4 +1,4 @@
-"""Towers that OpenVINO, ONNX Runtime or a server computes; they are called like torch's towers."""
+"""Towers that OpenVINO, ONNX Runtime or a server computes, from arrays to arrays. torch is not imported for them."""
 
 from __future__ import annotations
 
@@ -7,25 +7,45 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 
 from image_text_embedding.inference.backends.export_cache import CachedExport
 from image_text_embedding.inference.backends.quiet_exporters import import_backend
 from image_text_embedding.inference.backends.signal_stack import unchanged_signal_stack
 from image_text_embedding.inference.model_runtime import ModelRuntime
+from image_text_embedding.models.devices import DeviceSpec
+
+if TYPE_CHECKING:
+    import torch
+
+# The inputs of one graph, in the order of INPUTS.
+Inputs = tuple[np.ndarray, ...]
+
+# What can be exported: the two towers, which make vectors, and the image tower's states, which the other tasks read.
+INPUTS = {"image": ("pixels",), "text": ("input_ids", "attention_mask"), "states": ("pixels",)}
+
+OUTPUTS = {"image": "vector", "text": "vector", "states": "states"}
+
+ONNX_FILE = "model.onnx"
+
+OPENVINO_FILES = ("model.xml", "model.bin")
+
+
+def modality_of(output: str) -> str:
+    """The tower, "image" or "text", that gives one of INPUTS."""
+    return "text" if output == "text" else "image"
 
 
 class CompiledGraph(Protocol):
-    """A compiled graph: the inputs of `tower_graphs` as arrays -> vectors (B, D). Safe to call from many threads."""
+    """A compiled graph: its INPUTS as arrays -> vectors (B, D) or states. Safe to call from many threads."""
 
     def __call__(self, *inputs: np.ndarray) -> np.ndarray: ...
 
 
 class CompiledTower:
-    """A tower compiled for a backend; called like a torch tower.
+    """A tower compiled for a backend.
 
     Attributes:
         quality: how close its vectors are to those of torch in fp32: `cosine_mean` and `cosine_min_sampled` over `items`
@@ -39,14 +59,14 @@ class CompiledTower:
         self.quality: dict[str, Any] = export.notes["quality"]
         self.folder = export.folder
 
-    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """The inputs of `tower_graphs.ImageGraph` or `TextGraph` -> (B, D) float32 on the CPU, not yet of unit length."""
-        return torch.from_numpy(self._graph(*(tensor.cpu().numpy() for tensor in inputs)))
+    def __call__(self, *inputs: np.ndarray) -> np.ndarray:
+        """The inputs of `tower_graphs.ImageGraph` or `TextGraph` -> (B, D) float32, not yet of unit length."""
+        return self._graph(*inputs)
 
 
 @dataclass(frozen=True)
 class RemoteTower:
-    """A tower that a server computes. `call` takes and returns what `CompiledTower.__call__` does."""
+    """A tower that a server computes. `call` takes and returns what `CompiledTower.__call__` does, as tensors on the CPU."""
 
     call: Callable[..., torch.Tensor]
     name: str = "triton"
@@ -57,8 +77,10 @@ class RemoteTower:
         """This tower itself, as there is nothing to export."""
         return self
 
-    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
-        return self.call(*inputs)
+    def __call__(self, *inputs: np.ndarray) -> np.ndarray:
+        import torch
+
+        return self.call(*map(torch.from_numpy, inputs)).cpu().numpy()
 
 
 class OpenVINOGraph:
@@ -102,7 +124,7 @@ class ONNXGraph:
         threads: CPU threads of one call.
     """
 
-    def __init__(self, path: Path, device: torch.device, threads: int) -> None:
+    def __init__(self, path: Path, device: DeviceSpec, threads: int) -> None:
         runtime = import_backend("onnxruntime", "onnx")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -116,3 +138,16 @@ class ONNXGraph:
 
     def __call__(self, *inputs: np.ndarray) -> np.ndarray:
         return np.asarray(self._session.run(None, dict(zip(self._names, inputs)))[0])
+
+
+def lengths_as_torch(vectors: np.ndarray) -> np.ndarray:
+    """Lengths (B, 1) of float32 vectors (B, D), equal to torch's `norm` bit by bit on x86.
+
+    torch adds the squares up in eight lanes, then these, then the squares that fill no lane. numpy's own norm, and one in
+    float64, differ from that in the last bit of a quarter of the lengths.
+    """
+    in_lanes = vectors.shape[1] // 8 * 8
+    with np.errstate(over="ignore"):  # the length is infinite then
+        squares = vectors * vectors
+        lanes = squares[:, :in_lanes].reshape(len(vectors), in_lanes // 8, 8).sum(axis=1)
+        return np.sqrt(np.cumsum(np.concatenate([lanes, squares[:, in_lanes:]], axis=1), axis=1)[:, -1:])

@@ -13,8 +13,8 @@ from image_text_embedding.foundation.atomic_files import atomic_replace
 from image_text_embedding.foundation.cache_folder import cache_dir
 from image_text_embedding.foundation.errors import InputError, SetupError
 from image_text_embedding.foundation.messages import did_you_mean
-from image_text_embedding.inference.backends.compiled_tower import CompiledTower
-from image_text_embedding.inference.backends.tower_graphs import ONNX_FILE, example_inputs, graph_of, write_onnx
+from image_text_embedding.inference.backends.compiled_tower import ONNX_FILE, CompiledTower
+from image_text_embedding.inference.backends.tower_graphs import example_inputs, graph_of, write_onnx
 from image_text_embedding.inference.model_runtime import ModelRuntime
 from image_text_embedding.models.part_cache import load_part
 

@@ -12,21 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from image_text_embedding.inference.backends.compiled_tower import INPUTS, OUTPUTS, Inputs, modality_of
 from image_text_embedding.inference.backends.quiet_exporters import import_backend, quietly
 from image_text_embedding.inference.backends.signal_stack import unchanged_signal_stack
 from image_text_embedding.models.config import ModelConfig
-
-# The inputs of one graph, in the order of INPUTS.
-Inputs = tuple[np.ndarray, ...]
-
-# What can be exported: the two towers, which make vectors, and the image tower's states, which the other tasks read.
-INPUTS = {"image": ("pixels",), "text": ("input_ids", "attention_mask"), "states": ("pixels",)}
-
-OUTPUTS = {"image": "vector", "text": "vector", "states": "states"}
-
-ONNX_FILE = "model.onnx"
-
-OPENVINO_FILES = ("model.xml", "model.bin")
 
 
 class ImageGraph(nn.Module):
@@ -73,11 +62,6 @@ class TextGraph(nn.Module):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """int64 (B, L), 1 = a real token -> float32 (B, embed_dim), not yet of unit length."""
         return self.tower(input_ids, attention_mask).float()
-
-
-def modality_of(output: str) -> str:
-    """The tower, "image" or "text", that gives one of INPUTS."""
-    return "text" if output == "text" else "image"
 
 
 def graph_of(tower: nn.Module, output: str, config: ModelConfig) -> nn.Module:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from image_text_embedding.foundation.argument_checks import require_integer
 from image_text_embedding.foundation.errors import ComputeError, InputError, at_index
@@ -24,10 +22,13 @@ from image_text_embedding.inputs.prefetch import prefetch_batches
 from image_text_embedding.inputs.text_encoder import TextEncoder
 from image_text_embedding.models.networks.finite_values import not_finite
 
+if TYPE_CHECKING:
+    import torch
+
 TokenIds = list[int]
 
 # States of B pictures (B, 1 + patches, width) and R = n * B rows -> R results.
-Compute = Callable[[torch.Tensor, list[Any]], list[Any]]
+Compute = Callable[["torch.Tensor", list[Any]], list[Any]]
 
 
 class PictureTextBatches:
@@ -100,11 +101,13 @@ class PictureTextBatches:
             self.failures.errors += [(index, at_index(error, index)) for index in indices]
             return {}
 
-    @torch.inference_mode()
     def run(self, rows: dict[int, Any], compute: Compute, missing: Any, batch_size: int, show: bool | None) -> Any:
         """A result for each index of `rows`, `missing` for the others; a single result for a single picture and text."""
+        import torch
+
         values = [missing] * self.count
-        with progress_bar(len(rows), self.item if not self.one_picture else "text", show) as bar:
+        unit = self.item if not self.one_picture else "text"
+        with torch.inference_mode(), progress_bar(len(rows), unit, show) as bar:
             for indices, states, batch in self._batches(rows, batch_size):
                 for index, value in zip(indices, compute(states, batch)):
                     values[index] = value

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch.nn import functional as F
 
 from image_text_embedding.foundation.argument_checks import require_integer
 from image_text_embedding.foundation.errors import ComputeError
 from image_text_embedding.inference.model_runtime import ModelRuntime
 from image_text_embedding.inference.tasks.image_text_batches import PictureTextBatches, require_texts
-from image_text_embedding.inference.tasks.matching import match
-from image_text_embedding.inference.tasks.reranking import rerank
 from image_text_embedding.inference.tasks.task_settings import MatchSettings
 from image_text_embedding.inputs.item_lists import ItemErrors, progress_bar, snapshot_pictures
 from image_text_embedding.inputs.prefetch import prefetch_batches
 from image_text_embedding.inputs.video.video_loading import DEFAULT_FRAMES, is_single_video
 from image_text_embedding.models.networks.finite_values import not_finite
+
+if TYPE_CHECKING:
+    import torch
 
 DEFAULT_BATCH = 4  # videos, of eight frames each
 PICTURES_AT_ONCE = 64  # frames in one pass of the vision transformer at most; a CPU takes fewer
@@ -51,6 +50,8 @@ class VideoTextBatches(PictureTextBatches):
 
     def states(self, read: list[Any]) -> torch.Tensor:
         """Videos with equally many frames -> the states of the frames, one after the other, as one context for texts."""
+        import torch
+
         size = min(PICTURES_AT_ONCE, self.runtime.pictures_at_once)
         pixels = [frame for frames in read for frame in frames]
         parts = [self.runtime.states(pixels[start : start + size]) for start in range(0, len(pixels), size)]
@@ -58,6 +59,8 @@ class VideoTextBatches(PictureTextBatches):
 
     def unit_vectors(self, states: torch.Tensor) -> torch.Tensor:
         """States as `states` returns them -> vectors of unit length (B, D), as those of `encode_video`."""
+        from torch.nn import functional as F
+
         vision = self.runtime.config.vision
         frames = states.unflatten(1, (-1, 1 + (vision.image_size // vision.patch_size) ** 2)).flatten(0, 1)
         vectors = self.runtime.part("image").project(frames).float().unflatten(0, (len(states), -1)).mean(1)
@@ -72,7 +75,6 @@ def listed_videos(videos: Any) -> tuple[bool, list[Any]]:
     return (True, [listed]) if is_single_video(listed) else (False, listed)
 
 
-@torch.inference_mode()
 def encode_videos(
     runtime: ModelRuntime,
     videos: Any,
@@ -83,6 +85,9 @@ def encode_videos(
     on_error: str,
 ) -> Any:
     """See `VideoTasks.encode_video`."""
+    import torch
+    from torch.nn import functional as F
+
     runtime.require("embed", "image")
     batch_size = require_integer("batch_size", batch_size)
     one, listed = listed_videos(videos)
@@ -90,12 +95,11 @@ def encode_videos(
     found = torch.full((len(listed), runtime.config.embed_dim or 0), float("nan"), device=runtime.device)
     size = min(PICTURES_AT_ONCE, runtime.pictures_at_once)
     reading = prefetch_batches(enumerate(listed), lambda video: runtime.frames(video, frames), batch_size, failures)
-    with progress_bar(len(listed), "video", show) as bar, closing(reading) as groups:
+    with torch.inference_mode(), progress_bar(len(listed), "video", show) as bar, closing(reading) as groups:
         for group in groups:
             pixels = [frame for _, read in group for frame in read]
-            vectors = torch.cat(
-                [runtime.vectors(pixels[start : start + size]).float() for start in range(0, len(pixels), size)]
-            )
+            parts = [runtime.vectors(pixels[start : start + size]) for start in range(0, len(pixels), size)]
+            vectors = torch.cat([torch.as_tensor(part, device=runtime.device).float() for part in parts])
             for (index, _), of_frames in zip(group, vectors.split([len(read) for _, read in group])):
                 # The mean of the projections as they are, not of unit vectors: longer ones count for more.
                 mean = of_frames.mean(0)
@@ -163,6 +167,8 @@ class VideoTasks:
 
         Arguments, results and errors are those of `Encoder.match` and `encode_video`.
         """
+        from image_text_embedding.inference.tasks.matching import match
+
         given = VideoTextBatches(self.runtime, videos, on_error, frames, texts=require_texts("texts", texts))
         return match(given, MatchSettings(itm_token, return_logits), batch_size, show_progress_bar)
 
@@ -186,5 +192,7 @@ class VideoTasks:
             modality: what the query is, "text" or "video". None: whatever is no string, or is a URL or an existing file, is a
                 video.
         """
+        from image_text_embedding.inference.tasks.reranking import rerank
+
         given = VideoTextBatches(self.runtime, candidates, on_error, frames)
         return rerank(given, query, k, modality, MatchSettings(itm_token), batch_size, show_progress_bar)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from image_text_embedding.interfaces.cli.options import MODEL_HELP, Command, Device
+from image_text_embedding.interfaces.cli.options import MODEL_HELP, Backend, Command, Device, given
 from image_text_embedding.interfaces.cli.output import print_json, print_note, print_passed_over, print_result
 
 Sources = Annotated[
@@ -86,10 +86,7 @@ def embed(
             min=1, help="Threads that read pictures; with --ray, processes that run the model.", show_default=False
         ),
     ] = None,
-    backend: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="What runs the model: torch (the default), openvino, onnx or auto."),
-    ] = None,
+    backend: Backend = None,
     precision: Annotated[
         str | None, typer.Option(metavar="NAME", help="fp32, bf16, fp16 or int8, if the backend has it, or auto.")
     ] = None,
@@ -111,9 +108,6 @@ def embed(
     for name, value, known in (("modality", modality, ("image", "text")), ("format", layout, ("parquet", "npy"))):
         if value is not None and value not in known:
             raise typer.BadParameter(f"--{name}: expected {' or '.join(known)}, got {value}")
-    options: dict[str, Any] = {
-        name: value for name, value in (("backend", backend), ("precision", precision)) if value is not None
-    }
     try:
         summary = run(
             source,
@@ -128,7 +122,7 @@ def embed(
             max_errors=max_errors,
             checksum=checksum,
             ray=False if ray is None else ray or True,
-            **options,
+            **given(backend=backend, precision=precision),
         )
     except KeyboardInterrupt as stopped:
         print_note("stopped; finished rows are saved, run the same command again to resume")

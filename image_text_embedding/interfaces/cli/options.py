@@ -14,6 +14,13 @@ if TYPE_CHECKING:
 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …; the default is a GPU if there is one.")]
 
+Backend = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="What runs the model: torch (the default), openvino, onnx or auto.", show_default=False
+    ),
+]
+
 BatchSize = Annotated[int, typer.Option(min=1, help="How many items to compute at once.")]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -27,11 +34,16 @@ ListedModel = Annotated[
 ]
 
 
-def load_model(model: str, device: str | None) -> Encoder:
+def given(**options: Any) -> dict[str, Any]:
+    """The options that the user has given: the others keep the defaults of the function that they are passed to."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def load_model(model: str, device: str | None, backend: str | None = None) -> Encoder:
     """Load a model. torch, which takes seconds to import, is not imported before."""
     from image_text_embedding.inference.loading import load
 
-    return load(model, device=device)
+    return load(model, device=device, **given(backend=backend))
 
 
 class Command(TyperCommand):

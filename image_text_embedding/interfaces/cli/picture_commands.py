@@ -11,7 +11,7 @@ import typer
 
 from image_text_embedding.foundation.errors import ImageError, InputError
 from image_text_embedding.foundation.terminal_text import printable_text
-from image_text_embedding.interfaces.cli.options import AsJson, BatchSize, Device, RequiredModel, load_model
+from image_text_embedding.interfaces.cli.options import AsJson, Backend, BatchSize, Device, RequiredModel, load_model
 from image_text_embedding.interfaces.cli.output import print_json, print_result, print_skipped, print_table, writing_out
 from image_text_embedding.interfaces.cli.picture_arguments import (
     PICTURES_HELP,
@@ -49,6 +49,7 @@ def rank(
     out: Drawing = Path("ranking.png"),
     count: Annotated[int, typer.Option("-k", min=1, help="How many pictures to show.")] = 12,
     batch_size: BatchSize = 32,
+    backend: Backend = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -67,7 +68,7 @@ def rank(
     pictures = pictures or _packaged_pictures()
 
     def compute(items: list[Any]) -> Any:
-        encoder = load_model(model, device)
+        encoder = load_model(model, device, backend)
         query = encoder.encode_text(text)
         vectors, errors = encoder.encode_image(items, batch_size, on_error="skip")
         return (vectors @ query).tolist(), errors

@@ -12,12 +12,11 @@ import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from image_text_embedding.foundation.atomic_files import atomic_replace
 from image_text_embedding.foundation.errors import CheckpointError
@@ -30,6 +29,9 @@ from image_text_embedding.models.checkpoints.pickle_checking import (
     too_many_tensors,
 )
 from image_text_embedding.models.checkpoints.weight_files import is_index, shard_paths
+
+if TYPE_CHECKING:
+    import torch
 
 METADATA_KEY = "image_text_embedding"
 
@@ -47,6 +49,16 @@ class Checkpoint:
     path: Path
     tensors: Mapping[str, torch.Tensor]
     metadata: Mapping[str, str]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor; that of a safetensors file is in its header, and read without torch.
+
+        Raises:
+            KeyError: there is no such tensor.
+        """
+        if isinstance(self.tensors, _SafeTensors | _Shards):
+            return self.tensors.shape(name)
+        return tuple(self.tensors[name].shape)
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -86,6 +98,8 @@ def load_pickle(path: Path, memory_map: bool = False) -> Any:
     Raises:
         CheckpointError: as `read_checkpoint`.
     """
+    import torch
+
     version = re.match(r"(\d+)\.(\d+)", torch.__version__)
     if version is None or tuple(map(int, version.groups())) < MIN_TORCH_FOR_PICKLES:
         minimum = ".".join(map(str, MIN_TORCH_FOR_PICKLES))
@@ -141,6 +155,8 @@ def save_weights(
     Raises:
         CheckpointError: the file cannot be written.
     """
+    from safetensors.torch import save_file
+
     path = Path(path)
     if not path.parent.is_dir():
         raise CheckpointError(f"cannot write {path}: the folder {path.parent} does not exist")
@@ -160,14 +176,23 @@ def save_weights(
     return path
 
 
-class _SafeTensors(Mapping[str, torch.Tensor]):
-    """A safetensors file as a mapping that reads a tensor on access."""
+class _SafeTensors(Mapping[str, "torch.Tensor"]):
+    """A safetensors file as a mapping that reads a tensor on access. Its header is read without torch."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = safe_open(path, framework="pt")
-        self._stored = _without_wrappers(self._file.keys(), path)
-        self.metadata: dict[str, str] = self._file.metadata() or {}
+        with safe_open(path, framework="np") as header:
+            self._stored = _without_wrappers(header.keys(), path)
+            self.metadata: dict[str, str] = header.metadata() or {}
+
+    @cached_property
+    def _file(self) -> Any:
+        return safe_open(self._path, framework="pt")
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        stored = self._stored[key]
+        with safe_open(self._path, framework="np") as header:
+            return tuple(header.get_slice(stored).get_shape())
 
     def __getitem__(self, key: str) -> torch.Tensor:
         stored = self._stored[key]
@@ -183,14 +208,17 @@ class _SafeTensors(Mapping[str, torch.Tensor]):
         return len(self._stored)
 
 
-class _Shards(Mapping[str, torch.Tensor]):
+class _Shards(Mapping[str, "torch.Tensor"]):
     """The tensors of several files as one mapping, which still reads a tensor on access."""
 
-    def __init__(self, parts: dict[str, Mapping[str, torch.Tensor]]) -> None:
+    def __init__(self, parts: dict[str, Checkpoint]) -> None:
         self._parts = parts
 
+    def shape(self, key: str) -> tuple[int, ...]:
+        return self._parts[key].shape(key)
+
     def __getitem__(self, key: str) -> torch.Tensor:
-        return self._parts[key][key]
+        return self._parts[key].tensors[key]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._parts)
@@ -200,11 +228,11 @@ class _Shards(Mapping[str, torch.Tensor]):
 
 
 def _join_shards(path: Path, shards: list[Checkpoint]) -> Checkpoint:
-    parts: dict[str, Mapping[str, torch.Tensor]] = {}
+    parts: dict[str, Checkpoint] = {}
     for shard in shards:
         if repeated := [key for key in shard.tensors if key in parts]:
             raise CheckpointError(f"{shard.path}: another shard also contains {abbreviated_names(repeated)}")
-        parts |= dict.fromkeys(shard.tensors, shard.tensors)
+        parts |= dict.fromkeys(shard.tensors, shard)
     if len(parts) > MAX_TENSORS:
         raise too_many_tensors(path)
     return Checkpoint(path, _Shards(parts), {})
@@ -248,6 +276,8 @@ def _state_dict(loaded: object, path: Path) -> Mapping[str, torch.Tensor]:
 
 
 def _is_named_tensor(key: object, value: object) -> bool:
+    import torch
+
     return isinstance(key, str) and isinstance(value, torch.Tensor) and value.layout is torch.strided
 
 

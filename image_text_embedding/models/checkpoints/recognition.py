@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from image_text_embedding.foundation.errors import CheckpointError
 from image_text_embedding.foundation.text_files import parse_json_object
@@ -57,14 +58,14 @@ def recognise_checkpoint(checkpoint: Checkpoint) -> ModelConfig:
     keys = {ours: key for key, ours in rename_parameters(checkpoint.tensors, names).items()}
     parts = frozenset(name.split(".")[0] for name in keys) & {"text", "decoder", "itm_head"}
     if "cls_head.2.bias" in keys:
-        parts |= {f"cls_head of {checkpoint.tensors[keys['cls_head.2.bias']].numel()}"}
+        parts |= {f"cls_head of {math.prod(checkpoint.shape(keys['cls_head.2.bias']))}"}
     if "ta_head.weight" in keys:  # ALBEF's `pretrain_model_nlvr.pth`, which NLVR is trained from
         parts = _REASONS
     vectors_only = parts == {"text"} and "text_proj.weight" in keys
     try:
-        pos_embed = checkpoint.tensors[keys["vision.pos_embed"]]  # (1, 1 + patches, width)
-        base = model_config(_MODELS_BY_PARTS[family, pos_embed.shape[-1], _MATCHES if vectors_only else parts])
-        image_size = round(max(pos_embed.shape[1] - 1, 1) ** 0.5) * base.vision.patch_size
+        pos_embed = checkpoint.shape(keys["vision.pos_embed"])  # (1, 1 + patches, width)
+        base = model_config(_MODELS_BY_PARTS[family, pos_embed[-1], _MATCHES if vectors_only else parts])
+        image_size = round(max(pos_embed[1] - 1, 1) ** 0.5) * base.vision.patch_size
     except (KeyError, IndexError) as error:
         if is_shard(checkpoint.path):
             raise CheckpointError(
@@ -105,9 +106,9 @@ def check_picture_size(config: ModelConfig, checkpoint: Checkpoint) -> None:
     key = next((key for key, name in ours.items() if name == "vision.pos_embed"), None)
     if key is None:
         return  # the strict loading names it as missing
-    expected, found = 1 + (vision.image_size // vision.patch_size) ** 2, checkpoint.tensors[key].shape
+    expected, found = 1 + (vision.image_size // vision.patch_size) ** 2, checkpoint.shape(key)
     if len(found) != 3 or found[1] != expected:
         raise CheckpointError(
             f"{checkpoint.path}: its configuration says image_size {vision.image_size} with patches of {vision.patch_size}, "
-            f"which needs {expected} position embeddings; {key} has the shape {tuple(found)}"
+            f"which needs {expected} position embeddings; {key} has the shape {found}"
         )

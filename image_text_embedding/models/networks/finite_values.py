@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
 from image_text_embedding.foundation.errors import ComputeError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def require_finite(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -24,7 +27,7 @@ def require_finite(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def not_finite(dtype: torch.dtype) -> str:
     """The end of a sentence about the failing model or tower."""
     why = "the weights are damaged"
-    if dtype is not torch.float32:
+    if str(dtype) != "torch.float32":
         why += ", or half precision overflows; try dtype='fp32'"
     return f"produced NaN or infinity in {dtype}: {why}"
 
@@ -32,6 +35,6 @@ def not_finite(dtype: torch.dtype) -> str:
 def no_length(dtype: torch.dtype) -> str:
     """The end of a sentence about a tower whose vector has the length 0, so that its direction is unknown."""
     why = "the weights of its projection are zeros"
-    if dtype is not torch.float32:
+    if str(dtype) != "torch.float32":
         why += ", or half precision underflows; try dtype='fp32'"
     return f"produced a vector of length 0 in {dtype}, which points nowhere: {why}"

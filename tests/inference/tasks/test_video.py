@@ -20,6 +20,7 @@ from image_text_embedding.inference.model_runtime import ModelRuntime
 from image_text_embedding.inference.tasks import matching, reranking
 from image_text_embedding.inputs.limits import Limits
 from image_text_embedding.inputs.tokenizer import Tokenizer
+from image_text_embedding.models.devices import CPU
 from image_text_embedding.models.model_lookup import ResolvedModel
 
 TEXTS = ["a woman and a dog", "two dogs", "a rocket"]
@@ -45,7 +46,7 @@ def golden_model(golden: Callable, monkeypatch: pytest.MonkeyPatch) -> Any:
     model = ite.Encoder.__new__(ite.Encoder)
     resolved = ResolvedModel(config, GOLDEN / "blip_retrieval.pth", "", None, None)
     tokenizer = Tokenizer.from_vocabulary(VOCABULARY)
-    model.runtime = ModelRuntime(resolved, tokenizer, torch.device("cpu"), torch.float32, None, Limits())
+    model.runtime = ModelRuntime(resolved, tokenizer, CPU, "fp32", None, Limits())
     for module in (matching, reranking):
         monkeypatch.setattr(module, "text_encoder_for", lambda runtime: GoldenTexts(golden("blip_video")))
     return model

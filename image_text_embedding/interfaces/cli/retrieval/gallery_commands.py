@@ -13,7 +13,7 @@ import typer
 from image_text_embedding.foundation.errors import ImageError, InputError
 from image_text_embedding.foundation.terminal_text import print_line
 from image_text_embedding.inputs.url_fetch import display_url, is_url
-from image_text_embedding.interfaces.cli.options import AsJson, BatchSize, Device
+from image_text_embedding.interfaces.cli.options import AsJson, Backend, BatchSize, Device, given
 from image_text_embedding.interfaces.cli.output import (
     print_json,
     print_passed_over,
@@ -145,6 +145,7 @@ def search(
     collection: CollectionName = "gallery",
     token: Token = None,
     timeout: Timeout = 30.0,
+    backend: Backend = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -164,7 +165,8 @@ def search(
         model = None  # the search says that there is no index; no model needs to be loaded for that
     from image_text_embedding.retrieval.gallery import Gallery
 
-    with Gallery.open(uri, model, collection=collection, token=token, timeout=timeout, device=device) as gallery:
+    options = {"collection": collection, "token": token, "timeout": timeout, "device": device, **given(backend=backend)}
+    with Gallery.open(uri, model, **options) as gallery:
         query, modality = (text, "text") if image is None else (image, "image")
         results = gallery.search(query, count, rerank, modality=modality, find=find)
         model_name = (gallery.manifest or {}).get("model", "")
