@@ -4,12 +4,15 @@
     model = ite.load("blip_base")
     model.similarity(model.encode_image("teddy.jpg"), model.encode_text("a teddy bear on a skateboard"))
 
-Importing this package registers its operators with Towhee, if Towhee is installed. It does not import torch; `load` does.
+Importing this package registers its operators with Towhee, if Towhee is installed. It does not import torch; `load` does, if
+torch computes the vectors.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 import warnings
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -117,6 +120,19 @@ def __dir__() -> list[str]:
     return sorted([*__all__, *_FOLDERS, "__all__", "__doc__", "__file__", "__name__", "__path__", "__version__"])
 
 
+def _is_command() -> bool:
+    """Whether this process runs a command of `image-text-embedding` that uses no operators: Towhee takes longer to import
+    than most of them to run. (`doctor` looks for them, and `train` may call a function of the user that uses them.)
+    """
+    program, *arguments = getattr(sys, "argv", None) or [""]
+    if program == "-m":  # while the parent of the module that `python -m` names is imported
+        named = sys.orig_argv[sys.orig_argv.index("-m") + 1 :] if "-m" in sys.orig_argv else []
+        runs = named[:1] == [__name__]
+    else:
+        runs = os.path.basename(program).removesuffix(".exe") == "image-text-embedding"
+    return runs and not {"doctor", "train"} & set(arguments[:1])
+
+
 def _register_operators() -> None:
     """Register the operators with the installed Towhee. If Towhee cannot be imported, everything else still works."""
     try:
@@ -147,4 +163,5 @@ def _register_operators() -> None:
         )
 
 
-_register_operators()
+if not _is_command():
+    _register_operators()

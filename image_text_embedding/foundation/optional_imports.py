@@ -14,7 +14,6 @@ import sys
 from importlib import metadata
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
-from urllib.request import url2pathname
 
 from image_text_embedding.foundation.errors import SetupError
 from image_text_embedding.foundation.host_program import host_unchanged
@@ -70,6 +69,8 @@ def install_command(extra: str = "") -> str:
     Only an installation from an index can be extended by the package's name. The others have a `direct_url.json` (PEP 610),
     which says where pip found the package: a folder (perhaps editable), a file or a repository.
     """
+    from urllib.request import url2pathname  # with it, every command would take longer to start
+
     origin = read_origin()
     url = urlsplit(str(origin.get("url", "")))
     brackets = f"[{extra}]" if extra else ""

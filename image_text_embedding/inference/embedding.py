@@ -18,7 +18,6 @@ from PIL import Image
 from image_text_embedding.foundation.argument_checks import require_integer
 from image_text_embedding.foundation.errors import ComputeError, EmbeddingError, InputError, at_index
 from image_text_embedding.foundation.messages import did_you_mean
-from image_text_embedding.inference.backends.compiled_tower import lengths_as_torch
 from image_text_embedding.inference.model_runtime import ModelRuntime
 from image_text_embedding.inputs.item_lists import (
     ItemErrors,
@@ -31,6 +30,7 @@ from image_text_embedding.inputs.item_lists import (
 from image_text_embedding.inputs.prefetch import DeferredErrorIterator, prefetch_depth, prefetch_items, usable_groups
 from image_text_embedding.inputs.text_encoder import TextEncoder
 from image_text_embedding.models.networks.finite_values import no_length, not_finite
+from image_text_embedding.models.vector_lengths import lengths_as_torch
 
 if TYPE_CHECKING:
     import torch

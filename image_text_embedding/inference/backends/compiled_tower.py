@@ -138,16 +138,3 @@ class ONNXGraph:
 
     def __call__(self, *inputs: np.ndarray) -> np.ndarray:
         return np.asarray(self._session.run(None, dict(zip(self._names, inputs)))[0])
-
-
-def lengths_as_torch(vectors: np.ndarray) -> np.ndarray:
-    """Lengths (B, 1) of float32 vectors (B, D), equal to torch's `norm` bit by bit on x86.
-
-    torch adds the squares up in eight lanes, then these, then the squares that fill no lane. numpy's own norm, and one in
-    float64, differ from that in the last bit of a quarter of the lengths.
-    """
-    in_lanes = vectors.shape[1] // 8 * 8
-    with np.errstate(over="ignore"):  # the length is infinite then
-        squares = vectors * vectors
-        lanes = squares[:, :in_lanes].reshape(len(vectors), in_lanes // 8, 8).sum(axis=1)
-        return np.sqrt(np.cumsum(np.concatenate([lanes, squares[:, in_lanes:]], axis=1), axis=1)[:, -1:])

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 from collections.abc import Iterator
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from image_text_embedding.foundation.errors import FetchError
 from image_text_embedding.foundation.terminal_text import printable_text
 
+if TYPE_CHECKING:
+    import numpy as np
+
 _PERCENT = ord("%")
 _BLOCK = 2**20  # characters that are decoded at once
-
-# The value of each hexadecimal digit; 255 for other characters.
-_DIGITS = np.full(256, 255, np.uint8)
-for _text in ("0123456789abcdef", "0123456789ABCDEF"):
-    _DIGITS[list(_text.encode())] = np.arange(16)
 
 
 def data_url_content(url: str, max_bytes: int) -> bytes:
@@ -70,18 +68,33 @@ def _blocks(url: str, start: int) -> Iterator[bytes]:
         start = end
 
 
+@functools.cache
+def _digits() -> np.ndarray:
+    """The value of each hexadecimal digit, uint8 (256,); 255 for other characters."""
+    import numpy as np  # here and below: `--help` would take a third longer with it
+
+    values = np.full(256, 255, np.uint8)
+    for text in ("0123456789abcdef", "0123456789ABCDEF"):
+        values[list(text.encode())] = np.arange(16)
+    return values
+
+
 def _check_escapes(block: bytes, url: str) -> None:
-    values = np.frombuffer(block + b"\0\0", np.uint8)
+    import numpy as np
+
+    digits, values = _digits(), np.frombuffer(block + b"\0\0", np.uint8)
     at = np.flatnonzero(values == _PERCENT)
-    if ((_DIGITS[values[at + 1]] == 255) | (_DIGITS[values[at + 2]] == 255)).any():
+    if ((digits[values[at + 1]] == 255) | (digits[values[at + 2]] == 255)).any():
         raise _malformed(url, "a % without two hexadecimal digits")
 
 
 def _unquoted(block: bytes) -> bytes:
     """A block whose escapes have been checked, decoded. (The standard library makes an object of each escape.)"""
-    values = np.frombuffer(block, np.uint8).copy()
+    import numpy as np
+
+    digits, values = _digits(), np.frombuffer(block, np.uint8).copy()
     at = np.flatnonzero(values == _PERCENT)
-    values[at] = _DIGITS[values[at + 1]] * 16 + _DIGITS[values[at + 2]]
+    values[at] = digits[values[at + 1]] * 16 + digits[values[at + 2]]
     stays = np.ones(len(values), bool)
     stays[at + 1] = stays[at + 2] = False
     return values[stays].tobytes()

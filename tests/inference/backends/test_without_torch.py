@@ -11,12 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import image_text_embedding as ite
 from image_text_embedding.demo.packaged_gallery import gallery
 from image_text_embedding.foundation.cache_folder import HOME_VARIABLE
-from image_text_embedding.inference.backends.compiled_tower import lengths_as_torch
 
 HEAVY = ["timm", "torch", "torchvision", "transformers"]
 PICTURES = [entry["path"] for entry in gallery()[:3]]
@@ -122,19 +120,6 @@ assert "torch" in sys.modules and str(model.device) == "cpu" and str(model.dtype
 print(model.match({str(PICTURES[0])!r}, "a dog"))
 """
     assert float(run(code)) == pytest.approx(model.match(PICTURES[0], "a dog"), abs=1e-6)
-
-
-@pytest.mark.parametrize("dim", [1, 7, 8, 30, 32, 100, 256])
-def test_lengths_are_those_of_torch(dim: int) -> None:
-    vectors = np.random.default_rng(0).normal(size=(1000, dim)).astype(np.float32)
-    vectors[0] = 0
-    vectors[1, 0], vectors[2, -1], vectors[3, 0] = np.nan, np.inf, 3e38
-    expected = torch.from_numpy(vectors).norm(dim=-1, keepdim=True).numpy()
-    if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"):
-        np.testing.assert_array_equal(lengths_as_torch(vectors), expected)
-    else:
-        np.testing.assert_allclose(lengths_as_torch(vectors), expected, rtol=1e-6)
-    assert lengths_as_torch(vectors[:0]).shape == (0, 1)
 
 
 def test_a_vector_that_is_not_finite(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,9 +165,10 @@ def search(
         model = None  # the search says that there is no index; no model needs to be loaded for that
     from image_text_embedding.retrieval.gallery import Gallery
 
-    options = {"collection": collection, "token": token, "timeout": timeout, "device": device, **given(backend=backend)}
-    with Gallery.open(uri, model, **options) as gallery:
-        query, modality = (text, "text") if image is None else (image, "image")
+    query, modality = (text, "text") if image is None else (image, "image")
+    # Without re-ranking, one tower computes all that is needed.
+    options = {"device": device, **given(backend=backend, modality=None if rerank else modality)}
+    with Gallery.open(uri, model, collection=collection, token=token, timeout=timeout, **options) as gallery:
         results = gallery.search(query, count, rerank, modality=modality, find=find)
         model_name = (gallery.manifest or {}).get("model", "")
         size = len(gallery)
