@@ -197,10 +197,10 @@ class ModelRuntime:
             whole = decoded.info.get(SHOWN, (0, 0, *decoded.size)) == (0, 0, *decoded.size)
             return np.array(decoded) if small and whole else to_pixels_fast(decoded, size)
 
-    @functools.cached_property
+    @cached_property
     def gpu_decoder(self) -> GpuJpegDecoder | None:
         """Decodes JPEGs for `decode="device"` on a GPU; None elsewhere."""
-        if self.device.type != "cuda":
+        if self.device_spec.type != "cuda":
             return None
         return GpuJpegDecoder(self.device, self.config.vision.image_size, resize_pixels)
 
