@@ -18,14 +18,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from image_text_embedding.foundation.argument_checks import MODALITIES, is_number
 from image_text_embedding.foundation.atomic_files import atomic_write
 from image_text_embedding.foundation.cache_folder import cache_dir
 from image_text_embedding.foundation.errors import ComputeError, EmbeddingError, InputError
 from image_text_embedding.foundation.optional_imports import installed_version
 from image_text_embedding.inference.backends.backend import BACKENDS, PRECISIONS, Backend, choose_backend
+from image_text_embedding.inference.backends.quantization.made_up_photos import made_up_photo
 from image_text_embedding.inference.model_runtime import ModelRuntime
 from image_text_embedding.inputs.item_lists import progress_bar
 from image_text_embedding.inputs.limits import Limits
@@ -34,6 +33,7 @@ from image_text_embedding.models.devices import CPU, DeviceSpec, compute_threads
 from image_text_embedding.models.model_lookup import ResolvedModel
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 AUTO = "auto"
@@ -43,6 +43,9 @@ MIN_COSINE = 0.999
 # Pictures and texts that every candidate computes, and for how many seconds at most after that.
 ITEMS = 16
 SECONDS = 1.0
+
+# Of the made-up photos among them: others than those that calibrate int8.
+FIRST_SEED = 1_000_000
 
 _PACKAGES = ("torch", "openvino", "nncf", "onnxruntime", "image-text-embedding")
 
@@ -156,7 +159,7 @@ def read_or_measure(
         again: measure in any case.
     """
     key = {
-        "format": 1,
+        "format": 2,
         "sha256": resolved.sha256,
         "sizes": repr((resolved.config.family, resolved.config.vision, resolved.config.text)),
         "modality": modality,
@@ -263,7 +266,7 @@ class _Inputs:
         entries = gallery()[: ITEMS // 2]
         size = resolved.config.vision.image_size
         drawings = [runtime.pixels(entry["path"]) for entry in entries]
-        self.pixels = [*drawings, *(made_up_photo(size, seed) for seed in range(ITEMS - len(drawings)))]
+        self.pixels = [*drawings, *(made_up_photo(size, FIRST_SEED + i) for i in range(ITEMS - len(drawings)))]
         rows = [entry["caption"] for entry in gallery()[:ITEMS]] if "text" in self.parts else []
         self.rows = [runtime.tokenizer.encode(text, resolved.config.captions)[0] for text in rows]
 
@@ -305,24 +308,6 @@ def _computed(function: Any, batch: list[Any]) -> torch.Tensor | np.ndarray:
     if isinstance(found, torch.Tensor) and found.device.type == "cuda":
         torch.cuda.synchronize(found.device)
     return found
-
-
-def made_up_photo(size: int, seed: int) -> np.ndarray:
-    """uint8 (size, size, 3) with the statistics of photos: the spectrum falls with frequency, colours go together, and
-    there are edges.
-
-    Spectrum: Field, "Relations between the statistics of natural images" (1987).
-    """
-    random = np.random.default_rng(seed)
-    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
-    frequency[0, 0] = 1 / size
-    noise = np.fft.rfft2(random.normal(size=(4, size, size)))
-    luminance, *colours = (np.fft.irfft2(each / frequency**1.1, s=(size, size)) for each in noise)
-    luminance = luminance / luminance.std()
-    shift = random.integers(size // 4, 3 * size // 4, size=2)
-    luminance[: shift[0], : shift[1]] += random.choice([-1.2, 1.2])  # an object's edge
-    channels = [luminance + 0.35 * each / each.std() for each in colours]
-    return np.clip(118 + 52 * np.stack(channels, axis=-1), 0, 255).astype(np.uint8)
 
 
 def _seconds(row: dict[str, Any]) -> float:

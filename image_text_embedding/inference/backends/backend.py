@@ -24,7 +24,6 @@ from image_text_embedding.foundation.cache_folder import cache_dir
 from image_text_embedding.foundation.errors import ComputeError, InputError, SetupError
 from image_text_embedding.foundation.messages import did_you_mean
 from image_text_embedding.foundation.optional_imports import installed_version
-from image_text_embedding.inference.backends.calibration import MEASURED_ITEMS, CalibrationSamples
 from image_text_embedding.inference.backends.compiled_tower import (
     ONNX_FILE,
     OPENVINO_FILES,
@@ -35,6 +34,12 @@ from image_text_embedding.inference.backends.compiled_tower import (
     modality_of,
 )
 from image_text_embedding.inference.backends.export_cache import get_or_build_export
+from image_text_embedding.inference.backends.quantization.calibration import (
+    MEASURED_ITEMS,
+    CalibrationSamples,
+    measure_quality,
+)
+from image_text_embedding.inference.backends.quantization.quantizers import RECIPE
 from image_text_embedding.inference.backends.quiet_exporters import import_backend
 from image_text_embedding.inference.backends.signal_stack import unchanged_signal_stack
 from image_text_embedding.inference.model_runtime import ModelRuntime
@@ -62,7 +67,7 @@ class Backend:
     Attributes:
         name: one of BACKENDS.
         precision: one of PRECISIONS.
-        calibration: modality -> pictures or texts of the user; the packaged gallery for modalities that it lacks.
+        calibration: modality -> pictures or texts of the user; the package's own for modalities that it lacks.
         choice: what was measured and why this was taken, if it was chosen automatically.
     """
 
@@ -118,7 +123,6 @@ class Backend:
         """
         import torch
 
-        from image_text_embedding.inference.backends.calibration import measure_quality
         from image_text_embedding.inference.backends.tower_graphs import (
             graph_of,
             write_onnx,
@@ -250,5 +254,5 @@ def _export_key(backend: Backend, runtime: ModelRuntime, output: str, samples: C
         "precision": backend.precision,
         "device": runtime.device_spec.type,
         "calibration": samples.digest if int8 else None,
-        **({"measured": MEASURED_ITEMS} if int8 else {}),
+        **({"measured": MEASURED_ITEMS, "recipe": RECIPE} if int8 else {}),
     }

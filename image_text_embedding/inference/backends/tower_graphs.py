@@ -1,18 +1,15 @@
-"""Towers as graphs for other runtimes, from pixels or token ids to a vector, written as ONNX or OpenVINO files.
-
-The tools of the runtimes quantise them to int8.
-"""
+"""Towers as graphs for other runtimes, from pixels or token ids to a vector, written as ONNX or OpenVINO files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
 from image_text_embedding.inference.backends.compiled_tower import INPUTS, OUTPUTS, Inputs, modality_of
+from image_text_embedding.inference.backends.quantization.quantizers import quantize_onnx, quantize_openvino
 from image_text_embedding.inference.backends.quiet_exporters import import_backend, quietly
 from image_text_embedding.inference.backends.signal_stack import unchanged_signal_stack
 from image_text_embedding.models.config import ModelConfig
@@ -107,44 +104,17 @@ def write_onnx(graph: nn.Module, output: str, config: ModelConfig, path: Path) -
 
 
 def write_onnx_int8(graph: nn.Module, output: str, config: ModelConfig, path: Path, samples: Sequence[Inputs]) -> None:
-    """Write an ONNX file quantised by ONNX Runtime: weights per channel, activations by their range over the samples.
-
-    Only products of weights and activations are in 8 bits; the products within attention stay in float32.
+    """Write an ONNX file in 8 bits, calibrated on the samples.
 
     Raises:
         SetupError: a package that this needs is not installed.
     """
-    quantization = import_backend("onnxruntime.quantization", "onnx")
-    quant_pre_process = import_backend("onnxruntime.quantization.shape_inference", "onnx").quant_pre_process
-
-    class SampleReader(quantization.CalibrationDataReader):  # type: ignore[name-defined]
-        def __init__(self) -> None:
-            self.remaining = iter(samples)
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            inputs = next(self.remaining, None)
-            return None if inputs is None else dict(zip(INPUTS[output], inputs))
-
-    exported, folded = path.with_suffix(".fp32.onnx"), path.with_suffix(".folded.onnx")
+    exported = path.with_suffix(".fp32.onnx")
     try:
         write_onnx(graph, output, config, exported)
-        with quietly():
-            # Folds the Transpose before weights, behind which the quantiser does not recognise them as constants.
-            quant_pre_process(str(exported), str(folded), skip_symbolic_shape=True)
-            quantization.quantize_static(
-                str(folded),
-                str(path),
-                SampleReader(),
-                quant_format=quantization.QuantFormat.QDQ,
-                activation_type=quantization.QuantType.QUInt8,
-                weight_type=quantization.QuantType.QInt8,
-                per_channel=True,
-                op_types_to_quantize=["MatMul", "Gemm", "Conv"],
-                extra_options={"MatMulConstBOnly": True},
-            )
+        quantize_onnx(exported, path, [dict(zip(INPUTS[output], inputs)) for inputs in samples])
     finally:
         exported.unlink(missing_ok=True)
-        folded.unlink(missing_ok=True)
 
 
 def write_openvino(
@@ -156,15 +126,13 @@ def write_openvino(
         SetupError: openvino, or for int8 NNCF, is not installed.
     """
     openvino = import_backend("openvino", "openvino")
-    nncf = import_backend("nncf", "openvino") if precision == "int8" else None
+    if precision == "int8":
+        import_backend("nncf", "openvino")  # here, as what it logs can be hidden only after it is imported
     with quietly(), unchanged_signal_stack(), torch.inference_mode(False), torch.no_grad():
         model = openvino.convert_model(graph, example_input=example_inputs(output, config))
         for node, name in zip(model.inputs, INPUTS[output]):
             node.get_tensor().set_names({name})
         model.outputs[0].get_tensor().set_names({OUTPUTS[output]})
-        if nncf is not None:
-            items = [dict(zip(INPUTS[output], inputs)) for inputs in samples]
-            model = nncf.quantize(
-                model, nncf.Dataset(items), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(items)
-            )
+        if precision == "int8":
+            model = quantize_openvino(model, [dict(zip(INPUTS[output], inputs)) for inputs in samples])
         openvino.save_model(model, str(path), compress_to_fp16=precision == "fp16")

@@ -8,7 +8,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -16,7 +15,7 @@ from PIL import Image
 import image_text_embedding as ite
 from image_text_embedding.foundation.cache_folder import HOME_VARIABLE
 from image_text_embedding.inference.backends import automatic_choice
-from image_text_embedding.inference.backends.automatic_choice import candidates, made_up_photo, pick
+from image_text_embedding.inference.backends.automatic_choice import candidates, pick
 
 CPU = torch.device("cpu")
 
@@ -197,19 +196,6 @@ def test_a_model_that_makes_no_vectors(
     for each in model.info["choice"]["measured"]:
         assert each["texts_per_second"] is None and each["pictures_per_second"] > 0 and each["cosine_min"] > 0.99
     assert isinstance(model.caption(Image.new("RGB", (64, 64))), str)
-
-
-def test_made_up_photos() -> None:
-    """The amplitude of photos falls with about the first power of the frequency, and their colours go together."""
-    for seed in range(4):
-        pixels = made_up_photo(128, seed)
-        assert pixels.shape == (128, 128, 3) and pixels.dtype == np.uint8 and pixels.std() > 25
-        grey = pixels.mean(-1) - pixels.mean()
-        amplitude = np.abs(np.fft.fft2(grey))[0, 1:60]
-        slope = np.polyfit(np.log(np.arange(1, 60)), np.log(amplitude), 1)[0]
-        assert -1.8 < slope < -0.5
-        assert np.corrcoef(pixels.reshape(-1, 3).T)[0, 1] > 0.5
-    assert not np.array_equal(made_up_photo(64, 1), made_up_photo(64, 2))
 
 
 class TestCommand:

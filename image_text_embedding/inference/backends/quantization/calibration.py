@@ -1,4 +1,7 @@
-"""Samples that calibrate int8 towers, and that measure the quality of every export."""
+"""Samples that calibrate int8 towers, and that measure the quality of every export.
+
+The ranges of activations depend on them: on drawings alone those of photos are cut off.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import numpy as np
 
 from image_text_embedding.foundation.errors import InputError
 from image_text_embedding.inference.backends.compiled_tower import CompiledGraph, Inputs
+from image_text_embedding.inference.backends.quantization.made_up_photos import RECIPE, made_up_photo
 from image_text_embedding.inference.model_runtime import ModelRuntime
 
 if TYPE_CHECKING:
@@ -20,6 +24,9 @@ MIN_ITEMS = 8  # pictures or texts
 
 # Every fourth sample is held out: it measures the quality instead of calibrating.
 HELD_OUT_STEP = 4
+
+# Made-up photos, beside the packaged drawings, where the user gives no pictures.
+MADE_UP_PHOTOS = 48
 
 # Items that measure the quality of int8: the held-out ones, and random parts of these.
 MEASURED_ITEMS = 200
@@ -31,7 +38,7 @@ class CalibrationSamples:
     Args:
         runtime: of the model.
         modality: "image" or "text".
-        given: pictures or texts of the user; None = the packaged gallery.
+        given: pictures or texts of the user; None = the packaged gallery, for pictures with MADE_UP_PHOTOS.
 
     Raises:
         InputError: fewer than MIN_ITEMS are given.
@@ -50,13 +57,15 @@ class CalibrationSamples:
     @property
     def origin(self) -> str:
         """Where the samples come from, for `Encoder.info`."""
-        return "the packaged gallery" if self.given is None else f"{len(self.given)} {self._noun} given by the user"
+        if self.given is not None:
+            return f"{len(self.given)} {self._noun} given by the user"
+        return "the packaged gallery" + (f" and {MADE_UP_PHOTOS} made-up photos" if self.modality == "image" else "")
 
     @property
     def digest(self) -> str:
-        """A hash of the prepared samples; "packaged" for the packaged gallery."""
+        """A hash of the prepared samples; for those that every user has, only their names."""
         if self.given is None:
-            return "packaged"
+            return "packaged" + (f", photos {RECIPE} {MADE_UP_PHOTOS}" if self.modality == "image" else "")
         digest = hashlib.sha256()
         for inputs in self.inputs:
             digest.update(repr([array.shape for array in inputs]).encode())
@@ -70,7 +79,10 @@ class CalibrationSamples:
             return self.given
         from image_text_embedding.demo.packaged_gallery import gallery
 
-        return [entry["path" if self.modality == "image" else "caption"] for entry in gallery()]
+        if self.modality == "text":
+            return [entry["caption"] for entry in gallery()]
+        size = self.runtime.config.vision.image_size
+        return [*(entry["path"] for entry in gallery()), *(made_up_photo(size, seed) for seed in range(MADE_UP_PHOTOS))]
 
     @cached_property
     def inputs(self) -> list[Inputs]:

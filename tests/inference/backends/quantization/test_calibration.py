@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from image_text_embedding.inference.backends.calibration import (
+from image_text_embedding.inference.backends.quantization.calibration import (
     HELD_OUT_STEP,
     CalibrationSamples,
     measure_quality,
