@@ -261,7 +261,7 @@ class TestSaving:
         def full(*_: object, **__: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("image_text_embedding.models.checkpoints.checkpoint_files.save_file", full)
+        monkeypatch.setattr("safetensors.torch.save_file", full)
         with pytest.raises(CheckpointError, match="No space left"):
             save_weights(path, {"a": torch.zeros(3)}, {})
         assert path.read_bytes() == before
