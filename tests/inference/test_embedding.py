@@ -23,6 +23,7 @@ from image_text_embedding.inference import embedding, model_runtime
 from image_text_embedding.inference.model_runtime import ModelRuntime
 from image_text_embedding.inputs import prefetch
 from image_text_embedding.inputs.pixels import resize_pixels, to_pixels
+from image_text_embedding.models.devices import CPU, DeviceSpec
 
 TEXTS = ["a dog", "two cats on a red mat beside a blue ball", "a bus", "three cars", "a dog", "A  dog."]
 
@@ -102,9 +103,9 @@ class TestBatches:
         assert computed == [2, 2, 1]
 
     def test_pictures_at_once_of_a_base_model(self) -> None:
-        runtime = SimpleNamespace(device=torch.device("cpu"), config=ite.model_config("blip_itm_base_coco"))
+        runtime = SimpleNamespace(device_spec=CPU, config=ite.model_config("blip_itm_base_coco"))
         assert ModelRuntime.pictures_at_once.fget(runtime) == 4
-        runtime.device = torch.device("cuda")
+        runtime.device_spec = DeviceSpec("cuda")
         assert ModelRuntime.pictures_at_once.fget(runtime) > 10**6
 
 
