@@ -21,6 +21,7 @@ from image_text_embedding.inference.model_runtime import ModelRuntime
 from image_text_embedding.inputs.decoding.jpeg.gpu_decoding import GpuJpegDecoder
 from image_text_embedding.inputs.image_loading import decoded_picture
 from image_text_embedding.inputs.pixels import resize_pixels, to_pixels
+from image_text_embedding.models.devices import DeviceSpec
 
 SIZE = 64
 CPU = torch.device("cpu")
@@ -146,7 +147,7 @@ def test_without_torchcodec_or_with_other_colours_the_processor_decodes(monkeypa
 def test_the_encoder_uses_it_on_cuda_only(calls: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     model = ite.load("blip_demo", device="cpu", modality="image")
     assert model.runtime.gpu_decoder is None
-    on_cuda = SimpleNamespace(device=torch.device("cuda", 1), config=model.config)
+    on_cuda = SimpleNamespace(device=torch.device("cuda", 1), device_spec=DeviceSpec("cuda", 1), config=model.config)
     made = ModelRuntime.gpu_decoder.func(on_cuda)  # type: ignore[attr-defined]
     assert (made.device, made.size) == (torch.device("cuda", 1), model.config.vision.image_size)
     contents = [jpeg(picture((400, 300), seed)) for seed in range(3)]
