@@ -108,7 +108,9 @@ def test_a_newcomer_finds_the_teddy_bear(browser: Browser, service: RunningServi
     words = browser.wait(lambda: [each.text for each in browser.all("#search-maps .caption-label")])
     assert words == ["the picture", "a", "teddy", "bear"]
     # No request left the machine: no fonts, no scripts, no statistics.
-    asked = [url for url in browser.requests() if not url.startswith(("chrome:", "chrome-untrusted:", "data:", "blob:"))]
+    asked = [
+        url for url in browser.requests() if not url.startswith(("chrome:", "chrome-untrusted:", "data:", "blob:"))
+    ]
     assert len(asked) > 20 and [url for url in asked if not url.startswith(f"{service.url}/")] == []
 
 

@@ -70,9 +70,7 @@ def test_a_repository_that_can_be_served(servable: Any, tmp_path: Path, monkeypa
 
     request = MockTritonPythonBackendUtils.InferenceRequest
     monkeypatch.setattr(request, "model_dict", {tower.name: tower_of_triton})
-    monkeypatch.setattr(
-        "image_text_embedding.models.part_cache.load_part", lambda *_: pytest.fail("weights were read")
-    )
+    monkeypatch.setattr("image_text_embedding.models.part_cache.load_part", lambda *_: pytest.fail("weights were read"))
     monkeypatch.setattr(
         "image_text_embedding.inference.loading.resolve_model", lambda *_: pytest.fail("weights were looked for")
     )

@@ -19,8 +19,8 @@ from image_text_embedding.inference.backends.quiet_exporters import import_backe
 RECIPE = 2
 
 # Alpha of SmoothQuant (Xiao et al. 2023): how much of the activations' range moves into the weights. NNCF's default for
-# transformers, 0.95, makes weights uneven where activations have no outliers: the least cosine of a small ViT of 12 blocks with
-# made-up weights was 0.987, and is 0.999 with 0.5.
+# transformers, 0.95, makes weights uneven where activations have no outliers: the least cosine of a small ViT of 12 blocks
+# with made-up weights was 0.987, and is 0.999 with 0.5.
 SMOOTHING = 0.5
 
 
