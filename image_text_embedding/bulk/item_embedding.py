@@ -78,11 +78,11 @@ def read_picture(
     """
     assert item.picture is not None
     # Before it is read: if it is written meanwhile, the next run reads it again.
-    mtime_ns, size_of_file = time_and_size(item)
+    mtime_ns, file_bytes = time_and_size(item)
     content = read_picture_bytes(item.picture, limits)
     with decoded_picture(content, limits) as picture:
         size, pixels = picture.size, {side: to_pixels(picture, side) for side in set(sizes)}
-    size_of_file = None if item.picture.cell is None else size_of_file
+    size_of_file = file_bytes if item.picture.cell is not None else None
     row = Row(path, None, len(content), *size, sha256(content).hexdigest(), mtime_ns, size_of_file)
     return row, tuple(pixels[side] for side in sizes)
 

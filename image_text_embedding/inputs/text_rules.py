@@ -26,6 +26,11 @@ class TextRules:
         """Rules that clean nothing, for prompts and answers (official `models/blip.py`, `train_vqa.py`, ALBEF's `VQA.py`)."""
         return cls(max_words=2**31, max_tokens=max_tokens, sep=sep)
 
+    @property
+    def max_pieces(self) -> int:
+        """How many pieces of a sentence fit between [CLS] and [SEP]."""
+        return self.max_tokens - 1 - self.sep
+
     def words(self, text: str) -> list[str]:
         """The words of a sentence after cleaning, not truncated.
 

@@ -107,9 +107,8 @@ class Tokenizer:
         ids = self._pieces(sentence)
         if not ids:
             raise _nothing_to_encode(text)
-        max_pieces = rules.max_tokens - 1 - rules.sep
-        truncated = was_cut or len(ids) > max_pieces
-        return [self.cls_id, *ids[:max_pieces], *([self.sep_id] if rules.sep else [])], truncated
+        truncated = was_cut or len(ids) > rules.max_pieces
+        return [self.cls_id, *ids[: rules.max_pieces], *([self.sep_id] if rules.sep else [])], truncated
 
     def word_positions(self, text: str, rules: TextRules) -> list[tuple[str, list[int]]]:
         """The words of one sentence, each with the positions of its pieces in the result of `encode`.
@@ -124,10 +123,9 @@ class Tokenizer:
         pieces = self._word_piece.encode(sentence)
         if not pieces.ids:
             raise _nothing_to_encode(text)
-        max_pieces = rules.max_tokens - 1 - rules.sep
         starts = [found.start() for found in re.finditer(r"\S+", sentence)]
         words: dict[int, list[tuple[int, tuple[int, int]]]] = {}
-        for position, span in enumerate(pieces.offsets[:max_pieces], start=1):
+        for position, span in enumerate(pieces.offsets[: rules.max_pieces], start=1):
             words.setdefault(bisect.bisect(starts, span[0]), []).append((position, span))
         found = []
         for parts in words.values():

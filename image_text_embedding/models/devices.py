@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +77,19 @@ def compute_threads() -> int:
         if (found := re.match(r"\s*(\d+)", os.environ.get(variable, ""))) and int(found[1]):
             return int(found[1])
     return _available_cores()
+
+
+@contextlib.contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """What this thread computes in the block, torch computes with so many threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _available_cores() -> int:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from support.training_runs import SIZE, WORDS, StopsAt, Walls, single_thread, tiny
+from support.training_runs import SIZE, WORDS, StopsAt, Walls, tiny
 
 import image_text_embedding as ite
 from image_text_embedding.demo.packaged_gallery import gallery
@@ -23,6 +23,7 @@ from image_text_embedding.inputs.tokenizer import Tokenizer
 from image_text_embedding.interfaces.cli.app import main
 from image_text_embedding.models.checkpoints.checkpoint_files import METADATA_KEY
 from image_text_embedding.models.checkpoints.seen_pieces import pack_seen_pieces, read_seen_pieces
+from image_text_embedding.models.devices import torch_threads
 from image_text_embedding.training import train
 from image_text_embedding.training.run_folder import RunFolder
 
@@ -152,7 +153,7 @@ class TestRecord:
 
     def run(self, vocabulary: Path, out: Path, model: Any = None, source: Any = None, **more: Any) -> Path:
         settings = {"tasks": ["itc", "lm"], "steps": 2, "batch_size": 8, "crop_scale": None, "checkpoint_every": 1}
-        with single_thread(), pytest.MonkeyPatch.context() as patch:
+        with torch_threads(1), pytest.MonkeyPatch.context() as patch:
             patch.setattr(RunFolder, "plot", lambda _: None)
             source = [Walls()[i] for i in (0, 1)] if source is None else source
             return train(

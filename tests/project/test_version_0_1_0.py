@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from data_0_1_0.colour_pairs import COLOURS, wall
 from PIL import Image
 from support.environment import TESTS
 
 import image_text_embedding as ite
 from image_text_embedding.interfaces.towhee_operators.operator_folders import link_operators, unlink_operators
+from image_text_embedding.models.devices import torch_threads
 
 DATA = TESTS / "data_0_1_0"
 EXPECTED = json.loads((DATA / "expected.json").read_text(encoding="utf-8"))
@@ -157,12 +157,8 @@ def test_a_training_run_is_resumed(tmp_path: Path) -> None:
     from image_text_embedding.training import train
 
     run = shutil.copytree(DATA / "run", tmp_path / "run")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with torch_threads(1):
         trained = train(None, None, run, resume=True, device="cpu", show_progress_bar=False)
-    finally:
-        torch.set_num_threads(threads)
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["step"] for row in logged] == [1, 2, 3, 4, 5, 6]
     assert [row["loss"] for row in logged] == pytest.approx(list(EXPECTED["losses"].values()), rel=1e-4)

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 import image_text_embedding as ite
-from support.training_runs import single_thread
+from image_text_embedding.models.devices import torch_threads
 
 
 def attend(attention: Any, x: torch.Tensor, context: torch.Tensor, weights: list | None) -> tuple[torch.Tensor, list]:
@@ -38,7 +38,7 @@ def plain(head: Any, ids: list[int], picture: torch.Tensor, layer: int, weights:
 
 
 @torch.no_grad()
-@single_thread()
+@torch_threads(1)
 def slow_maps(model: ite.Encoder, image: Any, text: str, layer: int, steps: int) -> np.ndarray:
     """(L, patches) by the definition, in double precision, with a finite difference for every weight."""
     runtime, config = model.runtime, model.config

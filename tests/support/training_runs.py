@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +45,6 @@ WORDS += ["a", "picture", "of", "what", "colour", "is", "it", "left", "right", "
 
 
 SIZE = len(WORDS)
-
-
-@contextlib.contextmanager
-def single_thread() -> Iterator[None]:
-    """One thread for torch: with models this small, threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class Walls:

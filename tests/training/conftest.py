@@ -10,17 +10,17 @@ import pytest
 from support.training_runs import (
     WORDS,
     Walls,
-    single_thread,
     tiny,
 )
 
+from image_text_embedding.models.devices import torch_threads
 from image_text_embedding.training import train
 from image_text_embedding.training.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    with single_thread():
+    with torch_threads(1):  # with models this small, threads only wait for each other
         yield
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from image_text_embedding.interfaces.cli.options import Device
+from image_text_embedding.interfaces.cli.options import Device, given
 from image_text_embedding.interfaces.cli.output import print_note, print_result
 
 
@@ -91,7 +91,7 @@ def train(
         "init_vision": init_vision,
         "init_text": init_text,
     }
-    train_settings |= {name: value for name, value in options.items() if value is not None}
+    train_settings |= given(**options)
     try:
         model_file = run(
             base, pairs, out, train_settings, vocabulary=vocabulary, validation=validation, resume=resume, device=device

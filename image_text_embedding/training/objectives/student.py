@@ -44,6 +44,11 @@ def unit_vectors(projection: nn.Module, states: torch.Tensor) -> torch.Tensor:
         return F.normalize(projection(states[:, 0].float()), dim=-1)
 
 
+def parts_by_length(lengths: torch.Tensor) -> list[tuple[torch.Tensor, int]]:
+    """Rows (R,) in four parts, each with its longest length: texts of similar length together need little padding."""
+    return [(part, int(lengths[part[-1]])) for part in lengths.argsort(stable=True).chunk(4)]
+
+
 class Teacher(Protocol):
     """What the losses need of a momentum model. `MomentumTeacher` implements it; its docstrings describe the methods."""
 
@@ -218,12 +223,10 @@ class Student(ImageTower):
         return found
 
     def _query_vectors(self, rows: TokenRows) -> torch.Tensor:
-        """Unit vectors of texts (Q, D). Texts of similar length together need little padding."""
-        lengths = rows.mask.sum(1)
-        order = lengths.argsort(stable=True)
-        parts = [(part, int(lengths[part[-1]])) for part in order.chunk(4)]
+        """Unit vectors of texts (Q, D)."""
+        parts = parts_by_length(rows.mask.sum(1))
         states = [self.text(rows.ids[part, :longest], rows.mask[part, :longest])[:, :1] for part, longest in parts]
-        return unit_vectors(self.text_proj, torch.cat(states)[order.argsort()])
+        return unit_vectors(self.text_proj, torch.cat(states)[torch.cat([part for part, _ in parts]).argsort()])
 
     def _contrastive_loss(
         self,
@@ -294,18 +297,16 @@ class Student(ImageTower):
         layers = cast("list[Layer]", self.text.layers)[self.config.text.fusion_start :]
         pictures_read = [layer.read(states) for layer in layers]  # keys and values of each picture
         own = 0 if batch.negative_of is None else len(batch.negative_of)
-        lengths = rows.mask.sum(1)[texts]
-        # Texts of similar length together need little padding. Without own texts there is one part, so that the results of
-        # such runs stay the same to the last bit.
-        order = lengths.argsort(stable=True) if own else torch.arange(len(texts), device=texts.device)
+        # Without own texts there is one part, so that the results of such runs stay the same to the last bit.
+        whole = torch.arange(len(texts), device=texts.device), rows.ids.shape[1]
+        parts = parts_by_length(rows.mask.sum(1)[texts]) if own else [whole]
         found = []
-        for part in order.chunk(4 if own else 1):
-            longest = int(lengths[part[-1]]) if own else rows.ids.shape[1]
+        for part, longest in parts:
             x, mask = unfused[texts[part], :longest], rows.mask[texts[part], None, None, :longest].bool()
             for layer, (keys, values) in zip(layers, pictures_read):
                 x = layer(x, mask, (keys[pictures[part]], values[pictures[part]]))
             found.append(self.itm_head(x[:, 0]).float())
-        logits = torch.cat(found)[order.argsort()]
+        logits = torch.cat(found)[torch.cat([part for part, _ in parts]).argsort()]
         return losses.itm(logits, labels, own) if own else losses.itm(logits, labels)
 
     def _answering_loss(

@@ -21,12 +21,13 @@ from support.training_runs import (
 )
 
 from image_text_embedding.interfaces.cli import main
+from image_text_embedding.models.devices import torch_threads
 from image_text_embedding.training.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    with training_runs.single_thread():
+    with torch_threads(1):
         yield
 
 

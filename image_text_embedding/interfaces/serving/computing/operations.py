@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
-
-import torch
 
 from image_text_embedding.foundation.errors import EmbeddingError, at_index
 from image_text_embedding.inference.embedding import embed_prepared
@@ -19,6 +16,7 @@ from image_text_embedding.inference.tasks.task_settings import (
     MatchSettings,
 )
 from image_text_embedding.interfaces.serving.computing.compute_queue import Operation
+from image_text_embedding.models.devices import torch_threads
 
 # Multiplications for a token below which a text tower is small. The demonstration models have 1 million, BERT-base 85.
 SMALL_TEXT_TOWER = 4_000_000
@@ -30,7 +28,9 @@ def embed_operation(encoder: Encoder, modality: str, batch_size: int) -> Operati
     is_small = modality == "text" and _multiplications_per_token(encoder) < SMALL_TEXT_TOWER
 
     def compute(items: list[Any]) -> list[Any]:
-        with _one_thread() if is_small else contextlib.nullcontext():
+        # The threads of torch wait for each other at every step, busily, and the event loop needs a processor, too: one that
+        # is interrupted holds up the others. What a small tower computes in a step takes less time than that.
+        with torch_threads(1) if is_small else contextlib.nullcontext():
             return embed_prepared(runtime, modality, items, batch_size)
 
     return Operation(f"embed_{modality}", ("embed", modality), compute, can_be_cached=True)
@@ -40,21 +40,6 @@ def _multiplications_per_token(encoder: Encoder) -> int:
     """Of the text tower's matrices."""
     text = encoder.config.text
     return text.text_depth * (4 * text.width**2 + 2 * text.width * text.intermediate_size)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """What this thread computes in the block, torch computes in this thread alone.
-
-    The threads of torch wait for each other at every step, busily, and the event loop needs a processor, too: one that is
-    interrupted holds up the others. What a small tower computes in a step takes less time than that.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def listed(found: tuple[Any, list[tuple[Any, EmbeddingError]]]) -> list[Any]:
